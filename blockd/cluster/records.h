@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the coordination store holds, one JSON object a key, each with "version": 1. Unknown members
+ * are kept when a record is changed (a newer daemon may have put them there).
+ *
+ *   holdfast/cluster              cluster UUID, next numbers
+ *   holdfast/disks/<number>       struct disk_record
+ *   holdfast/pools/<name>         struct pool
+ *   holdfast/names/<name>         volume id (text, hexadecimal)
+ *   holdfast/volumes/<id>         struct volume_root
+ */
+#pragma once
+
+#include "blockd/disk/shard.h"
+#include "common/store.h"
+
+#define NAME_BYTES_MAX 128 /* names of pools and volumes: [A-Za-z0-9][A-Za-z0-9._-]*, NUL included */
+
+struct cluster_record {
+    struct uuid uuid;
+    uint32_t disk_number_next;
+};
+
+struct disk_record {
+    uint32_t number; /* never reused */
+    struct uuid uuid;
+    char path[512];
+    char node[64];
+    char class_name[16];
+    enum disk_state state; /* DISK_IN or DISK_OUT; the others are of the moment */
+};
+
+enum failure_domain { DOMAIN_DISK, DOMAIN_NODE, DOMAIN_RACK };
+
+struct pool {
+    char name[NAME_BYTES_MAX];
+    struct shard_code code;     /* data */
+    unsigned shards_min;        /* data chunks are never written with fewer; default k+1 (m=0: k) */
+    unsigned log_copies_min;    /* default 2 (m=0: 1) */
+    enum failure_domain domain;
+    char data_class[16], log_class[16]; /* "" = any */
+};
+
+/* Where one shard is. */
+struct shard_place {
+    uint32_t disk; /* number; 0 = nowhere (lost or never placed) */
+    uint64_t instance;
+};
+
+/* Where a chunk of copies is (manifest, log, map pages): code 1+(count-1). */
+struct copies_ref {
+    uint64_t chunk; /* 0 = none */
+    uint8_t count;
+    struct shard_place places[CODE_M_MAX + 1];
+};
+
+enum volume_state {
+    VOLUME_NEW,      /* never opened: no manifest yet */
+    VOLUME_OWNED,    /* `owner` serves it, or did until it died */
+    VOLUME_RELEASED, /* closed cleanly by `epoch` (S20) */
+    VOLUME_DELETING,
+};
+
+struct volume_root {
+    uint64_t id; /* random, never 0 */
+    char name[NAME_BYTES_MAX];
+    uint64_t size_bytes; /* multiple of 512 */
+    char pool[NAME_BYTES_MAX];
+    enum volume_state state;
+    uint32_t epoch; /* of the owner; rises with every open */
+    char owner[64];
+    uint64_t owner_session;
+    struct copies_ref manifest;
+    uint64_t revision; /* the store's, of this record as read; not stored */
+};
+
+#define KEY_BYTES_MAX 256
+/* Keys into `ret_key` (KEY_BYTES_MAX bytes); returned for convenience. */
+const char *key_cluster(void);
+const char *key_disk(uint32_t number, char *ret_key);
+const char *key_pool(const char *name, char *ret_key);
+const char *key_name(const char *name, char *ret_key);
+const char *key_volume(uint64_t id, char *ret_key);
+
+/* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */
+char *cluster_record_encode(const struct cluster_record *record, const char *old_text);
+char *disk_record_encode(const struct disk_record *record, const char *old_text);
+char *pool_encode(const struct pool *pool, const char *old_text);
+char *volume_root_encode(const struct volume_root *root, const char *old_text);
+/* -EBADMSG with *ret_error (mem_free) naming the member that is wrong. ret_ untouched then. */
+int cluster_record_decode(const char *text, struct cluster_record *ret_record, char **ret_error);
+int disk_record_decode(const char *text, struct disk_record *ret_record, char **ret_error);
+int pool_decode(const char *text, struct pool *ret_pool, char **ret_error);
+int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error);
+
+/* "4+2" <-> code: k 1..16, m 0..4; -EINVAL. */
+int code_parse(const char *text, struct shard_code *ret_code);
+bool name_valid(const char *name);
+
+/* Reads key and decodes; fills ->revision. -ENOENT, -EBADMSG. */
+MAY_SUSPEND int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_root);
+/* One transaction: the record must still be at root->revision; on success root->revision is the new one. -ECANCELED otherwise. */
+MAY_SUSPEND int volume_root_save(struct store *store, struct volume_root *root);
+MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
+MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);

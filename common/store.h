@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The coordination store: a small ordered map from text keys to small values, with transactions that
+ * compare revisions, sessions (leases) and watches. Modelled on what etcd v3 gives. Implementations:
+ * LMDB (one node, embedded), memory (simulation), etcd (later). It holds nodes, disks, pools, volume
+ * roots: bytes per volume, nothing per chunk.
+ *
+ * Fibers call it; whatever blocks runs on a thread of its own.
+ *
+ * Errors beside those named: -EHOSTUNREACH: not reachable, nothing happened. -ETIMEDOUT: the outcome
+ * is unknown; only a later successful transaction on the same key tells (safety.md S13).
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/fiber.h"
+
+struct store;
+
+/* `revision` rises with each change of the key (it is the store's revision of that change). The
+ * memory is the caller's: store_value_fini / store_list_free. */
+struct store_value {
+    char *key;
+    char *data; /* NUL-terminated beyond len_bytes */
+    size_t len_bytes;
+    uint64_t revision;
+};
+void store_value_fini(struct store_value *value);
+void store_list_free(struct store_value *values, unsigned count);
+
+struct store_compare {
+    const char *key;
+    uint64_t revision; /* 0 = the key must be absent */
+};
+
+enum store_op_type { STORE_PUT, STORE_DELETE };
+
+struct store_op {
+    enum store_op_type type;
+    const char *key;
+    const void *data;
+    size_t len_bytes;
+    bool session; /* the key goes when this store's session ends */
+};
+
+/* -ENOENT when absent. */
+MAY_SUSPEND int store_get(struct store *store, const char *key, struct store_value *ret_value);
+/* All keys that start with `prefix`, in key order. 0 with *ret_count 0 when there are none. */
+MAY_SUSPEND int store_list(struct store *store, const char *prefix, struct store_value **ret_values,
+    unsigned *ret_count);
+/* All or nothing, durable when answered. -ECANCELED: a compare failed. ret_revision may be NULL. */
+MAY_SUSPEND int store_txn(struct store *store, const struct store_compare *compares,
+    unsigned compare_count, const struct store_op *ops, unsigned op_count, uint64_t *ret_revision);
+
+/* One session a store handle: keys put with `session` vanish when it ends (close, or ttl after the
+ * last sign of life). The embedded store's session ends with the process. */
+MAY_SUSPEND int store_session_start(struct store *store, uint64_t ttl_ns);
+/* CLOCK_BOOTTIME until which the session is surely alive (S16); 0 = none. Embedded: UINT64_MAX. */
+uint64_t store_session_valid_until_ns(const struct store *store);
+
+/* Calls changed(ctx, value) from a fiber for each put (value) or delete (value->data == NULL) under
+ * `prefix` after `revision`. */
+struct store_watch;
+MAY_SUSPEND int store_watch_start(struct store *store, const char *prefix, uint64_t revision,
+    void (*changed)(void *ctx, const struct store_value *value), void *ctx,
+    struct store_watch **ret_watch);
+MAY_SUSPEND void store_watch_stop(struct store_watch *watch);
+
+MAY_SUSPEND void store_close(struct store *store);
+
+/* store_lmdb.c: the environment is the directory `path`, made if it is not there; held with an
+ * exclusive lock (-EBUSY: another process has it). *ret_error (mem_free) names the way out. */
+MAY_SUSPEND int store_lmdb_open(const char *path, struct store **ret_store, char **ret_error);
+
+/* store_mem.c: for tests and the simulation. The content (struct store_mem) outlives handles, as a
+ * cluster's store outlives a node; make it outside any node's env (it uses malloc). */
+struct store_mem;
+struct store_mem *store_mem_new(void);
+void store_mem_free(struct store_mem *mem);
+struct store *store_mem_open(struct store_mem *mem);
+/* Faults: each following request answers `error` (0 = none); delay of each request. */
+void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns);
