@@ -8,19 +8,19 @@
 
 #include <stdbool.h>
 
-_Noreturn void check_failed(const char *file, int line, const char *condition, const char *format, ...)
-    __attribute__((format(printf, 4, 5)));
+_Noreturn void check_failed(const char *file, int line, const char *condition, const char *format,
+    ...) __attribute__((format(printf, 4, 5)));
 
-#define CHECK(cond)                                                                                \
-    do {                                                                                           \
-        if (__builtin_expect(!(cond), 0))                                                          \
-            check_failed(__FILE__, __LINE__, #cond, "%s", "");                                     \
+#define CHECK(cond)                                            \
+    do {                                                       \
+        if (__builtin_expect(!(cond), 0))                      \
+            check_failed(__FILE__, __LINE__, #cond, "%s", ""); \
     } while (0)
 
-#define CHECK_MSG(cond, ...)                                                                       \
-    do {                                                                                           \
-        if (__builtin_expect(!(cond), 0))                                                          \
-            check_failed(__FILE__, __LINE__, #cond, __VA_ARGS__);                                  \
+#define CHECK_MSG(cond, ...)                                      \
+    do {                                                          \
+        if (__builtin_expect(!(cond), 0))                         \
+            check_failed(__FILE__, __LINE__, #cond, __VA_ARGS__); \
     } while (0)
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Fibers: pooled stackful coroutines, pinned to the thread that made them. Multi-step flows read top
- * to bottom; a function that may suspend is marked MAY_SUSPEND. After any suspension everything
+ * Fibers: pooled stackful coroutines, pinned to the thread that made them. Multi-step flows read
+ * top to bottom; a function that may suspend is marked MAY_SUSPEND. After any suspension everything
  * shared may have changed: epochs, maps, table entries. Revalidate, never cache across it.
  *
- * One scheduler per thread (struct fiber_sched), driven by the env: the env's loop calls fiber_run_ready() and
- * then waits for the world. A fiber belongs to the env (= node) whose fiber spawned it, so many
- * simulated nodes share one thread.
+ * One scheduler per thread (struct fiber_sched), driven by the env: the env's loop calls
+ * fiber_run_ready() and then waits for the world. A fiber belongs to the env (= node) whose fiber
+ * spawned it, so many simulated nodes share one thread.
  *
  * Invariants
  *  F1 A fiber is in exactly one of: free, ready, running, suspended.
@@ -37,8 +37,9 @@ typedef void fiber_fn(void *arg);
 void fiber_sched_init(unsigned count_max);
 void fiber_sched_fini(void);
 
-/* Starts `fn(arg)` on a fiber of `fiber_env()` (or of `env`); it runs when the caller next suspends.
- * `name` is static text, for the gdb helper and logs. Never fails: beyond the pool it queues. */
+/* Starts `fn(arg)` on a fiber of `fiber_env()` (or of `env`); it runs when the caller next
+ * suspends. `name` is static text, for the gdb helper and logs. Never fails: beyond the pool it
+ * queues. */
 void fiber_spawn(const char *name, fiber_fn *fn, void *arg);
 void fiber_spawn_on(struct env *env, const char *name, fiber_fn *fn, void *arg);
 
@@ -60,7 +61,8 @@ unsigned fiber_run_ready(void);
 bool fiber_any_ready(void);
 void fiber_set_pick(unsigned (*pick)(void *ctx, unsigned n), void *ctx);
 
-/* Simulation only: every fiber of `env` ceases to exist without unwinding. Not callable from one. */
+/* Simulation only: every fiber of `env` ceases to exist without unwinding. Not callable from one.
+ */
 void fiber_kill_env(struct env *env);
 
 /* --- Waiting ------------------------------------------------------------------------------------

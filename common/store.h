@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The coordination store: a small ordered map from text keys to small values, with transactions that
- * compare revisions, sessions (leases) and watches. Modelled on what etcd v3 gives. Implementations:
- * LMDB (one node, embedded), memory (simulation), etcd (later). It holds nodes, disks, pools, volume
- * roots: bytes per volume, nothing per chunk.
+ * The coordination store: a small ordered map from text keys to small values, with transactions
+ * that compare revisions, sessions (leases) and watches. Modelled on what etcd v3 gives.
+ * Implementations: LMDB (one node, embedded), memory (simulation), etcd (later). It holds nodes,
+ * disks, pools, volume roots: bytes per volume, nothing per chunk.
  *
  * Fibers call it; whatever blocks runs on a thread of its own.
  *
- * Errors beside those named: -EHOSTUNREACH: not reachable, nothing happened. -ETIMEDOUT: the outcome
- * is unknown; only a later successful transaction on the same key tells (safety.md S13).
+ * Errors beside those named: -EHOSTUNREACH: not reachable, nothing happened. -ETIMEDOUT: the
+ * outcome is unknown; only a later successful transaction on the same key tells (safety.md S13).
  */
 #pragma once
 
@@ -49,8 +49,8 @@ struct store_op {
 /* -ENOENT when absent. */
 MAY_SUSPEND int store_get(struct store *store, const char *key, struct store_value *ret_value);
 /* All keys that start with `prefix`, in key order. 0 with *ret_count 0 when there are none. */
-MAY_SUSPEND int store_list(struct store *store, const char *prefix, struct store_value **ret_values,
-    unsigned *ret_count);
+MAY_SUSPEND int store_list(
+    struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count);
 /* All or nothing, durable when answered. -ECANCELED: a compare failed. ret_revision may be NULL. */
 MAY_SUSPEND int store_txn(struct store *store, const struct store_compare *compares,
     unsigned compare_count, const struct store_op *ops, unsigned op_count, uint64_t *ret_revision);

@@ -14,7 +14,8 @@
 #include "blockd/disk/shard.h"
 #include "common/store.h"
 
-#define NAME_BYTES_MAX 128 /* names of pools and volumes: [A-Za-z0-9][A-Za-z0-9._-]*, NUL included */
+#define NAME_BYTES_MAX \
+    128 /* names of pools and volumes: [A-Za-z0-9][A-Za-z0-9._-]*, NUL included */
 
 struct cluster_record {
     struct uuid uuid;
@@ -34,9 +35,9 @@ enum failure_domain { DOMAIN_DISK, DOMAIN_NODE, DOMAIN_RACK };
 
 struct pool {
     char name[NAME_BYTES_MAX];
-    struct shard_code code;     /* data */
-    unsigned shards_min;        /* data chunks are never written with fewer; default k+1 (m=0: k) */
-    unsigned log_copies_min;    /* default 2 (m=0: 1) */
+    struct shard_code code;  /* data */
+    unsigned shards_min;     /* data chunks are never written with fewer; default k+1 (m=0: k) */
+    unsigned log_copies_min; /* default 2 (m=0: 1) */
     enum failure_domain domain;
     char data_class[16], log_class[16]; /* "" = any */
 };
@@ -99,7 +100,8 @@ bool name_valid(const char *name);
 
 /* Reads key and decodes; fills ->revision. -ENOENT, -EBADMSG. */
 MAY_SUSPEND int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_root);
-/* One transaction: the record must still be at root->revision; on success root->revision is the new one. -ECANCELED otherwise. */
+/* One transaction: the record must still be at root->revision; on success root->revision is the new
+ * one. -ECANCELED otherwise. */
 MAY_SUSPEND int volume_root_save(struct store *store, struct volume_root *root);
 MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
 MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);

@@ -3,13 +3,13 @@
  * A volume that this node owns: the whole I/O path above shards. Front ends (NBD, tests) call this;
  * the rules are in blockd/volume/README.md.
  *
- * All offsets and lengths are bytes, any alignment; 4 KiB-aligned I/O is the fast path. Calls suspend
- * the calling fiber; many run at once. A write is acknowledged (returns 0) once it is on all copies
- * of the log; FUA and volume_flush once it is durable there.
+ * All offsets and lengths are bytes, any alignment; 4 KiB-aligned I/O is the fast path. Calls
+ * suspend the calling fiber; many run at once. A write is acknowledged (returns 0) once it is on
+ * all copies of the log; FUA and volume_flush once it is durable there.
  *
- * Errors of I/O: -EINVAL beyond the end, -ENOSPC (nothing of the write happened), -EIO (data lost or
- * damaged beyond repair: reads of that range only), -ESHUTDOWN (the volume is closing or this node was
- * deposed: the front end holds the request and retries through volumes_get()).
+ * Errors of I/O: -EINVAL beyond the end, -ENOSPC (nothing of the write happened), -EIO (data lost
+ * or damaged beyond repair: reads of that range only), -ESHUTDOWN (the volume is closing or this
+ * node was deposed: the front end holds the request and retries through volumes_get()).
  */
 #pragma once
 
@@ -25,15 +25,16 @@ struct volume_host {
     struct store *store;
     struct uuid cluster;
     const char *node_name;
-    uint64_t session; /* of this process: names the owner in roots */
-    struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with number 0 */
+    uint64_t session;   /* of this process: names the owner in roots */
+    struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
+                           number 0 */
     struct memory_budget *budget;
-    uint64_t row_blocks_max;       /* per data shard; 0 = APPEND_ENTRIES_MAX */
-    uint64_t log_bytes_max;        /* unreleased log per volume; 0 = 64 MiB */
-    uint64_t map_cache_bytes;      /* cap of cached map pages, all volumes; 0 = 64 MiB */
-    uint64_t delta_bytes_max;      /* per volume delta table; 0 = 16 MiB */
-    uint64_t bypass_bytes_min;     /* per data shard; 0 = 64 KiB */
-    uint64_t flush_after_ns;       /* unflushed log is synced within; 0 = 5 s (S5) */
+    uint64_t row_blocks_max;   /* per data shard; 0 = APPEND_ENTRIES_MAX */
+    uint64_t log_bytes_max;    /* unreleased log per volume; 0 = 64 MiB */
+    uint64_t map_cache_bytes;  /* cap of cached map pages, all volumes; 0 = 64 MiB */
+    uint64_t delta_bytes_max;  /* per volume delta table; 0 = 16 MiB */
+    uint64_t bypass_bytes_min; /* per data shard; 0 = 64 KiB */
+    uint64_t flush_after_ns;   /* unflushed log is synced within; 0 = 5 s (S5) */
 };
 
 /* The node's budget for memtables and I/O buffers (architecture section 4). Owned by the node. */
@@ -45,15 +46,17 @@ struct memory_budget {
 
 struct disk *volume_host_disk(const struct volume_host *host, uint32_t number);
 
-/* Makes the volume's records (name and root) in one transaction; nothing on disks. -EEXIST, -ENOENT (pool), -EINVAL. */
+/* Makes the volume's records (name and root) in one transaction; nothing on disks. -EEXIST, -ENOENT
+ * (pool), -EINVAL. */
 MAY_SUSPEND int volume_create(struct volume_host *host, const char *name, uint64_t size_bytes,
     const char *pool, uint64_t *ret_id, char **ret_error);
 
-/* Takes ownership (epoch+1), recovers, serves. *ret_error (mem_free) says what is wrong and the way out. */
+/* Takes ownership (epoch+1), recovers, serves. *ret_error (mem_free) says what is wrong and the way
+ * out. */
 MAY_SUSPEND int volume_open(
     struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error);
-/* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone afterwards, also on error
- * (then the next open recovers from the log). */
+/* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone
+ * afterwards, also on error (then the next open recovers from the log). */
 MAY_SUSPEND int volume_close(struct volume *volume);
 
 /* Names the front end's request for exactly-once resends (S19); 0,0 = none. */
@@ -63,14 +66,17 @@ struct request_id {
 
 enum volume_io_flags {
     VOLUME_FUA = 1,
-    VOLUME_STABLE = 2,    /* write: the buffer is private to this request and 4 KiB-aligned: may be used without a copy */
-    VOLUME_NO_HOLE = 4,   /* write_zeroes: allocate */
+    VOLUME_STABLE = 2,  /* write: the buffer is private to this request and 4 KiB-aligned: may be
+                           used without a copy */
+    VOLUME_NO_HOLE = 4, /* write_zeroes: allocate */
 };
 
-MAY_SUSPEND int volume_read(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, void *buf);
+MAY_SUSPEND int volume_read(
+    struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, void *buf);
 MAY_SUSPEND int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes,
     const void *buf, unsigned flags, struct request_id id);
-/* Reads as zeroes afterwards (also trim: deterministic). Always possible, also when full or degraded. */
+/* Reads as zeroes afterwards (also trim: deterministic). Always possible, also when full or
+ * degraded. */
 MAY_SUSPEND int volume_trim(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes,
     unsigned flags, struct request_id id);
 MAY_SUSPEND int volume_write_zeroes(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes,
@@ -82,15 +88,17 @@ struct volume_extent {
     uint64_t len_bytes;
     bool hole; /* unallocated; reads as zeroes */
 };
-/* Extents from off_bytes on, merged; at most `max`, covering at most len_bytes and at least 1 byte. */
+/* Extents from off_bytes on, merged; at most `max`, covering at most len_bytes and at least 1 byte.
+ */
 MAY_SUSPEND int volume_block_status(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes,
     struct volume_extent *ret_extents, unsigned max, unsigned *ret_count);
 
 /* -EINVAL when smaller than now or not a multiple of 512; durable when answered. */
 MAY_SUSPEND int volume_grow(struct volume *volume, uint64_t size_bytes);
 
-/* Marks the root as deleting and drops the name, in one transaction; the volume must be closed. volume_purge then frees its
- * shards and the root: background, resumable, repeated after a restart for each root in VOLUME_DELETING. */
+/* Marks the root as deleting and drops the name, in one transaction; the volume must be closed.
+ * volume_purge then frees its shards and the root: background, resumable, repeated after a restart
+ * for each root in VOLUME_DELETING. */
 MAY_SUSPEND int volume_delete(struct volume_host *host, const char *name, char **ret_error);
 MAY_SUSPEND int volume_purge(struct volume_host *host, uint64_t id);
 
@@ -114,7 +122,8 @@ struct volume_info {
     uint64_t log_bytes;       /* unreleased */
     uint64_t memtable_bytes;
     uint64_t chunks, chunks_degraded, chunks_lost;
-    const char *health; /* "ok", "degraded" (fewer shards than the code wants), "damaged" (some ranges lost), "halted" */
+    const char *health; /* "ok", "degraded" (fewer shards than the code wants), "damaged" (some
+                           ranges lost), "halted" */
     char problem[256];  /* a sentence when health is not ok */
 };
 
@@ -126,10 +135,13 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info);
 
 /* The node tells an open volume of changes. */
 void volume_renamed(struct volume *volume, const char *name);
-/* A disk failed, came, went, or its shards are damaged: wakes repair. block UINT32_MAX = the whole shard. */
+/* A disk failed, came, went, or its shards are damaged: wakes repair. block UINT32_MAX = the whole
+ * shard. */
 void volume_disk_changed(struct volume *volume);
-void volume_shard_damaged(struct volume *volume, struct shard_key key, uint32_t disk, uint32_t block);
-/* Test and admin hooks: destage all, wait for it; one pass of cleaning; wait until repair has nothing to do (or -ENOSPC etc.). */
+void volume_shard_damaged(
+    struct volume *volume, struct shard_key key, uint32_t disk, uint32_t block);
+/* Test and admin hooks: destage all, wait for it; one pass of cleaning; wait until repair has
+ * nothing to do (or -ENOSPC etc.). */
 MAY_SUSPEND int volume_destage(struct volume *volume);
 MAY_SUSPEND int volume_clean(struct volume *volume);
 MAY_SUSPEND int volume_repair_wait(struct volume *volume);
