@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Allocation for everything above the env seam. Memory belongs to the env of the calling fiber
- * (fiber_env()), so that the simulation can "crash" a node: mem_release_all() frees what the node had.
+ * (fiber_env()), so that the simulation can "crash" a node: mem_release_all() frees what the node
+ * had.
  *
  * Small allocations do not fail: when the system has no memory the process stops (an operator's
  * problem; all that was acked is on disks). What grows with load is bounded by the node's memory
@@ -24,7 +25,8 @@ char *mem_printf(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* NULL is allowed. Must run on the env that allocated `ptr`. */
 void mem_free(void *ptr);
 
-/* `len_bytes` rounded up to 4 KiB, aligned to 4 KiB: for O_DIRECT. Freed by mem_free_pages. */
+/* `len_bytes` rounded up to 4 KiB, aligned to 4 KiB: for O_DIRECT. Whole multiples of 2 MiB are
+ * zeroed, aligned to 2 MiB and go back to the system when freed. Freed by mem_free_pages. */
 void *mem_alloc_pages(size_t len_bytes);
 void mem_free_pages(void *ptr, size_t len_bytes);
 
