@@ -9,6 +9,7 @@
  *
  * Errors beside those named: -EHOSTUNREACH: not reachable, nothing happened. -ETIMEDOUT: the
  * outcome is unknown; only a later successful transaction on the same key tells (safety.md S13).
+ * -ENOSPC: the store is full, nothing happened. -EINVAL: beyond the limits below.
  */
 #pragma once
 
@@ -19,6 +20,12 @@
 #include "common/fiber.h"
 
 struct store;
+
+/* Keys: 1..STORE_KEY_BYTES_MAX bytes of text. A key stands at most once among the operations of a
+ * transaction. */
+#define STORE_KEY_BYTES_MAX 480
+#define STORE_VALUE_BYTES_MAX (1024 * 1024)
+#define STORE_TXN_MAX 128 /* compares, and operations */
 
 /* `revision` rises with each change of the key (it is the store's revision of that change). The
  * memory is the caller's: store_value_fini / store_list_free. */
@@ -51,7 +58,9 @@ MAY_SUSPEND int store_get(struct store *store, const char *key, struct store_val
 /* All keys that start with `prefix`, in key order. 0 with *ret_count 0 when there are none. */
 MAY_SUSPEND int store_list(
     struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count);
-/* All or nothing, durable when answered. -ECANCELED: a compare failed. ret_revision may be NULL. */
+/* All or nothing, durable when answered. -ECANCELED: a compare failed. -ESTALE: an operation is of
+ * the session, and there is none (any more). *ret_revision (may be NULL): the revision that every
+ * key put now has. */
 MAY_SUSPEND int store_txn(struct store *store, const struct store_compare *compares,
     unsigned compare_count, const struct store_op *ops, unsigned op_count, uint64_t *ret_revision);
 
@@ -62,13 +71,17 @@ MAY_SUSPEND int store_session_start(struct store *store, uint64_t ttl_ns);
 uint64_t store_session_valid_until_ns(const struct store *store);
 
 /* Calls changed(ctx, value) from a fiber for each put (value) or delete (value->data == NULL) under
- * `prefix` after `revision`. */
+ * `prefix` after `revision`: first what is there now and is newer, then each change. Of changes of
+ * one key in quick succession only the last may be told. Deletes before the start are not told:
+ * to hold a whole picture, start the watch at 0. `value` is lent for the call. */
 struct store_watch;
 MAY_SUSPEND int store_watch_start(struct store *store, const char *prefix, uint64_t revision,
     void (*changed)(void *ctx, const struct store_value *value), void *ctx,
     struct store_watch **ret_watch);
+/* changed() is not called any more when this returns; not to be called from it. */
 MAY_SUSPEND void store_watch_stop(struct store_watch *watch);
 
+/* Ends the session and the watches. No other call may be under way. */
 MAY_SUSPEND void store_close(struct store *store);
 
 /* store_lmdb.c: the environment is the directory `path`, made if it is not there; held with an
@@ -76,10 +89,16 @@ MAY_SUSPEND void store_close(struct store *store);
 MAY_SUSPEND int store_lmdb_open(const char *path, struct store **ret_store, char **ret_error);
 
 /* store_mem.c: for tests and the simulation. The content (struct store_mem) outlives handles, as a
- * cluster's store outlives a node; make it outside any node's env (it uses malloc). */
+ * cluster's store outlives a node; it and its handles use malloc. A handle belongs to the env of
+ * the fiber that opened it. */
 struct store_mem;
 struct store_mem *store_mem_new(void);
 void store_mem_free(struct store_mem *mem);
 struct store *store_mem_open(struct store_mem *mem);
-/* Faults: each following request answers `error` (0 = none); delay of each request. */
+/* `env` has crashed (fiber_kill_env): its handles are gone without a close. Their sessions live on
+ * until their time to live has passed. Call it before `env` is freed or reused. */
+void store_mem_env_crashed(struct store_mem *mem, const struct env *env);
+/* Faults: each following request answers `error` (0 = none) and sessions are not kept alive; with
+ * -ETIMEDOUT a transaction may or may not have happened (env_random). Each request takes delay_ns,
+ * half of it before its effect. */
 void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns);

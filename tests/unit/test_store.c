@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One suite for every implementation of the store, then what is special to each.
+ */
+#include "fake_env.h"
+
+#include <errno.h>
+#include <lmdb.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/check.h"
+#include "common/env.h"
+#include "common/mem.h"
+#include "common/store.h"
+
+#define SECOND_NS 1000000000ull
+
+/* --- World: a fake env with helper threads that are not, and dice ------------------------------
+ */
+
+struct world {
+    struct fake_env fake;
+    struct env_ops ops;
+    struct store_mem *mem; /* NULL: LMDB in `path` */
+    char path[64];
+    char store_path[96];
+};
+static struct world world;
+static uint64_t dice;
+
+static int64_t inline_offload(struct env *env, int64_t (*fn)(void *arg), void *arg)
+{
+    env_sleep_ns(1000); /* suspends, as the real one does */
+    return fn(arg);
+}
+
+static void next_dice(struct env *env, void *buf, size_t len_bytes)
+{
+    memset(buf, (int)dice++, len_bytes);
+}
+
+static int setup(void **state)
+{
+    bool lmdb = *state != NULL;
+    world = (struct world){.ops = fake_env_ops};
+    world.ops.offload = inline_offload;
+    world.ops.random = next_dice;
+    fiber_sched_init(32);
+    fake_env_init(&world.fake);
+    world.fake.env.ops = &world.ops;
+    fiber_set_default_env(&world.fake.env);
+    if (lmdb) {
+        strcpy(world.path, "/var/tmp/holdfast-test-store-XXXXXX");
+        assert_non_null(mkdtemp(world.path));
+        snprintf(world.store_path, sizeof(world.store_path), "%s/a/b", world.path);
+    } else {
+        world.mem = store_mem_new();
+    }
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    if (world.mem)
+        store_mem_free(world.mem);
+    if (world.path[0]) {
+        char command[128];
+        snprintf(command, sizeof(command), "rm -rf %s", world.path);
+        assert_int_equal(system(command), 0);
+    }
+    assert_int_equal(mem_used_bytes(&world.fake.env), 0);
+    env_fini(&world.fake.env);
+    fiber_set_default_env(NULL);
+    fiber_sched_fini();
+    return 0;
+}
+
+static struct store *open_store(void)
+{
+    if (world.mem)
+        return store_mem_open(world.mem);
+    struct store *store;
+    CLEANUP_FREE char *error = NULL;
+    int r = store_lmdb_open(world.store_path, &store, &error);
+    if (r < 0)
+        fail_msg("%s", error);
+    return store;
+}
+
+static bool finished;
+
+static void run_body(void *arg)
+{
+    ((void (*)(void))arg)();
+    finished = true;
+}
+
+static void run(void (*body)(void))
+{
+    finished = false;
+    fake_env_run(&world.fake, run_body, (void *)body);
+    assert_true(finished);
+}
+
+#define BODY(name)                 \
+    static void name##_body(void); \
+    static void name(void **state) \
+    {                              \
+        run(name##_body);          \
+    }                              \
+    static void name##_body(void)
+
+static struct store_op put_op(const char *key, const char *text)
+{
+    return (struct store_op){STORE_PUT, key, text, strlen(text), false};
+}
+
+static uint64_t put(struct store *store, const char *key, const char *text)
+{
+    struct store_op op = put_op(key, text);
+    uint64_t revision;
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, &revision), 0);
+    return revision;
+}
+
+static void remove_key(struct store *store, const char *key)
+{
+    struct store_op op = {STORE_DELETE, key, NULL, 0, false};
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+}
+
+static void assert_holds(struct store *store, const char *key, const char *text)
+{
+    struct store_value value;
+    int r = store_get(store, key, &value);
+    assert_int_equal(r, text ? 0 : -ENOENT);
+    if (text) {
+        assert_string_equal(value.key, key);
+        assert_int_equal(value.len_bytes, strlen(text));
+        assert_string_equal(value.data, text);
+        store_value_fini(&value);
+    }
+}
+
+/* --- Every store ----------------------------------------------------------------------------- */
+
+BODY(put_is_read_back_with_the_transactions_revision)
+{
+    struct store *store = open_store();
+    uint64_t revision = put(store, "a/1", "one");
+    struct store_value value;
+    assert_int_equal(store_get(store, "a/1", &value), 0);
+    assert_int_equal(value.revision, revision);
+    assert_string_equal(value.data, "one");
+    store_value_fini(&value);
+    assert_true(put(store, "a/1", "") > revision);
+    assert_holds(store, "a/1", "");
+    remove_key(store, "a/1");
+    remove_key(store, "a/1");
+    assert_holds(store, "a/1", NULL);
+    store_close(store);
+}
+
+BODY(list_gives_the_prefix_in_key_order)
+{
+    struct store *store = open_store();
+    const char *keys[] = {"v/3", "v/1", "w", "v/22", "v", "u/9", "v/"};
+    for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
+        put(store, keys[i], keys[i]);
+    struct store_value *values;
+    unsigned count;
+    assert_int_equal(store_list(store, "v/", &values, &count), 0);
+    assert_int_equal(count, 4);
+    assert_string_equal(values[0].key, "v/");
+    assert_string_equal(values[1].key, "v/1");
+    assert_string_equal(values[2].key, "v/22");
+    assert_string_equal(values[3].data, "v/3");
+    store_list_free(values, count);
+    assert_int_equal(store_list(store, "", &values, &count), 0);
+    assert_int_equal(count, 7);
+    store_list_free(values, count);
+    assert_int_equal(store_list(store, "zzz", &values, &count), 0);
+    assert_int_equal(count, 0);
+    store_list_free(values, count);
+    store_close(store);
+}
+
+BODY(transaction_is_all_or_nothing)
+{
+    struct store *store = open_store();
+    uint64_t revision = put(store, "root", "r");
+    struct store_op ops[] = {
+        put_op("root", "r2"), put_op("name", "n"), {STORE_DELETE, "old", NULL, 0, false}};
+    put(store, "old", "o");
+    struct store_compare compares[] = {{"root", revision}, {"name", 1}};
+    uint64_t untouched = 77;
+    assert_int_equal(store_txn(store, compares, 2, ops, 3, &untouched), -ECANCELED);
+    assert_int_equal(untouched, 77);
+    assert_holds(store, "root", "r");
+    assert_holds(store, "name", NULL);
+    assert_holds(store, "old", "o");
+    compares[1].revision = 0; /* must be absent */
+    uint64_t after;
+    assert_int_equal(store_txn(store, compares, 2, ops, 3, &after), 0);
+    assert_holds(store, "root", "r2");
+    assert_holds(store, "name", "n");
+    assert_holds(store, "old", NULL);
+    assert_int_equal(store_txn(store, compares, 2, ops, 3, NULL), -ECANCELED);
+    struct store_value value;
+    assert_int_equal(store_get(store, "name", &value), 0);
+    assert_int_equal(value.revision, after);
+    store_value_fini(&value);
+    store_close(store);
+}
+
+BODY(revision_of_a_key_made_again_is_new)
+{
+    struct store *store = open_store();
+    uint64_t first = put(store, "k", "1");
+    remove_key(store, "k");
+    struct store_compare compare = {"k", first};
+    struct store_op op = put_op("k", "2");
+    assert_int_equal(store_txn(store, &compare, 1, &op, 1, NULL), -ECANCELED);
+    assert_true(put(store, "k", "1") > first);
+    store_close(store);
+}
+
+BODY(limits_are_refused_by_name)
+{
+    struct store *store = open_store();
+    char key[STORE_KEY_BYTES_MAX + 2];
+    memset(key, 'k', sizeof(key));
+    key[STORE_KEY_BYTES_MAX + 1] = 0;
+    struct store_value value;
+    assert_int_equal(store_get(store, key, &value), -EINVAL);
+    assert_int_equal(store_get(store, "", &value), -EINVAL);
+    key[STORE_KEY_BYTES_MAX] = 0;
+    put(store, key, "longest");
+    assert_holds(store, key, "longest");
+    struct store_op twice[] = {put_op("k", "1"), put_op("k", "2")};
+    assert_int_equal(store_txn(store, NULL, 0, twice, 2, NULL), -EINVAL);
+    size_t len = STORE_VALUE_BYTES_MAX;
+    char *big = mem_zalloc(1, len + 1);
+    struct store_op op = {STORE_PUT, "big", big, len + 1, false};
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), -EINVAL);
+    op.len_bytes = len;
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+    assert_int_equal(store_get(store, "big", &value), 0);
+    assert_int_equal(value.len_bytes, len);
+    assert_int_equal(value.data[len], 0);
+    store_value_fini(&value);
+    mem_free(big);
+    store_close(store);
+}
+
+BODY(content_outlives_the_handle_and_revisions_go_on)
+{
+    struct store *store = open_store();
+    uint64_t before = put(store, "k", "v");
+    store_close(store);
+    store = open_store();
+    assert_holds(store, "k", "v");
+    assert_true(put(store, "k", "w") > before);
+    store_close(store);
+}
+
+BODY(session_keys_go_with_the_handle)
+{
+    struct store *store = open_store();
+    struct store_op ops[] = {put_op("node/1", "here"), put_op("plain", "p")};
+    ops[0].session = true;
+    assert_int_equal(store_session_valid_until_ns(store), 0);
+    assert_int_equal(store_txn(store, NULL, 0, ops, 2, NULL), -ESTALE);
+    assert_holds(store, "plain", NULL);
+    assert_int_equal(store_session_start(store, 5 * SECOND_NS), 0);
+    assert_true(store_session_valid_until_ns(store) > env_boottime_ns());
+    assert_int_equal(store_txn(store, NULL, 0, ops, 2, NULL), 0);
+    assert_holds(store, "node/1", "here");
+    store_close(store);
+    store = open_store();
+    assert_holds(store, "node/1", NULL);
+    assert_holds(store, "plain", "p");
+    store_close(store);
+}
+
+/* Watches: notes what they were told as "key=data" or "-key". */
+static char told[512];
+
+static void note_change(void *ctx, const struct store_value *value)
+{
+    size_t len = strlen(told);
+    if (value->data)
+        snprintf(told + len, sizeof(told) - len, "%s=%s ", value->key, value->data);
+    else
+        snprintf(told + len, sizeof(told) - len, "-%s ", value->key);
+    assert_true(value->revision > 0);
+    if (ctx)
+        env_sleep_ns(SECOND_NS);
+}
+
+BODY(watch_tells_what_is_there_and_each_change)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    uint64_t first = put(store, "d/1", "old");
+    put(store, "d/2", "new");
+    assert_int_equal(store_watch_start(store, "d/", first, note_change, NULL, &watch), 0);
+    env_sleep_ns(SECOND_NS);
+    assert_string_equal(told, "d/2=new ");
+    put(store, "e", "not mine");
+    put(store, "d/3", "x");
+    env_sleep_ns(SECOND_NS);
+    remove_key(store, "d/3");
+    remove_key(store, "d/3");
+    env_sleep_ns(SECOND_NS);
+    assert_string_equal(told, "d/2=new d/3=x -d/3 ");
+    store_watch_stop(watch);
+    put(store, "d/4", "x");
+    env_sleep_ns(SECOND_NS);
+    assert_string_equal(told, "d/2=new d/3=x -d/3 ");
+    store_close(store);
+}
+
+BODY(slow_watch_is_told_the_last_change_of_each_key)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    assert_int_equal(store_watch_start(store, "", 0, note_change, "slow", &watch), 0);
+    put(store, "a", "1");
+    env_sleep_ns(1000);
+    put(store, "b", "1");
+    put(store, "c", "1");
+    put(store, "b", "2");
+    remove_key(store, "c");
+    put(store, "b", "3");
+    env_sleep_ns(10 * SECOND_NS);
+    assert_string_equal(told, "a=1 -c b=3 ");
+    put(store, "a", "2");
+    env_sleep_ns(1000);
+    put(store, "a", "never told");
+    store_watch_stop(watch); /* waits for the call under way */
+    assert_string_equal(told, "a=1 -c b=3 a=2 ");
+    store_close(store);
+}
+
+BODY(close_stops_watches)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    assert_int_equal(store_watch_start(store, "", 0, note_change, NULL, &watch), 0);
+    put(store, "a", "1");
+    store_close(store);
+}
+
+struct counter {
+    struct store *store;
+    struct fiber_group group;
+};
+
+static void count_up(void *arg)
+{
+    struct counter *counter = arg;
+    for (unsigned done = 0; done < 10;) {
+        struct store_value value;
+        char text[16];
+        assert_int_equal(store_get(counter->store, "n", &value), 0);
+        snprintf(text, sizeof(text), "%d", atoi(value.data) + 1);
+        struct store_compare compare = {"n", value.revision};
+        struct store_op op = put_op("n", text);
+        int r = store_txn(counter->store, &compare, 1, &op, 1, NULL);
+        assert_true(r == 0 || r == -ECANCELED);
+        done += r == 0;
+        store_value_fini(&value);
+    }
+    fiber_group_done(&counter->group, 0);
+}
+
+BODY(concurrent_compare_and_swap_loses_no_update)
+{
+    struct counter counter = {.store = open_store()};
+    put(counter.store, "n", "0");
+    fiber_group_init(&counter.group);
+    fiber_group_add(&counter.group, 8);
+    for (unsigned i = 0; i < 8; i++)
+        fiber_spawn("count", count_up, &counter);
+    assert_int_equal(fiber_group_wait(&counter.group), 0);
+    assert_holds(counter.store, "n", "80");
+    store_close(counter.store);
+}
+
+/* --- LMDB ------------------------------------------------------------------------------------ */
+
+BODY(lmdb_directory_in_use_names_the_way_out)
+{
+    struct store *store = open_store(), *second = NULL;
+    CLEANUP_FREE char *error = NULL;
+    assert_int_equal(store_lmdb_open(world.store_path, &second, &error), -EBUSY);
+    assert_non_null(strstr(error, "another process has it"));
+    assert_non_null(strstr(error, world.store_path));
+    assert_null(second);
+    store_close(store);
+}
+
+BODY(lmdb_of_a_killed_process_keeps_what_was_answered_and_drops_its_session)
+{
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct store *store = open_store();
+        struct store_op ops[] = {put_op("kept", "v"), put_op("mine", "s")};
+        ops[1].session = true;
+        if (store_session_start(store, SECOND_NS) == 0 &&
+            store_txn(store, NULL, 0, ops, 2, NULL) == 0)
+            _exit(42); /* as kill -9: nothing is closed */
+        _exit(1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 42);
+    struct store *store = open_store();
+    assert_holds(store, "kept", "v");
+    assert_holds(store, "mine", NULL);
+    store_close(store);
+}
+
+BODY(lmdb_garbage_is_refused_with_a_way_out)
+{
+    store_close(open_store());
+    char command[256];
+    snprintf(command, sizeof(command),
+        "head -c 65536 /dev/urandom | dd of=%s/data.mdb conv=notrunc status=none",
+        world.store_path);
+    assert_int_equal(system(command), 0);
+    struct store *store = NULL;
+    CLEANUP_FREE char *error = NULL;
+    assert_int_equal(store_lmdb_open(world.store_path, &store, &error), -EBADMSG);
+    assert_non_null(strstr(error, "restore the directory"));
+}
+
+BODY(lmdb_unusable_path_is_an_error)
+{
+    struct store *store = NULL;
+    CLEANUP_FREE char *error = NULL;
+    assert_int_equal(store_lmdb_open("/dev/null/store", &store, &error), -ENOTDIR);
+    assert_non_null(strstr(error, "/dev/null/store"));
+}
+
+BODY(lmdb_newer_format_is_refused)
+{
+    store_close(open_store());
+    MDB_env *env;
+    MDB_txn *txn;
+    MDB_dbi meta;
+    char version[4] = {99};
+    MDB_val key = {6, "format"}, data = {4, version};
+    assert_int_equal(mdb_env_create(&env), 0);
+    assert_int_equal(mdb_env_set_maxdbs(env, 2), 0);
+    assert_int_equal(mdb_env_open(env, world.store_path, 0, 0600), 0);
+    assert_int_equal(mdb_txn_begin(env, NULL, 0, &txn), 0);
+    assert_int_equal(mdb_dbi_open(txn, "meta", 0, &meta), 0);
+    assert_int_equal(mdb_put(txn, meta, &key, &data, 0), 0);
+    assert_int_equal(mdb_txn_commit(txn), 0);
+    mdb_env_close(env);
+    struct store *store = NULL;
+    CLEANUP_FREE char *error = NULL;
+    assert_int_equal(store_lmdb_open(world.store_path, &store, &error), -EPROTO);
+    assert_non_null(strstr(error, "another version"));
+}
+
+/* --- Memory ---------------------------------------------------------------------------------- */
+
+BODY(mem_faults_answer_and_change_nothing)
+{
+    struct store *store = open_store();
+    struct store_value value;
+    put(store, "k", "1");
+    store_mem_set_fault(world.mem, -EHOSTUNREACH, 100);
+    struct store_op op = put_op("k", "2");
+    uint64_t before_ns = env_now_ns();
+    assert_int_equal(store_get(store, "k", &value), -EHOSTUNREACH);
+    assert_int_equal(env_now_ns() - before_ns, 100);
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), -EHOSTUNREACH);
+    store_mem_set_fault(world.mem, 0, 0);
+    assert_holds(store, "k", "1");
+    store_close(store);
+}
+
+BODY(mem_unknown_outcome_is_either)
+{
+    struct store *store = open_store();
+    struct store_op op = put_op("k", "2");
+    unsigned happened = 0;
+    for (unsigned i = 0; i < 10; i++) {
+        put(store, "k", "1");
+        store_mem_set_fault(world.mem, -ETIMEDOUT, 0);
+        assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), -ETIMEDOUT);
+        store_mem_set_fault(world.mem, 0, 0);
+        struct store_value value;
+        assert_int_equal(store_get(store, "k", &value), 0);
+        happened += value.data[0] == '2';
+        store_value_fini(&value);
+    }
+    assert_int_equal(happened, 5);
+    store_close(store);
+}
+
+BODY(mem_session_of_an_unreachable_node_ends_and_others_learn_of_it)
+{
+    struct store *store = open_store(), *other = open_store();
+    struct store_watch *watch;
+    struct store_op op = put_op("node/1", "here");
+    op.session = true;
+    told[0] = 0;
+    assert_int_equal(store_session_start(store, 5 * SECOND_NS), 0);
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+    assert_int_equal(store_watch_start(other, "node/", 0, note_change, NULL, &watch), 0);
+    env_sleep_ns(60 * SECOND_NS);
+    assert_holds(other, "node/1", "here");
+    assert_true(store_session_valid_until_ns(store) > env_boottime_ns());
+    store_mem_set_fault(world.mem, -EHOSTUNREACH, 0);
+    env_sleep_ns(4 * SECOND_NS);
+    assert_true(store_session_valid_until_ns(store) <= env_boottime_ns());
+    env_sleep_ns(2 * SECOND_NS);
+    store_mem_set_fault(world.mem, 0, 0);
+    assert_holds(other, "node/1", NULL);
+    assert_string_equal(told, "node/1=here -node/1 ");
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), -ESTALE);
+    assert_int_equal(store_session_start(store, 5 * SECOND_NS), 0);
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+    env_sleep_ns(1000);
+    store_close(store);
+    env_sleep_ns(1000);
+    assert_string_equal(told, "node/1=here -node/1 node/1=here -node/1 ");
+    store_close(other);
+}
+
+static struct fake_env victim;
+
+static void victim_body(void *arg)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    struct store_op op = put_op("node/2", "here");
+    op.session = true;
+    assert_int_equal(store_session_start(store, 5 * SECOND_NS), 0);
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+    assert_int_equal(store_watch_start(store, "", 0, note_change, NULL, &watch), 0);
+    store_mem_set_fault(world.mem, 0, SECOND_NS);
+    put(store, "last", "words");
+    told[0] = 0;
+}
+
+BODY(mem_content_survives_a_crashed_env_and_its_session_times_out)
+{
+    fake_env_init(&victim);
+    fiber_spawn_on(&victim.env, "victim", victim_body, NULL);
+    env_sleep_ns(1000);
+    /* The put's first half second passes, then the node dies, its request half done. */
+    victim.now_ns += SECOND_NS / 2;
+    env_timer_run(&victim.env, victim.now_ns);
+    env_sleep_ns(1000);
+    fiber_kill_env(&victim.env);
+    store_mem_env_crashed(world.mem, &victim.env);
+    mem_release_all(&victim.env);
+    env_fini(&victim.env);
+    store_mem_set_fault(world.mem, 0, 0);
+    struct store *store = open_store();
+    assert_holds(store, "last", "words");
+    assert_holds(store, "node/2", "here");
+    env_sleep_ns(6 * SECOND_NS);
+    assert_holds(store, "node/2", NULL);
+    store_close(store);
+}
+
+int main(void)
+{
+    static int lmdb;
+#define MEM(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define LMDB(name)                                    \
+    {                                                 \
+#name " (lmdb)", name, setup, teardown, &lmdb \
+    }
+#define BOTH(name) MEM(name), LMDB(name)
+    const struct CMUnitTest tests[] = {
+        BOTH(put_is_read_back_with_the_transactions_revision),
+        BOTH(list_gives_the_prefix_in_key_order),
+        BOTH(transaction_is_all_or_nothing),
+        BOTH(revision_of_a_key_made_again_is_new),
+        BOTH(limits_are_refused_by_name),
+        BOTH(content_outlives_the_handle_and_revisions_go_on),
+        BOTH(session_keys_go_with_the_handle),
+        BOTH(watch_tells_what_is_there_and_each_change),
+        BOTH(slow_watch_is_told_the_last_change_of_each_key),
+        BOTH(close_stops_watches),
+        BOTH(concurrent_compare_and_swap_loses_no_update),
+        LMDB(lmdb_directory_in_use_names_the_way_out),
+        LMDB(lmdb_of_a_killed_process_keeps_what_was_answered_and_drops_its_session),
+        LMDB(lmdb_garbage_is_refused_with_a_way_out),
+        LMDB(lmdb_unusable_path_is_an_error),
+        LMDB(lmdb_newer_format_is_refused),
+        MEM(mem_faults_answer_and_change_nothing),
+        MEM(mem_unknown_outcome_is_either),
+        MEM(mem_session_of_an_unreachable_node_ends_and_others_learn_of_it),
+        MEM(mem_content_survives_a_crashed_env_and_its_session_times_out),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
