@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the end-to-end tests: real daemons, real clients, real files.
+
+Everything a test starts lives in a directory under /var/tmp (HOLDFAST_TEST_DIR) and dies with it; on a failure the end of
+blockd's log is part of the report, and HOLDFAST_TEST_KEEP=1 keeps the directory.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from hftest.node import BUILD, FuseMount, Node  # noqa: E402
+from hftest.process import run, tail  # noqa: E402
+from hftest.standin import StandInNode  # noqa: E402
+from hftest.vm import LIB, Libvirt  # noqa: E402
+
+STANDIN = os.environ.get("HOLDFAST_E2E_STANDIN") == "1"
+LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "blockd: needs a real blockd, the stand-in cannot do it")
+
+
+def pytest_collection_modifyitems(items):
+    if STANDIN:
+        for item in items:
+            if item.get_closest_marker("blockd"):
+                item.add_marker(pytest.mark.skip(reason="needs a real blockd"))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        for node in getattr(item, "holdfast_nodes", []):
+            report.sections.append((f"blockd log of {node.dir}", tail(node.log, 60)))
+
+
+@pytest.fixture
+def make_node(request):
+    """Makes nodes with options of the test's own; see hftest.node.Node."""
+    nodes = []
+    request.node.holdfast_nodes = nodes
+
+    def make(**options):
+        node = (StandInNode if STANDIN else Node)(**options)
+        nodes.append(node)
+        return node.create()
+
+    yield make
+    for node in nodes:
+        node.close(keep=os.environ.get("HOLDFAST_TEST_KEEP") == "1")
+
+
+@pytest.fixture
+def node(make_node):
+    """A fresh node with six disks and a 4+2 pool."""
+    return make_node()
+
+
+@pytest.fixture(scope="module")
+def shared_node(request):
+    """One node for the tests of a module that only read and write volumes of their own."""
+    node = (StandInNode if STANDIN else Node)()
+    try:
+        yield node.create()
+    finally:
+        node.close(keep=os.environ.get("HOLDFAST_TEST_KEEP") == "1")
+
+
+@pytest.fixture
+def fuse(node):
+    if STANDIN:
+        pytest.skip("needs a real blockd")
+    return FuseMount(node)
+
+
+@pytest.fixture
+def scratch():
+    """A directory on a real file system."""
+    path = Path(tempfile.mkdtemp(prefix="hfs.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def vm_image():
+    """A bootable image that counts with fsync; built once a session (a second or two once the kernel is cached)."""
+    directory = Path(tempfile.mkdtemp(prefix="hfi.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    run([LIB / "vmimage", directory / "vm.img"], timeout_s=300)
+    yield directory / "vm.img"
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def libvirt():
+    directory = Path(tempfile.mkdtemp(prefix="hfl.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    instance = Libvirt(directory)
+    yield instance
+    instance.close()
+    shutil.rmtree(directory, ignore_errors=True)

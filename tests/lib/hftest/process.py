@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Child processes that die with us, and what /proc says about them."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import time
+
+PR_SET_PDEATHSIG = 1
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def _die_with_parent():
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def spawn(command, log, env=None, **kwargs):
+    """Starts `command` with stdout and stderr appended to the file `log`; it is killed when this process ends."""
+    with open(log, "ab") as out:
+        return subprocess.Popen(
+            [str(word) for word in command],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(env or {})},
+            preexec_fn=_die_with_parent,
+            **kwargs,
+        )
+
+
+def wait_until(condition, timeout_s, what, interval_s=0.02):
+    """Polls `condition` until it gives something true, and returns that."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {timeout_s} s for {what}")
+        time.sleep(interval_s)
+
+
+def cpu_seconds(pid):
+    """User and system time so far of a process and of its children that were waited for."""
+    with open(f"/proc/{pid}/stat") as f:
+        fields = f.read().rsplit(")", 1)[1].split()
+    return sum(int(ticks) for ticks in fields[11:15]) / CLOCK_TICKS
+
+
+def status_bytes(pid, key):
+    """A size from /proc/PID/status, such as VmRSS or VmHWM, in bytes."""
+    with open(f"/proc/{pid}/status") as f:
+        for line in f:
+            if line.startswith(key + ":"):
+                return int(line.split()[1]) * 1024
+    raise KeyError(key)
+
+
+def tail(path, lines=20):
+    try:
+        with open(path, errors="replace") as f:
+            return "".join(f.readlines()[-lines:])
+    except OSError as error:
+        return str(error)
+
+
+def run(command, timeout_s=120, check=True, **kwargs):
+    """Runs a client to its end and returns it with text output; a failure shows what it said."""
+    command = [str(word) for word in command]
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout_s, errors="replace", **kwargs
+    )
+    if check and done.returncode:
+        raise AssertionError(
+            f"exit code {done.returncode}: {' '.join(command)}\n{done.stdout[-4000:]}\n{done.stderr[-4000:]}"
+        )
+    return done
