@@ -226,10 +226,11 @@ static void model_step(struct model *model, unsigned len_max, unsigned seq_span)
     case 14:
         model_remove(model, start, len, rng() % 4 ? UINT64_MAX : 0);
         break;
-    default:
+    default: {
         struct extmap_run run = lookup(&model->map, model->base + start, len);
         for (uint64_t i = 0; i < run.len; i++)
             assert_true(same_block(model, &model->blocks[start + i], &run, i));
+    }
     }
 }
 
