@@ -17,10 +17,13 @@
 #include <stdint.h>
 
 #include "blockd/cluster/records.h"
+#include "common/bufpool.h"
 
 struct volume;
 
 /* What a volume needs of its node. One per node, outlives its volumes. */
+struct map_cache;
+
 struct volume_host {
     struct store *store;
     struct uuid cluster;
@@ -29,19 +32,22 @@ struct volume_host {
     struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
                            number 0 */
     struct memory_budget *budget;
-    uint64_t row_blocks_max;   /* per data shard; 0 = APPEND_ENTRIES_MAX */
-    uint64_t log_bytes_max;    /* unreleased log per volume; 0 = 64 MiB */
-    uint64_t map_cache_bytes;  /* cap of cached map pages, all volumes; 0 = 64 MiB */
-    uint64_t delta_bytes_max;  /* per volume delta table; 0 = 16 MiB */
-    uint64_t bypass_bytes_min; /* per data shard; 0 = 64 KiB */
-    uint64_t flush_after_ns;   /* unflushed log is synced within; 0 = 5 s (S5) */
+    uint64_t row_blocks_max;     /* per data shard; 0 = APPEND_ENTRIES_MAX */
+    uint64_t log_bytes_max;      /* unreleased log per volume; 0 = 64 MiB */
+    struct map_cache *map_cache; /* of map pages, shared by all volumes (map.h) */
+    uint64_t delta_bytes_max;    /* per volume delta table; 0 = 16 MiB */
+    uint64_t bypass_bytes_min;   /* per data shard; 0 = 64 KiB */
+    uint64_t flush_after_ns;     /* unflushed log is synced within; 0 = 5 s (S5) */
 };
 
-/* The node's budget for memtables and I/O buffers (architecture section 4). Owned by the node. */
+/* The node's budget for data in memory (architecture section 4): memtables of all volumes. Owned by
+ * the node. */
 struct memory_budget {
-    uint64_t limit_bytes;
-    uint64_t used_bytes;
-    struct fiber_queue waiters; /* writers wait here, in order */
+    struct bufpool *blocks; /* 4 KiB blocks of memtables; its cap is the budget */
+    struct bufpool *io; /* parity, decoding, bounce buffers: small, separate, so that destage can
+                           always go on */
+    struct fiber_queue
+        waiters; /* writers without a block wait here; whoever frees blocks wakes them */
 };
 
 struct disk *volume_host_disk(const struct volume_host *host, uint32_t number);
