@@ -401,3 +401,15 @@ void fiber_kill_env(struct env *env)
         recycle(f);
     }
 }
+
+void fiber_visit(
+    void (*visit)(void *ctx, const struct fiber *f, struct env *env, const char *state), void *ctx)
+{
+    static const char *const states[] = {
+        [FIBER_READY] = "ready", [FIBER_RUNNING] = "running", [FIBER_SUSPENDED] = "suspended"};
+    list_for_each (it, &sched->all) {
+        const struct fiber *f = list_entry(it, struct fiber, all);
+        if (f->state != FIBER_FREE)
+            visit(ctx, f, f->env, states[f->state]);
+    }
+}

@@ -65,6 +65,11 @@ void fiber_set_pick(unsigned (*pick)(void *ctx, unsigned n), void *ctx);
  */
 void fiber_kill_env(struct env *env);
 
+/* Simulation and diagnosis: every fiber that is ready, running ("ready", "running") or suspended,
+ * in the order of their creation. `visit` may not spawn or kill. */
+void fiber_visit(
+    void (*visit)(void *ctx, const struct fiber *f, struct env *env, const char *state), void *ctx);
+
 /* --- Waiting ------------------------------------------------------------------------------------
  * A queue of fibers. All may be embedded; init before use; nobody may wait at fini (CHECKed). */
 struct fiber_queue {
