@@ -14,8 +14,9 @@
 #include "blockd/disk/shard.h"
 #include "common/store.h"
 
-#define NAME_BYTES_MAX \
-    128 /* names of pools and volumes: [A-Za-z0-9][A-Za-z0-9._-]*, NUL included */
+/* Names of pools and volumes: [A-Za-z0-9][A-Za-z0-9._-]*, NUL included. */
+#define NAME_BYTES_MAX 128
+#define VOLUME_SIZE_BYTES_MAX (1ull << 50)
 
 struct cluster_record {
     struct uuid uuid;
@@ -76,6 +77,10 @@ struct volume_root {
 };
 
 #define KEY_BYTES_MAX 256
+#define KEY_PREFIX_DISKS "holdfast/disks/"
+#define KEY_PREFIX_POOLS "holdfast/pools/"
+#define KEY_PREFIX_NAMES "holdfast/names/"
+#define KEY_PREFIX_VOLUMES "holdfast/volumes/"
 /* Keys into `ret_key` (KEY_BYTES_MAX bytes); returned for convenience. */
 const char *key_cluster(void);
 const char *key_disk(uint32_t number, char *ret_key);
@@ -94,14 +99,20 @@ int disk_record_decode(const char *text, struct disk_record *ret_record, char **
 int pool_decode(const char *text, struct pool *ret_pool, char **ret_error);
 int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error);
 
-/* "4+2" <-> code: k 1..16, m 0..4; -EINVAL. */
+/* "4+2" -> code: k 1..16, m 0..4; -EINVAL. */
 int code_parse(const char *text, struct shard_code *ret_code);
 bool name_valid(const char *name);
+/* "disk", "node", "rack"; -EINVAL. */
+int failure_domain_parse(const char *text, enum failure_domain *ret_domain);
+const char *failure_domain_name(enum failure_domain domain);
+const char *volume_state_name(enum volume_state state);
+/* 16 hexadecimal digits, as volume ids are written; -EINVAL. */
+int id_parse(const char *text, uint64_t *ret_id);
 
-/* Reads key and decodes; fills ->revision. -ENOENT, -EBADMSG. */
+/* Reads key and decodes; fills ->revision. -ENOENT; -EBADMSG (logged). */
 MAY_SUSPEND int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_root);
-/* One transaction: the record must still be at root->revision; on success root->revision is the new
- * one. -ECANCELED otherwise. */
+/* One transaction: the record must still be at root->revision (0: be absent); on success
+ * root->revision is the new one. -ECANCELED otherwise. */
 MAY_SUSPEND int volume_root_save(struct store *store, struct volume_root *root);
 MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
 MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);
