@@ -25,7 +25,8 @@ static bool is_unix(const char *address)
 /* The end of "tcp:HOST", i.e. the last colon; NULL when the address is not one of tcp. */
 static const char *host_end(const char *address)
 {
-    return strncmp(address, "tcp:", 4) == 0 ? strrchr(address + 4, ':') : NULL;
+    const char *colon = strrchr(address, ':');
+    return strncmp(address, "tcp:", 4) == 0 && colon > address + 3 ? colon : NULL;
 }
 
 static bool host_is(const char *address, const char *host)
