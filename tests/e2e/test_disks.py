@@ -1,0 +1,214 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Disks vanish, rot, shrink and fill: everything stays readable, damage is counted and repaired, errors are clear."""
+
+import errno
+import os
+import random
+import time
+
+import nbd
+import pytest
+from hftest.node import MIB
+from hftest.pattern import BLOCK, History, Writer, verify_volume
+from hftest.process import wait_until
+
+pytestmark = pytest.mark.blockd
+VOLUME_MIB = 96
+
+
+def filled(node, seed, ops=2500):
+    """A volume with a history, all of it flushed; (address, history)."""
+    uri = node.volume("v", VOLUME_MIB)
+    history = History(VOLUME_MIB * MIB // BLOCK, seed)
+    write_more(uri, history, seed, ops)
+    return uri, history
+
+
+def write_more(uri, history, seed, ops):
+    writer = Writer(uri, history, seed=seed)
+    writer.run(ops=ops)
+    writer.drain()
+    writer.flush()
+    writer.close()
+
+
+def take_away(node, numbers):
+    for number in numbers:
+        os.rename(node.disk_path(number), f"{node.disk_path(number)}.away")
+
+
+def put_back(node, numbers):
+    for number in numbers:
+        os.rename(f"{node.disk_path(number)}.away", node.disk_path(number))
+
+
+def flip_bits(path, seed, from_fraction=0.0, count=400):
+    """One bit in each of `count` places spread over the file."""
+    rng = random.Random(seed)
+    size = os.path.getsize(path)
+    with open(path, "r+b") as f:
+        for _ in range(count):
+            at = rng.randrange(int(size * from_fraction), size)
+            f.seek(at)
+            byte = f.read(1)[0]
+            f.seek(at)
+            f.write(bytes([byte ^ (1 << rng.randrange(8))]))
+
+
+def health(node):
+    return node.json("status")["health"]
+
+
+def wait_for_full_redundancy(node, timeout_s=120):
+    def healthy():
+        info = node.json("volume", "info", "v")
+        return info.get("volume", info).get("health", "ok") == "ok" if isinstance(info.get("volume"), dict) else info["health"] == "ok"
+
+    wait_until(healthy, timeout_s, f"the volume to be healthy again: {node.cli('volume', 'info', 'v')}", interval_s=0.3)
+
+
+@pytest.mark.parametrize("gone", [(0, 1), (2, 5), (3, 4)])
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_any_two_disks_of_4_2_may_be_missing(node, how, gone):
+    uri, history = filled(node, seed=sum(gone))
+    node.stop() if how == "stopped" else node.kill9()
+    take_away(node, gone)
+    node.start()
+    assert health(node) != "ok"
+    verify_volume(uri, history)
+    # Back again: what was written meanwhile must win over what they still hold.
+    write_more(uri, history, seed=9, ops=300)
+    node.kill9()
+    put_back(node, gone)
+    node.start()
+    verify_volume(uri, history)
+
+
+def test_any_two_disks_may_rot(node):
+    uri, history = filled(node, seed=21)
+    node.stop()
+    for number in (1, 4):
+        flip_bits(node.disk_path(number), seed=number, from_fraction=0.1)
+    node.start()
+    verify_volume(uri, history)
+    errors = {disk["path"]: disk["errors"] for disk in node.disks()}
+    assert errors[str(node.disk_path(1))] + errors[str(node.disk_path(4))] > 0, errors
+    assert errors[str(node.disk_path(0))] == 0, errors
+
+
+@pytest.mark.parametrize("damage", ["zeroed-head", "flipped-head", "truncated", "emptied"])
+def test_a_disk_with_a_ruined_head_is_named_and_left_out(node, damage):
+    uri, history = filled(node, seed=31)
+    node.stop()
+    path = node.disk_path(2)
+    with open(path, "r+b") as f:
+        if damage == "zeroed-head":
+            f.write(bytes(2 * MIB))
+        elif damage == "flipped-head":
+            head = bytearray(f.read(256 * 1024))
+            for at in range(0, len(head), 997):
+                head[at] ^= 0x10
+            f.seek(0)
+            f.write(head)
+        elif damage == "truncated":
+            f.truncate(os.path.getsize(path) // 3)
+        else:
+            f.truncate(0)
+    node.start()
+    assert node.alive()
+    verify_volume(uri, history)
+    assert str(path) in node.log.read_text().split("ready")[-1] or str(path) in node.cli("status"), "no word about the disk"
+
+
+def test_a_lost_disk_is_rebuilt_onto_a_spare(make_node):
+    node = make_node(disks=7)
+    uri, history = filled(node, seed=41)
+    node.kill9()
+    take_away(node, [0])
+    node.start()
+    verify_volume(uri, history)
+    wait_for_full_redundancy(node)
+    # Had it not been rebuilt, losing two more would now be one too many for some stripe.
+    node.kill9()
+    take_away(node, [1, 2])
+    node.start()
+    verify_volume(uri, history)
+
+
+def test_a_disk_that_fails_under_load_stops_nothing(node):
+    uri, history = filled(node, seed=51, ops=500)
+    writer = Writer(uri, history, seed=52)
+    writer.run(ops=1500, at={writer.sent + 300: lambda: os.truncate(node.disk_path(3), 0)})
+    writer.drain()
+    writer.flush()
+    writer.close()
+    verify_volume(uri, history)
+    assert health(node) != "ok"
+    node.kill9()
+    node.start()
+    verify_volume(uri, history)
+
+
+def test_a_full_pool_says_enospc_and_loses_nothing(make_node):
+    node = make_node(disks=3, disk_mib=96, code="1+1")
+    uri = node.volume("big", 1024)
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    rng = random.Random(61)
+    written, refused = {}, None
+    for chunk in range(1024):
+        data = rng.randbytes(MIB)
+        try:
+            handle.pwrite(data, chunk * MIB)
+            written[chunk] = data
+        except nbd.Error as error:
+            refused = error.errnum
+            break
+    assert refused == errno.ENOSPC, f"error {refused} after {len(written)} MiB"
+    assert len(written) >= 60, f"full after only {len(written)} MiB of a pool of 3 x 96 MiB at 1+1"
+    handle.flush()
+    for chunk, data in written.items():
+        assert bytes(handle.pread(MIB, chunk * MIB)) == data
+    node.kill9()
+    node.start()
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    for chunk, data in written.items():
+        assert bytes(handle.pread(MIB, chunk * MIB)) == data
+    # Trim works when full, and makes room.
+    freed = list(written)[: len(written) // 2]
+    for chunk in freed:
+        handle.trim(MIB, chunk * MIB)
+    handle.flush()
+
+    def writable():
+        try:
+            handle.pwrite(written[freed[0]], freed[0] * MIB)
+            return True
+        except nbd.Error as error:
+            assert error.errnum == errno.ENOSPC
+            return False
+
+    wait_until(writable, 60, "space to come back after a trim", interval_s=0.5)
+    for chunk in list(written)[len(written) // 2 :]:
+        assert bytes(handle.pread(MIB, chunk * MIB)) == written[chunk]
+
+
+def test_deleted_volumes_give_their_space_back(make_node):
+    node = make_node(disks=3, disk_mib=128, code="1+1")
+    free = lambda: sum(disk["free_bytes"] for disk in node.disks())  # noqa: E731
+    before = free()
+    for _ in range(4):
+        uri = node.volume("v", 64)
+        handle = nbd.NBD()
+        handle.connect_uri(uri)
+        for chunk in range(60):
+            handle.pwrite(os.urandom(MIB), chunk * MIB)
+        handle.flush()
+        handle.shutdown()
+        del handle
+        node.cli("volume", "delete", "v")
+        deadline = time.monotonic() + 30
+        while free() < before - 16 * MIB and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert free() >= before - 16 * MIB, "the space of a deleted volume did not come back"

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a node may cost: no CPU when idle, bounded memory under load, a quick start."""
+
+import time
+
+import nbd
+import pytest
+from conftest import LONG
+from hftest.node import MIB
+from hftest.process import run
+
+pytestmark = pytest.mark.blockd
+
+
+def fio(uri, *options):
+    run(["fio", "--name=job", "--ioengine=nbd", f"--uri={uri}", "--group_reporting", *options], timeout_s=600)
+
+
+def test_an_idle_node_uses_no_cpu(node, fuse):
+    uri = node.volume("v", 64)
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    handle.pwrite(b"x" * MIB, 0)
+    handle.flush()
+    time.sleep(6)  # the clean-up after the last write (sync, destage) is work, not idling
+    before = node.cpu_seconds(), fuse.cpu_seconds()
+    time.sleep(3)
+    used = node.cpu_seconds() - before[0], fuse.cpu_seconds() - before[1]
+    assert used[0] <= 0.01 and used[1] <= 0.01, f"blockd used {used[0]:.2f} s and holdfast-fuse {used[1]:.2f} s of 3 s"
+
+
+def test_memory_stays_under_its_bound_under_load(make_node):
+    """Four volumes, small and large writes at depth, with a budget of 128 MiB."""
+    budget_mib = 128
+    node = make_node(disk_mib=512, config={"node": {"memory": f"{budget_mib}MiB"}})
+    idle = node.rss_bytes()
+    seconds = 120 if LONG else 4
+    for number in range(4):
+        uri = node.volume(f"v{number}", 256)
+        block = ("4k", "64k", "1M", "16k")[number]
+        fio(uri, "--rw=randwrite", f"--bs={block}", "--iodepth=64", "--size=200M", "--time_based", f"--runtime={seconds}")
+    peak = node.peak_rss_bytes()
+    assert peak <= (budget_mib + 96) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
+
+
+def test_a_volume_with_much_log_opens_in_under_a_second(make_node):
+    node = make_node(disk_mib=512, config={"node": {"memory": "512MiB"}})
+    uri = node.volume("v", 512)
+    fio(uri, "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=512M", "--io_size=80M", "--norandommap")
+    log_bytes = node.json("volume", "info", "v").get("log_bytes")
+    node.kill9()
+    begin = time.monotonic()
+    node.start()
+    ready = time.monotonic()
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    handle.pread(4096, 0)
+    opened = time.monotonic()
+    assert opened - begin < 2, (
+        f"ready after {ready - begin:.2f} s, first read after {opened - begin:.2f} s with {log_bytes} bytes of log"
+    )
