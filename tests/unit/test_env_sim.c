@@ -936,7 +936,8 @@ static void echo_send_all(void *arg)
 {
     struct echo_sender *sender = arg;
     for (size_t at = 0; at < sender->len;) {
-        size_t n = MIN(1 + env_random_u64() % 150000, sender->len - at);
+        size_t n = 1 + env_random_u64() % 150000;
+        n = MIN(n, sender->len - at);
         assert_int_equal(send_bytes(sender->stream, sender->bytes + at, n, FOR_EVER), 0);
         at += n;
     }

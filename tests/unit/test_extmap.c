@@ -213,7 +213,8 @@ static void model_step(struct model *model, unsigned len_max, unsigned seq_span)
 {
     uint64_t len = 1 + rng() % len_max, start = rng() % (MODEL_BLOCKS - len + 1);
     uint64_t seq = model->floor + rng() % seq_span;
-    seq -= MIN(seq, rng() % 4 == 0 ? seq_span / 2 : 0);
+    uint64_t late = rng() % 4 == 0 ? seq_span / 2 : 0;
+    seq -= MIN(seq, late);
     /* A value that follows from the address makes neighbours continue often. */
     uint64_t value = rng() % 2 ? 1000000 + start : rng() % 8;
     switch (rng() % 16) {
