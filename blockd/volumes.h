@@ -12,12 +12,11 @@ struct volumes *volumes_new(struct volume_host *host);
 /* Closes all (clean). Nobody may hold one. */
 MAY_SUSPEND void volumes_free(struct volumes *volumes);
 
-/* The open volume named `name`, opened if it was not; counted. -ENOENT; other errors as
- * volume_open, with *ret_error (mem_free). Two callers at once get the same one. */
+/* The open volume named `name`, opened if it was not; counted. -ENOENT; other errors as volume_open, with *ret_error (mem_free). Two
+ * callers at once get the same one. */
 MAY_SUSPEND int volumes_get(
     struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error);
-/* Uncounts. A volume without users stays open; it is destaged and closed when it has been idle for
- * a while. */
+/* Uncounts. A volume without users stays open; it is destaged and closed when it has been idle for a while. */
 void volumes_put(struct volumes *volumes, struct volume *volume);
 
 /* Front ends that want to know of growth or removal register a listener per get. */
@@ -40,8 +39,7 @@ struct volumes_name {
 MAY_SUSPEND int volumes_list(
     struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count);
 
-/* Admin: as volume_*, and keep the open ones in step. Deleting one with users: -EBUSY unless
- * `force`. */
+/* Admin: as volume_*, and keep the open ones in step. Deleting one with users: -EBUSY unless `force`. */
 MAY_SUSPEND int volumes_resize(
     struct volumes *volumes, const char *name, uint64_t size_bytes, char **ret_error);
 MAY_SUSPEND int volumes_rename(

@@ -33,8 +33,7 @@ void env_fini(struct env *env)
     env->timer_count = env->timer_capacity = 0;
 }
 
-/* --- Time, chance ------------------------------------------------------------------------------
- */
+/* --- Time, chance ------------------------------------------------------------------------------ */
 
 uint64_t env_now_ns(void)
 {
@@ -208,8 +207,7 @@ unsigned env_timer_run(struct env *env, uint64_t now_ns)
     return fired;
 }
 
-/* --- Disks -------------------------------------------------------------------------------------
- */
+/* --- Disks ------------------------------------------------------------------------------------- */
 
 static bool is_aligned(uint64_t value)
 {
@@ -318,8 +316,7 @@ int env_file_sync(struct env_file *file)
     return io_and_wait(file, ENV_IO_SYNC, NULL, 0, 0);
 }
 
-/* --- Network, threads, signals -----------------------------------------------------------------
- */
+/* --- Network, threads, signals ----------------------------------------------------------------- */
 
 int env_listen(const char *address, unsigned mode, struct env_listener **ret_listener)
 {

@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The one seam to the world. Nothing above it calls the kernel, reads a clock or draws randomness
- * by itself. Two implementations: env_uring (production: io_uring) and env_sim (deterministic,
- * virtual time, many nodes in one process). A third, env_powercut, wraps env_uring for tests:
- * unsynced writes stay in process memory, so that kill -9 is a power cut.
+ * The one seam to the world. Nothing above it calls the kernel, reads a clock or draws randomness by
+ * itself. Two implementations: env_uring (production: io_uring) and env_sim (deterministic, virtual
+ * time, many nodes in one process). A third, env_powercut, wraps env_uring for tests: unsynced writes stay in
+ * process memory, so that kill -9 is a power cut.
  *
  * One env per node and thread (= reactor). All calls except env_post are for the env's own thread.
- * Completion callbacks run in the loop, outside any fiber, with fiber_env() set; they must not
- * suspend: they wake fibers or submit more.
+ * Completion callbacks run in the loop, outside any fiber, with fiber_env() set; they must not suspend: they wake
+ * fibers or submit more.
  */
 #pragma once
 
@@ -24,8 +24,7 @@ struct env_file;
 struct env_listener;
 struct env_stream;
 
-/* --- Time, chance ------------------------------------------------------------------------------
- */
+/* --- Time, chance ------------------------------------------------------------------------------ */
 
 /* Monotonic, for timers and latencies. */
 uint64_t env_now_ns(void);
@@ -64,8 +63,8 @@ enum env_io_op {
 };
 
 /* Embedded by the submitter, who owns it, its iovec array and its buffers until done() is called.
- * result: bytes moved (reads and writes are always whole: short transfers are continued inside) or
- * negative errno. A read past the end of the file is -EIO. */
+ * result: bytes moved (reads and writes are always whole: short transfers are continued inside) or negative
+ * errno. A read past the end of the file is -EIO. */
 struct env_io {
     enum env_io_op op;
     struct env_file *file;
@@ -88,9 +87,8 @@ enum env_open_flags {
     ENV_OPEN_CREATE = 2, /* only with regular files; with `size_bytes` */
     ENV_OPEN_READ_ONLY = 4,
 };
-/* Runs on a helper thread. `size_bytes` for ENV_OPEN_CREATE: the file must not exist (-EEXIST); it
- * is allocated, written with zeros over its whole length (appends to unwritten extents cost 3x) and
- * synced. */
+/* Runs on a helper thread. `size_bytes` for ENV_OPEN_CREATE: the file must not exist (-EEXIST); it is allocated,
+ * written with zeros over its whole length (appends to unwritten extents cost 3x) and synced. */
 MAY_SUSPEND int env_file_open(
     const char *path, unsigned flags, uint64_t size_bytes, struct env_file **ret_file);
 MAY_SUSPEND void env_file_close(struct env_file *file);
@@ -105,8 +103,8 @@ MAY_SUSPEND int env_file_write(
 MAY_SUSPEND int env_file_sync(struct env_file *file);
 
 /* --- Network -----------------------------------------------------------------------------------
- * Addresses: "unix:/path" or "tcp:HOST:PORT" (HOST numeric, [v6] in brackets; port 0 = any, see
- * env_listener_address). A stream has at most one receiver and one sender at a time. */
+ * Addresses: "unix:/path" or "tcp:HOST:PORT" (HOST numeric, [v6] in brackets; port 0 = any, see env_listener_address).
+ * A stream has at most one receiver and one sender at a time. */
 
 /* unix: a stale socket file (nobody listening) is replaced; a live one gives -EADDRINUSE. */
 MAY_SUSPEND int env_listen(const char *address, unsigned mode, struct env_listener **ret_listener);
@@ -117,8 +115,7 @@ void env_listener_close(struct env_listener *listener);
 
 MAY_SUSPEND int env_connect(
     const char *address, uint64_t deadline_ns, struct env_stream **ret_stream);
-/* At least 1 byte; 0 = the peer closed; -ETIMEDOUT at deadline_ns (UINT64_MAX = none); -ECONNRESET
- * after shutdown. */
+/* At least 1 byte; 0 = the peer closed; -ETIMEDOUT at deadline_ns (UINT64_MAX = none); -ECONNRESET after shutdown. */
 MAY_SUSPEND int64_t env_recv(
     struct env_stream *stream, void *buf, size_t len_bytes, uint64_t deadline_ns);
 /* All or an error. `iov` may be changed by the call. */
@@ -132,12 +129,11 @@ MAY_SUSPEND void env_stream_close(struct env_stream *stream);
 const char *env_stream_peer(const struct env_stream *stream);
 
 /* --- Threads -----------------------------------------------------------------------------------
- * Runs fn(arg) on a pool thread (blocking calls: LMDB, resolvers) and returns its value. fn may use
- * no env or fiber call and no mem_*. In the simulation it runs at once, after a virtual delay. */
+ * Runs fn(arg) on a pool thread (blocking calls: LMDB, resolvers) and returns its value. fn may use no env or
+ * fiber call and no mem_*. In the simulation it runs at once, after a virtual delay. */
 MAY_SUSPEND int64_t env_offload(int64_t (*fn)(void *arg), void *arg);
 
-/* --- Signals, life -----------------------------------------------------------------------------
- */
+/* --- Signals, life ----------------------------------------------------------------------------- */
 
 /* Production: blocks until SIGTERM/SIGINT arrives (delivered by signalfd), returns its number. */
 MAY_SUSPEND int env_wait_signal(void);
@@ -147,7 +143,6 @@ struct env_uring_options {
     unsigned ring_entries;    /* 0 = 4096 */
     bool power_cut;           /* tests: env_powercut below */
 };
-/* Makes the production env, runs main_fn(arg) as the first fiber and returns its return value once
- * it has returned. The process's other fibers then cease. Negative errno when the env cannot be
- * made. */
+/* Makes the production env, runs main_fn(arg) as the first fiber and returns its return value once it has
+ * returned. The process's other fibers then cease. Negative errno when the env cannot be made. */
 int env_uring_run(const struct env_uring_options *options, int (*main_fn)(void *arg), void *arg);

@@ -377,8 +377,9 @@ bool fiber_any_ready(void)
     return sched->ready_count > 0;
 }
 
-void fiber_kill_env(struct env *env)
+unsigned fiber_kill_env(struct env *env)
 {
+    unsigned killed = 0;
     CHECK(!sched->current || sched->current->env != env);
     list_for_each_safe (link, &sched->spawns) {
         struct spawn *spawn = list_entry(link, struct spawn, link);
@@ -399,7 +400,9 @@ void fiber_kill_env(struct env *env)
             list_remove(&f->link);
         }
         recycle(f);
+        killed++;
     }
+    return killed;
 }
 
 void fiber_visit(

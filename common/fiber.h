@@ -61,9 +61,9 @@ unsigned fiber_run_ready(void);
 bool fiber_any_ready(void);
 void fiber_set_pick(unsigned (*pick)(void *ctx, unsigned n), void *ctx);
 
-/* Simulation only: every fiber of `env` ceases to exist without unwinding. Not callable from one.
- */
-void fiber_kill_env(struct env *env);
+/* For envs: every fiber of `env` ceases to exist without unwinding. Not callable from one of them.
+ * Returns how many there were. */
+unsigned fiber_kill_env(struct env *env);
 
 /* Simulation and diagnosis: every fiber that is ready, running ("ready", "running") or suspended,
  * in the order of their creation. `visit` may not spawn or kill. */

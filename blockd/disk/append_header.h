@@ -28,8 +28,8 @@ struct append_header {
 void append_header_build(void *block, struct append_header *header,
     const struct shard_entry *entries, const void *inline_bytes);
 
-/* Decodes a block: -EBADMSG when it is no valid header (magic, version, CRC, counts). Checks
- * nothing against an expected identity. */
+/* Decodes a block: -EBADMSG when it is no valid header (magic, version, CRC, counts). Checks nothing
+ * against an expected identity. */
 int append_header_parse(const void *block, struct append_header *ret_header);
 /* Entry i of a parsed block; the inline bytes inside it. */
 struct shard_entry append_header_entry(const void *block, unsigned i);

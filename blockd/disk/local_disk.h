@@ -10,8 +10,7 @@
 
 struct local_disk_options {
     uint64_t trailer_cache_bytes; /* cap of this disk's cached CRCs */
-    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged.
-     */
+    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged. */
     void (*failed)(void *ctx, struct disk *disk, int error);
     void (*damaged)(void *ctx, struct disk *disk, struct shard_key key, uint32_t block);
     void *ctx;
@@ -26,16 +25,16 @@ struct local_disk_superblock {
 };
 
 /* Formats `path` (a block device, an existing file, or a new file of size_bytes > 0; zeros are
- * written over the whole length of a file). Refuses what already carries a Holdfast superblock, or
- * a known file system's signature, unless `force`: -EEXIST. *ret_error (mem_free) says what is
- * wrong and the way out. Smallest size 64 MiB. */
+ * written over the whole length of a file). Refuses what already carries a Holdfast superblock, or a
+ * known file system's signature, unless `force`: -EEXIST. *ret_error (mem_free) says what is wrong
+ * and the way out. Smallest size 64 MiB. */
 MAY_SUSPEND int local_disk_format(const char *path, uint64_t size_bytes, struct uuid cluster,
     struct uuid node, const char *class_name, bool force, struct uuid *ret_disk, char **ret_error);
 
-/* Opens, locks and loads (superblock, whole table). -EBADMSG: no valid superblock copy, or the
- * table is damaged beyond use; -EBUSY: in use by another process; -EPERM: another cluster's.
- * *ret_error (mem_free) names the path, what is wrong and the way out. A damaged single table entry
- * does not fail the open: its shard is "damaged", never absent, its slot stays reserved. */
+/* Opens, locks and loads (superblock, whole table). -EBADMSG: no valid superblock copy, or the table
+ * is damaged beyond use; -EBUSY: in use by another process; -EPERM: another cluster's. *ret_error
+ * (mem_free) names the path, what is wrong and the way out. A damaged single table entry does not
+ * fail the open: its shard is "damaged", never absent, its slot stays reserved. */
 MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
     const struct local_disk_options *options, struct disk **ret_disk, char **ret_error);
 /* Reads only the superblock, for `disk list` and messages. */
@@ -46,8 +45,8 @@ MAY_SUSPEND void local_disk_close(struct disk *disk);
 
 const char *local_disk_path(const struct disk *disk);
 unsigned local_disk_shard_count(const struct disk *disk);
-/* Verifies every block of one shard (sealed: all; open: the valid prefix). -EBADMSG when damaged
- * (also told by the callback). */
+/* Verifies every block of one shard (sealed: all; open: the valid prefix). -EBADMSG when damaged (also
+ * told by the callback). */
 MAY_SUSPEND int local_disk_scrub_shard(
     struct disk *disk, struct shard_key key, uint64_t *ret_bytes);
 /* Retires the disk now, as after a write error. */

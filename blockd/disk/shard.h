@@ -6,16 +6,17 @@
  * A shard is a sequence of 4 KiB blocks, made of appends: one header block and its payload blocks.
  * Offsets count ALL blocks from the shard's start, headers included. The header names the shard
  * completely and carries an entry {address, crc, aux} per payload block, so a shard explains itself
- * (append_header.h). The storing disk composes the header, checks every block it returns against
- * its CRC and identity, and never reports damage as absence.
+ * (append_header.h). The storing disk composes the header, checks every block it returns against its
+ * CRC and identity, and never reports damage as absence.
  *
  * The answers (safety.md S14), for every operation:
  *   0            it is so (durable where the operation says so)
  *   -ENOENT      I never had it, or it was deleted
  *   -EBADMSG     I have it and it is damaged
- *   -EIO         the disk has failed (retired, D2); -EHOSTUNREACH: it cannot be reached. Neither
- * says anything about the shard -ESTALE      fenced: the epoch given is lower than the shard's
- * fence. You are deposed: stop (S8) -ENOSPC      no space at this priority, or no table entry
+ *   -EIO         the disk has failed (retired, D2); -EHOSTUNREACH: it cannot be reached. Neither says
+ *                anything about the shard
+ *   -ESTALE      fenced: the epoch given is lower than the shard's fence. You are deposed: stop (S8)
+ *   -ENOSPC      no space at this priority, or no table entry
  *   -ERANGE      beyond the shard's end (reads), not at its end (appends), beyond its capacity
  *   -EEXIST      create: there, with another identity (the same create repeated succeeds)
  *   -EROFS       sealed (appends)
@@ -200,8 +201,7 @@ struct disk {
     struct list link;         /* in the node's list */
 };
 
-/* Makes the shard; ret_info (may be NULL) has its actual capacity. Durable when answered (S1, S7).
- */
+/* Makes the shard; ret_info (may be NULL) has its actual capacity. Durable when answered (S1, S7). */
 MAY_SUSPEND int shard_create(
     struct disk *disk, const struct shard_create *create, struct shard_info *ret_info);
 
@@ -216,20 +216,20 @@ MAY_SUSPEND int shard_read(struct disk *disk, struct shard_key key, uint32_t off
 MAY_SUSPEND int shard_sync(
     struct disk *disk, struct shard_key key, uint32_t epoch, uint32_t length_blocks);
 
-/* Cuts the shard at length_blocks (an append boundary at or below its end, none in flight beyond
- * it), writes its trailer (data, map pages), syncs, marks the table, gives unused space back.
- * Durable when answered. Repeating it with the same length succeeds. */
+/* Cuts the shard at length_blocks (an append boundary at or below its end, none in flight beyond it),
+ * writes its trailer (data, map pages), syncs, marks the table, gives unused space back. Durable when
+ * answered. Repeating it with the same length succeeds. */
 MAY_SUSPEND int shard_seal(
     struct disk *disk, struct shard_key key, uint32_t epoch, uint32_t length_blocks);
 
-/* Deletes this instance (0 = whichever is there); -ENOENT when it is not there. Space is reused
- * after the last reader is done (D5). Durable when answered. */
+/* Deletes this instance (0 = whichever is there); -ENOENT when it is not there. Space is reused after
+ * the last reader is done (D5). Durable when answered. */
 MAY_SUSPEND int shard_remove(
     struct disk *disk, struct shard_key key, uint64_t instance, uint32_t epoch);
 
-/* D6. Durable when answered; ret_info (may be NULL) as of after the fence, with the walked length.
- * An absent shard leaves a durable tombstone and answers -ENOENT (S7). -ESTALE when the fence is
- * already higher (S15). */
+/* D6. Durable when answered; ret_info (may be NULL) as of after the fence, with the walked length. An
+ * absent shard leaves a durable tombstone and answers -ENOENT (S7). -ESTALE when the fence is already
+ * higher (S15). */
 MAY_SUSPEND int shard_fence(
     struct disk *disk, struct shard_key key, uint32_t epoch, struct shard_info *ret_info);
 
