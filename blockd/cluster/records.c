@@ -18,6 +18,7 @@
 
 #include "common/check.h"
 #include "common/json_text.h"
+#include "common/log.h"
 #include "common/mem.h"
 
 #define RECORD_VERSION 1
@@ -523,8 +524,8 @@ int volume_root_decode(const char *text, struct volume_root *ret_root, char **re
 /* -EBADMSG, with the reason in the log: what is in the store names the volume no user typed. */
 static int bad_record(const char *key, char *error)
 {
-    fprintf(stderr, "store: %s: %s; restore the store from a backup, or repair this key by hand\n",
-        key, error);
+    log_error(
+        "store: %s: %s; restore the store from a backup, or repair this key by hand", key, error);
     mem_free(error);
     return -EBADMSG;
 }

@@ -370,12 +370,12 @@ static void count_up(void *arg)
     for (unsigned done = 0; done < 10;) {
         struct store_value value;
         char text[16];
-        assert_int_equal(store_get(counter->store, "n", &value), 0);
+        CHECK(store_get(counter->store, "n", &value) == 0);
         snprintf(text, sizeof(text), "%d", atoi(value.data) + 1);
         struct store_compare compare = {"n", value.revision};
         struct store_op op = put_op("n", text);
         int r = store_txn(counter->store, &compare, 1, &op, 1, NULL);
-        assert_true(r == 0 || r == -ECANCELED);
+        CHECK(r == 0 || r == -ECANCELED);
         done += r == 0;
         store_value_fini(&value);
     }
@@ -471,6 +471,39 @@ BODY(lmdb_newer_format_is_refused)
     CLEANUP_FREE char *error = NULL;
     assert_int_equal(store_lmdb_open(world.store_path, &store, &error), -EPROTO);
     assert_non_null(strstr(error, "another version"));
+}
+
+/* In the production env, whose helper threads are real. A failed assertion must not longjmp between
+ * stacks, so CHECK. */
+static int on_threads(void *arg)
+{
+    struct counter counter;
+    CLEANUP_FREE char *error = NULL;
+    CHECK_MSG(store_lmdb_open(world.store_path, &counter.store, &error) == 0, "%s", error);
+    struct store_op op = put_op("n", "0");
+    CHECK(store_txn(counter.store, NULL, 0, &op, 1, NULL) == 0);
+    fiber_group_init(&counter.group);
+    fiber_group_add(&counter.group, 8);
+    for (unsigned i = 0; i < 8; i++)
+        fiber_spawn("count", count_up, &counter);
+    CHECK(fiber_group_wait(&counter.group) == 0);
+    struct store_value value;
+    CHECK(store_get(counter.store, "n", &value) == 0 && strcmp(value.data, "80") == 0);
+    store_value_fini(&value);
+    store_close(counter.store);
+    return 0;
+}
+
+static void lmdb_works_on_helper_threads(void **state)
+{
+    strcpy(world.path, "/var/tmp/holdfast-test-store-XXXXXX");
+    assert_non_null(mkdtemp(world.path));
+    snprintf(world.store_path, sizeof(world.store_path), "%s/s", world.path);
+    struct env_uring_options options = {0};
+    assert_int_equal(env_uring_run(&options, on_threads, NULL), 0);
+    char command[128];
+    snprintf(command, sizeof(command), "rm -rf %s", world.path);
+    assert_int_equal(system(command), 0);
 }
 
 /* --- Memory ---------------------------------------------------------------------------------- */
@@ -604,6 +637,7 @@ int main(void)
         LMDB(lmdb_garbage_is_refused_with_a_way_out),
         LMDB(lmdb_unusable_path_is_an_error),
         LMDB(lmdb_newer_format_is_refused),
+        cmocka_unit_test(lmdb_works_on_helper_threads),
         MEM(mem_faults_answer_and_change_nothing),
         MEM(mem_unknown_outcome_is_either),
         MEM(mem_session_of_an_unreachable_node_ends_and_others_learn_of_it),
