@@ -15,13 +15,18 @@ struct append_header {
     enum shard_kind kind;
     struct shard_code code;
     uint32_t epoch;
-    uint32_t append_no;  /* 0, 1, ... within the shard */
-    uint32_t off_blocks; /* where this header stands in the shard */
-    uint64_t nonce;      /* of the shard's creation: reused space never matches */
+    uint32_t append_no;       /* 0, 1, ... within the shard */
+    uint32_t off_blocks;      /* where this header stands in the shard */
+    uint64_t nonce;           /* of the shard's creation: reused space never matches */
+    uint32_t prev_header_crc; /* header_crc of the append before, 0 for the first: a chain */
     uint64_t base_seq;
     unsigned entry_count;
     unsigned inline_len_bytes;
-    uint32_t header_crc; /* set by both build and parse */
+    uint32_t header_crc; /* set by both build and parse; covers all but the two marks below */
+    /* What the disk knew when the append was made: blocks below were on the device / durable. A bad
+     * block below a later header's mark is damage, never the torn end of an unsealed shard. Zero is
+     * always true. */
+    uint32_t completed_blocks, durable_blocks;
 };
 
 /* Fills the whole 4096-byte block (unused bytes zero) and sets header->header_crc. */

@@ -10,7 +10,10 @@
 
 struct local_disk_options {
     uint64_t trailer_cache_bytes; /* cap of this disk's cached CRCs */
-    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged. */
+    bool verify_appends; /* compare payloads with the owner's CRCs (-EBADMSG): the check of a wire,
+                            needless inside one process */
+    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged.
+     */
     void (*failed)(void *ctx, struct disk *disk, int error);
     void (*damaged)(void *ctx, struct disk *disk, struct shard_key key, uint32_t block);
     void *ctx;

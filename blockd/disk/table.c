@@ -1,0 +1,273 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/disk/table.h"
+
+#include <errno.h>
+
+#include "blockd/disk/slab.h"
+#include "blockd/disk/trailer.h"
+#include "common/bytes.h"
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/mem.h"
+
+_Static_assert(sizeof(struct table_slot) + sizeof(uint32_t) <= 64, "64 bytes an entry");
+
+/* Byte offsets; docs/FORMAT.md. */
+enum {
+    AT_CRC = 0,
+    AT_SLOT = 4,
+    AT_VERSION = 8,
+    AT_STATE = 9,
+    AT_FLAGS = 10,
+    AT_KIND = 11,
+    AT_K = 12,
+    AT_M = 13,
+    AT_INDEX = 14,
+    AT_VOLUME = 16,
+    AT_CHUNK = 24,
+    AT_INSTANCE = 32,
+    AT_NONCE = 40,
+    AT_EPOCH = 48,
+    AT_FENCE_EPOCH = 52,
+    AT_BOOT_ID = 56,
+    AT_FIRST_UNIT = 72,
+    AT_UNIT_COUNT = 76,
+    AT_LENGTH = 80,
+};
+
+#define TABLE_ENTRY_VERSION 1
+
+void table_init(struct table *table, uint32_t entry_count, const struct uuid *disk)
+{
+    *table = (struct table){
+        .slots = mem_zalloc(entry_count, sizeof(struct table_slot)),
+        .buckets = mem_zalloc(entry_count, sizeof(uint32_t)),
+        .entry_count = entry_count,
+        .free_head = TABLE_NONE,
+        .crc_seed = crc32c(0, disk, sizeof(*disk)),
+    };
+    memset(table->buckets, 0xff, entry_count * sizeof(uint32_t));
+}
+
+void table_fini(struct table *table)
+{
+    mem_free(table->slots);
+    mem_free(table->buckets);
+    *table = (struct table){0};
+}
+
+void table_build_free_list(struct table *table)
+{
+    for (uint32_t i = table->entry_count; i-- > 0;) {
+        if (table->slots[i].state == TABLE_FREE) {
+            table->slots[i].next = table->free_head;
+            table->free_head = i;
+            table->free_count++;
+        }
+    }
+}
+
+/* splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
+ * 2014). */
+static uint64_t mix(uint64_t x)
+{
+    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
+    return x ^ (x >> 31);
+}
+
+static uint32_t *bucket_of(const struct table *table, struct shard_key key)
+{
+    uint64_t hash = mix(mix(key.volume + UINT64_C(0x9e3779b97f4a7c15)) ^ key.chunk) + key.index;
+    return &table->buckets[(mix(hash) >> 32) * table->entry_count >> 32];
+}
+
+uint32_t table_find(const struct table *table, struct shard_key key)
+{
+    uint32_t i = *bucket_of(table, key);
+    while (i != TABLE_NONE) {
+        const struct table_slot *slot = &table->slots[i];
+        if (slot->volume == key.volume && slot->chunk == key.chunk && slot->index == key.index)
+            return i;
+        i = slot->next;
+    }
+    return TABLE_NONE;
+}
+
+uint32_t table_alloc(struct table *table)
+{
+    uint32_t slot_no = table->free_head;
+    if (slot_no == TABLE_NONE)
+        return TABLE_NONE;
+    table->free_head = table->slots[slot_no].next;
+    table->free_count--;
+    table->slots[slot_no] = (struct table_slot){0};
+    return slot_no;
+}
+
+void table_link(struct table *table, uint32_t slot_no)
+{
+    struct table_slot *slot = &table->slots[slot_no];
+    uint32_t *bucket = bucket_of(table, table_slot_key(slot));
+    slot->next = *bucket;
+    *bucket = slot_no;
+}
+
+void table_unlink(struct table *table, uint32_t slot_no)
+{
+    struct table_slot *slot = &table->slots[slot_no];
+    uint32_t *bucket = bucket_of(table, table_slot_key(slot));
+    if (*bucket == slot_no) {
+        *bucket = slot->next;
+        return;
+    }
+    uint32_t before = *bucket;
+    while (before != TABLE_NONE && table->slots[before].next != slot_no)
+        before = table->slots[before].next;
+    CHECK(before != TABLE_NONE);
+    table->slots[before].next = slot->next;
+}
+
+void table_release(struct table *table, uint32_t slot_no)
+{
+    table->slots[slot_no] = (struct table_slot){.next = table->free_head};
+    table->free_head = slot_no;
+    table->free_count++;
+}
+
+static uint32_t entry_crc(const struct table *table, const uint8_t *entry)
+{
+    return crc32c(table->crc_seed, entry + AT_CRC + 4, TABLE_ENTRY_BYTES - 4);
+}
+
+void table_entry_encode(
+    const struct table *table, uint32_t slot_no, const uint8_t boot_id[16], void *entry)
+{
+    const struct table_slot *slot = &table->slots[slot_no];
+    uint8_t *p = entry;
+    memset(p, 0, TABLE_ENTRY_BYTES);
+    put_le32(p + AT_SLOT, slot_no);
+    p[AT_VERSION] = TABLE_ENTRY_VERSION;
+    bool removed = (slot->flags & TABLE_REMOVING) != 0;
+    p[AT_STATE] = removed ? TABLE_FREE : slot->state;
+    if (p[AT_STATE] != TABLE_FREE && p[AT_STATE] != TABLE_LOST) {
+        p[AT_FLAGS] = slot->flags & TABLE_SUSPECT;
+        p[AT_KIND] = slot->kind;
+        p[AT_K] = slot->k;
+        p[AT_M] = slot->m;
+        p[AT_INDEX] = slot->index;
+        put_le64(p + AT_VOLUME, slot->volume);
+        put_le64(p + AT_CHUNK, slot->chunk);
+        put_le64(p + AT_INSTANCE, slot->instance);
+        put_le64(p + AT_NONCE, slot->nonce);
+        put_le32(p + AT_EPOCH, slot->epoch);
+        put_le32(p + AT_FENCE_EPOCH, slot->fence_epoch);
+        memcpy(p + AT_BOOT_ID, boot_id, 16);
+        put_le32(p + AT_FIRST_UNIT, slot->first_unit);
+        put_le32(p + AT_UNIT_COUNT, slot->unit_count);
+        put_le32(p + AT_LENGTH, slot->length_blocks);
+    }
+    put_le32(p + AT_CRC, entry_crc(table, p));
+}
+
+/* What a valid CRC cannot promise: written by this code or by something that agrees with it. */
+static bool slot_is_sane(
+    const struct table_slot *slot, uint32_t length, uint32_t units, uint64_t unit_limit)
+{
+    if (slot->state == TABLE_FREE || slot->state == TABLE_LOST)
+        return true;
+    if (slot->state == TABLE_TOMBSTONE)
+        return units == 0;
+    if (slot->state > TABLE_LOST || slot->kind < SHARD_DATA || slot->kind > SHARD_MANIFEST)
+        return false;
+    if (slot->k < 1 || slot->k > CODE_K_MAX || slot->m > CODE_M_MAX ||
+        slot->index >= slot->k + slot->m)
+        return false;
+    uint32_t units_max = shard_kind_has_trailer(slot->kind)
+                             ? SLAB_UNITS
+                             : LOG_CAPACITY_BLOCKS_MAX / SLAB_UNIT_BLOCKS;
+    if (units == 0 || units > units_max || slot->first_unit + (uint64_t)units > unit_limit)
+        return false;
+    return length <= shard_capacity_blocks(slot->kind, units);
+}
+
+static int decode_exact(const struct table *table, uint32_t slot_no, const uint8_t *p,
+    uint64_t unit_limit, struct table_slot *ret_slot, uint8_t ret_boot_id[16])
+{
+    if (get_le32(p + AT_CRC) != entry_crc(table, p))
+        return -EBADMSG;
+    if (get_le32(p + AT_SLOT) != slot_no || p[AT_VERSION] != TABLE_ENTRY_VERSION)
+        return -EBADMSG;
+    uint32_t units = get_le32(p + AT_UNIT_COUNT);
+    uint32_t length = get_le32(p + AT_LENGTH);
+    struct table_slot slot = {
+        .volume = get_le64(p + AT_VOLUME),
+        .chunk = get_le64(p + AT_CHUNK),
+        .instance = get_le64(p + AT_INSTANCE),
+        .nonce = get_le64(p + AT_NONCE),
+        .epoch = get_le32(p + AT_EPOCH),
+        .fence_epoch = get_le32(p + AT_FENCE_EPOCH),
+        .first_unit = get_le32(p + AT_FIRST_UNIT),
+        .index = p[AT_INDEX],
+        .kind = p[AT_KIND],
+        .k = p[AT_K],
+        .m = p[AT_M],
+        .state = p[AT_STATE],
+        .flags = p[AT_FLAGS] & TABLE_SUSPECT,
+    };
+    if (!slot_is_sane(&slot, length, units, unit_limit))
+        return -EBADMSG;
+    slot.unit_count = (uint16_t)units;
+    slot.length_blocks = (uint16_t)length;
+    *ret_slot = slot;
+    memcpy(ret_boot_id, p + AT_BOOT_ID, 16);
+    return 0;
+}
+
+int table_entry_decode(const struct table *table, uint32_t slot_no, const void *entry,
+    uint64_t unit_limit, struct table_slot *ret_slot, uint8_t ret_boot_id[16])
+{
+    if (decode_exact(table, slot_no, entry, unit_limit, ret_slot, ret_boot_id) == 0)
+        return 0;
+    /* CRC32C tells all patterns of up to 5 flipped bits in 128 bytes apart (its Hamming distance
+     * there is 6: Koopman, 32-bit cyclic redundancy codes for internet applications, 2002), so
+     * putting one bit right cannot produce another entry; slot number and sanity are checked on
+     * top. */
+    uint8_t copy[TABLE_ENTRY_BYTES];
+    memcpy(copy, entry, sizeof(copy));
+    for (unsigned bit = 0; bit < TABLE_ENTRY_BYTES * 8; bit++) {
+        copy[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+        if (decode_exact(table, slot_no, copy, unit_limit, ret_slot, ret_boot_id) == 0)
+            return 1;
+        copy[bit / 8] ^= (uint8_t)(1u << (bit % 8));
+    }
+    return -EBADMSG;
+}
+
+bool shard_kind_has_trailer(enum shard_kind kind)
+{
+    return kind == SHARD_DATA || kind == SHARD_META;
+}
+
+uint32_t shard_capacity_blocks(enum shard_kind kind, uint32_t units)
+{
+    uint32_t blocks = units * SLAB_UNIT_BLOCKS;
+    if (!shard_kind_has_trailer(kind))
+        return blocks;
+    return blocks - DIV_ROUND_UP(blocks, TRAILER_ENTRIES + 1);
+}
+
+uint32_t shard_trailer_blocks(enum shard_kind kind, uint32_t length_blocks)
+{
+    return shard_kind_has_trailer(kind) ? DIV_ROUND_UP(length_blocks, TRAILER_ENTRIES) : 0;
+}
+
+uint32_t shard_units_for(enum shard_kind kind, uint32_t capacity_blocks)
+{
+    if (capacity_blocks > LOG_CAPACITY_BLOCKS_MAX)
+        return 0;
+    uint32_t blocks = capacity_blocks + shard_trailer_blocks(kind, capacity_blocks);
+    uint32_t blocks_max =
+        shard_kind_has_trailer(kind) ? SHARD_EXTENT_BLOCKS_MAX : LOG_CAPACITY_BLOCKS_MAX;
+    return blocks > blocks_max ? 0 : MAX(1u, DIV_ROUND_UP(blocks, SLAB_UNIT_BLOCKS));
+}
