@@ -29,8 +29,7 @@ char *sim_strdup(const char *text)
     return strcpy(sim_zalloc(strlen(text) + 1), text);
 }
 
-/* --- Events
- * ----------------------------------------------------------------------------------------- */
+/* --- Events ------------------------------------------------------------- */
 
 static bool event_before(const struct sim_event *a, const struct sim_event *b)
 {
@@ -85,8 +84,7 @@ void sim_event_arm(struct sim *sim, struct sim_event *event, uint64_t at_ns)
     heap_settle(sim, ++sim->heap_count, event);
 }
 
-/* --- Trace
- * ------------------------------------------------------------------------------------------ */
+/* --- Trace -------------------------------------------------------------- */
 
 uint64_t sim_hash(uint64_t hash, const void *buf, size_t len_bytes)
 {
@@ -167,8 +165,7 @@ void sim_dump(struct sim *sim, FILE *out)
     }
 }
 
-/* --- The simulation
- * --------------------------------------------------------------------------------- */
+/* --- The simulation ----------------------------------------------------- */
 
 static unsigned pick_fiber(void *ctx, unsigned n)
 {
@@ -264,8 +261,7 @@ void sim_at(struct sim *sim, uint64_t at_ns, void (*fn)(void *ctx), void *ctx)
     sim_event_arm(sim, &call->event, at_ns);
 }
 
-/* --- The loop
- * --------------------------------------------------------------------------------------- */
+/* --- The loop ----------------------------------------------------------- */
 
 struct next {
     uint64_t at_ns;              /* UINT64_MAX: nothing can happen */

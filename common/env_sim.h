@@ -8,15 +8,16 @@
  * machine: an env with its fibers, memory, open files and streams. Most machines have one node.
  *
  * Invariants
- *  V1 A write is volatile from its completion until a sync that was submitted after that completes
- *     without error, or at once durable with DSYNC. A power cut may lose any 512-byte sector of any
- * volatile write and of any write under way, independently; a process crash loses nothing that
- * completed. V2 After a failed sync what it covered stays volatile for ever: no later sync makes it
- * durable, only writing it again does. V3 Bytes written are taken from the submitter's buffer when
- * the write completes. The buffer must not change meanwhile (CHECKed, by hash). A read's buffer is
- * filled with garbage at submission. V4 Within one direction of a stream bytes arrive in order and
- * once, or the stream breaks. V5 No pointer value, address order or real clock enters a decision or
- * the trace hash.
+ *  V1 A write is volatile from its completion until a sync that was submitted after that
+ *     completes without error; with DSYNC it is durable at once. A power cut may lose any 512-byte
+ *     sector of any volatile write and of any write under way, each by itself; a process crash
+ *     loses nothing that completed.
+ *  V2 After a failed sync what it covered stays volatile for ever: no later sync makes it durable,
+ *     only writing it again does.
+ *  V3 Bytes written are taken from the submitter's buffer when the write completes. The buffer must
+ *     not change meanwhile (CHECKed, by hash). A read's buffer is garbage from its submission on.
+ *  V4 Within one direction of a stream bytes arrive in order and once, or the stream breaks.
+ *  V5 No pointer value, address order or real clock enters a decision or the trace hash.
  *
  * Unless a function says otherwise it may be called from anywhere on the thread: between
  * sim_run()s, from fibers, from sim_at() callbacks. All times are virtual nanoseconds since
@@ -41,8 +42,7 @@ struct sim_options {
     bool trace;               /* prints every event to stderr as it happens */
 };
 
-/* --- The simulation ------------------------------------------------------------------------------
- */
+/* --- The simulation ----------------------------------------------------- */
 
 /* One at a time per thread (it owns the thread's fiber scheduler). */
 struct sim *sim_new(const struct sim_options *options);
@@ -55,7 +55,7 @@ enum sim_result {
     SIM_UNTIL,    /* `until` became true */
     SIM_DEADLINE, /* the deadline came first; the time is now the deadline */
     SIM_QUIET,    /* nothing can ever happen and no fiber is left */
-    SIM_STUCK, /* nothing can ever happen and fibers wait; with `until` they are listed on stderr */
+    SIM_STUCK,    /* nothing can ever happen and fibers wait; given `until`, stderr lists them */
 };
 /* Runs until `until(ctx)` (may be NULL; asked after every step), `deadline_ns` (UINT64_MAX: none)
  * or until nothing can happen any more. Not from a fiber. */
@@ -77,8 +77,7 @@ void sim_trace(struct sim *sim, const char *what, uint64_t a, uint64_t b);
 /* Seed, time, suspended fibers and the last events of every node. */
 void sim_dump(struct sim *sim, FILE *out);
 
-/* --- Machines and nodes
- * --------------------------------------------------------------------------- */
+/* --- Machines and nodes ------------------------------------------------- */
 
 /* A node on a machine of its own, or beside another on the same machine. `name` is copied. The env
  * pointer stays valid until sim_free, through crashes and restarts. */
@@ -123,8 +122,7 @@ void sim_clock_drift(struct env *node, int32_t ppm);
 void sim_clock_jump_boottime(struct env *node, uint64_t by_ns);
 void sim_clock_jump_realtime(struct env *node, int64_t by_ns);
 
-/* --- Disks
- * ---------------------------------------------------------------------------------------- */
+/* --- Disks -------------------------------------------------------------- */
 
 #define SIM_SECTOR_BYTES 512u
 #define SIM_PAGE_BYTES 4096u
@@ -200,8 +198,9 @@ struct sim_image *sim_image_copy(const struct sim_image *image);
 void sim_image_cut(struct sim_image *image, enum sim_cut_mode mode, uint64_t seed);
 void sim_disk_restore(struct sim_disk *disk, const struct sim_image *image);
 
-/* Called when a write or sync of any disk completes, before it takes effect, outside fibers. The
- * hook fills `cut`... to end a node, a machine or all of them at this very operation. */
+/* Called when a write or sync of any disk completes, before it takes effect, outside fibers. By
+ * filling the last three fields the hook ends a node, a machine or all of them at this very
+ * operation: before it takes effect, when half of its sectors are durable, or after it. */
 struct sim_io_point {
     struct sim_disk *disk;
     struct env *node;
@@ -218,9 +217,9 @@ void sim_set_io_hook(
 /* Writes and syncs so far. */
 uint64_t sim_io_count(const struct sim *sim);
 
-/* --- Network
- * ---------------------------------------------------------------------------------------
- * "unix:PATH" and loopback addresses are the machine's own. "tcp:10.0.0.N:PORT" is machine N; any
+/* --- Network ------------------------------------------------------------ */
+
+/* "unix:PATH" and loopback addresses are the machine's own. "tcp:10.0.0.N:PORT" is machine N; any
  * other host text is a name that belongs to whoever listens on it. A machine without power answers
  * nothing. */
 

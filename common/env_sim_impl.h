@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What the files of the simulated env share; nobody else includes it.
- *   env_sim.c        the loop, events, trace           env_sim_node.c   machines, nodes, clocks,
- * crashes env_sim_media.c  pages, what is durable, cuts      env_sim_disk.c   files, I/O, latency,
- * faults env_sim_net.c    links, connections, delivery      env_sim_stream.c the env calls on
- * streams
+ * env_sim.c: the loop, events, trace; env_sim_node.c: machines, nodes, clocks, crashes;
+ * env_sim_media.c: pages, what is durable, cuts; env_sim_disk.c: disks, faults, images;
+ * env_sim_io.c: files and operations; env_sim_net.c: links, packets; env_sim_stream.c: the env
+ * calls on streams.
  *
  * All of it lives outside the nodes' memory (plain calloc), since it outlives them.
  */
@@ -18,8 +18,7 @@ struct sim_node;
 void *sim_zalloc(size_t len_bytes);
 char *sim_strdup(const char *text);
 
-/* --- Events
- * --------------------------------------------------------------------------------------- */
+/* --- Events ------------------------------------------------------------- */
 
 /* Embedded, one shot. Events of a node that is paused wait for its end. `node` NULL: of nobody. */
 struct sim_event {
@@ -44,8 +43,7 @@ void sim_trace_node(
     struct sim *sim, struct sim_node *node, const char *what, uint64_t a, uint64_t b);
 uint64_t sim_hash(uint64_t hash, const void *buf, size_t len_bytes);
 
-/* --- Pages
- * ------------------------------------------------------------------------------------------ */
+/* --- Pages -------------------------------------------------------------- */
 
 struct sim_block {
     unsigned refs;
@@ -94,8 +92,7 @@ void sim_media_cut(struct sim_media *media, enum sim_cut_mode mode, struct rng *
 uint64_t sim_media_number_max(const struct sim_media *media);
 void sim_media_flip(struct sim_media *media, uint64_t off_bytes, unsigned bit);
 
-/* --- Machines, nodes, the whole
- * --------------------------------------------------------------------- */
+/* --- Machines, nodes, the whole ----------------------------------------- */
 
 struct sim_clock {
     uint64_t virtual_ns, node_ns; /* a moment both know */
@@ -178,7 +175,7 @@ void sim_node_free(struct sim_node *node);
 void sim_machine_free(struct sim_machine *machine);
 void sim_point_apply(struct sim_io_point *point);
 
-/* env_sim_disk.c */
+/* env_sim_io.c, env_sim_disk.c */
 MAY_SUSPEND int sim_file_open(struct env *env, const char *path, unsigned flags,
     uint64_t size_bytes, struct env_file **ret_file);
 void sim_disk_node_gone(struct sim_node *node, bool power);

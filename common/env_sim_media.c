@@ -54,8 +54,7 @@ static void block_replace(struct sim_block **at, struct sim_block *block)
     *at = block;
 }
 
-/* --- Pages
- * ----------------------------------------------------------------------------------------- */
+/* --- Pages -------------------------------------------------------------- */
 
 static uint64_t group_count(uint64_t page_count)
 {
@@ -201,8 +200,7 @@ void sim_media_resize(struct sim_media *media, uint64_t page_count)
     media->page_count = page_count;
 }
 
-/* --- I/O
- * ------------------------------------------------------------------------------------------- */
+/* --- I/O ---------------------------------------------------------------- */
 
 void sim_media_read(const struct sim_media *media, uint64_t page, void *buf)
 {
@@ -305,8 +303,7 @@ void sim_media_flip(struct sim_media *media, uint64_t off_bytes, unsigned bit)
         block_replace(&v->block, block_flipped(v->block, at, bit));
 }
 
-/* --- Power cut
- * -------------------------------------------------------------------------------------- */
+/* --- Power cut ---------------------------------------------------------- */
 
 struct cut {
     enum sim_cut_mode mode;

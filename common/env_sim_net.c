@@ -61,8 +61,7 @@ static uint64_t travel_ns(struct sim_conn *conn, unsigned to, size_t len_bytes)
     return latency->base_ns + jitter_ns + len_bytes * latency->ns_per_kib / 1024;
 }
 
-/* --- Connections
- * ------------------------------------------------------------------------------------ */
+/* --- Connections -------------------------------------------------------- */
 
 static void pipe_fire(struct sim_event *event);
 
@@ -135,8 +134,7 @@ void sim_conn_send(struct sim_conn *conn, unsigned to, enum sim_packet_type type
         pipe_arm(pipe);
 }
 
-/* --- Delivery
- * --------------------------------------------------------------------------------------- */
+/* --- Delivery ----------------------------------------------------------- */
 
 static void deliver_syn(struct sim_conn *conn)
 {
@@ -253,8 +251,7 @@ static void retry_held(struct sim *sim)
     }
 }
 
-/* --- Links
- * ------------------------------------------------------------------------------------------ */
+/* --- Links -------------------------------------------------------------- */
 
 void sim_net_cut(struct env *from, struct env *to, bool cut)
 {
@@ -307,8 +304,7 @@ void sim_net_reset(struct env *a, struct env *b)
     }
 }
 
-/* --- Ends of nodes and of the simulation
- * ------------------------------------------------------------- */
+/* --- Ends of nodes and of the simulation -------------------------------- */
 
 /* Processes that end leave their peers an end of stream, or a reset when they had not read all;
  * machines that lose power leave them nothing, and what they had sent may or may not arrive. */

@@ -15,8 +15,7 @@
 #define NS_PER_S 1000000000ull
 #define REALTIME_START_NS (1800000000ull * NS_PER_S)
 
-/* --- Clocks
- * ----------------------------------------------------------------------------------------- */
+/* --- Clocks ------------------------------------------------------------- */
 
 static uint64_t clock_at(const struct sim_clock *clock, uint64_t virtual_ns)
 {
@@ -91,8 +90,7 @@ static void node_boot_id(struct env *env, uint8_t ret_id[16])
     memcpy(ret_id, sim_node_of(env)->machine->boot_id, 16);
 }
 
-/* --- Waiting
- * ---------------------------------------------------------------------------------------- */
+/* --- Waiting ------------------------------------------------------------ */
 
 /* A fiber that waits for a time to pass; on its stack, and on the node's list so that a crash
  * takes the event back. */
@@ -189,8 +187,7 @@ const struct env_ops sim_env_ops = {
     .wait_signal = node_wait_signal,
 };
 
-/* --- Life
- * ------------------------------------------------------------------------------------------- */
+/* --- Life --------------------------------------------------------------- */
 
 static void machine_boot(struct sim_machine *machine)
 {
@@ -287,8 +284,7 @@ void sim_node_pause(struct env *env, uint64_t duration_ns)
     node->paused_until_ns = MAX(node->paused_until_ns, node->sim->now_ns + duration_ns);
 }
 
-/* --- Death
- * ------------------------------------------------------------------------------------------ */
+/* --- Death -------------------------------------------------------------- */
 
 static void node_end(struct sim_node *node, bool power)
 {

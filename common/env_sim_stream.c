@@ -14,8 +14,7 @@
 
 #define CONNECT_MAX_NS 127000000000ull
 
-/* --- Addresses
- * -------------------------------------------------------------------------------------- */
+/* --- Addresses ---------------------------------------------------------- */
 
 static bool is_unix(const char *address)
 {
@@ -86,8 +85,7 @@ struct sim_machine *sim_net_resolve(struct sim_node *node, const char *address)
     return NULL;
 }
 
-/* --- Listeners
- * -------------------------------------------------------------------------------------- */
+/* --- Listeners ---------------------------------------------------------- */
 
 static bool is_taken(struct sim_node *node, const char *address)
 {
@@ -173,8 +171,7 @@ void sim_listener_close(struct env_listener *env_listener)
         listener_free(listener);
 }
 
-/* --- Streams
- * ---------------------------------------------------------------------------------------- */
+/* --- Streams ------------------------------------------------------------ */
 
 struct sim_stream *sim_stream_new(struct sim_node *node, struct sim_conn *conn, unsigned side)
 {

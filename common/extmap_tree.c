@@ -85,8 +85,7 @@ static unsigned count_at_most(const uint64_t *keys, unsigned n, uint64_t key)
     return low;
 }
 
-/* --- Cursors ------------------------------------------------------------------------------------
- */
+/* --- Cursors ------------------------------------------------------------ */
 
 bool extmap_tree_seek(const struct extmap_tree *tree, uint64_t key, struct extmap_cursor *cursor)
 {
@@ -180,8 +179,7 @@ unsigned extmap_cursor_left(const struct extmap_cursor *cursor)
     return cursor->node[0]->count - cursor->index[0];
 }
 
-/* --- Insert -------------------------------------------------------------------------------------
- */
+/* --- Insert ------------------------------------------------------------- */
 
 /* Moves what is at and behind `from` of `node` to the end of `to`, a node of the same level. */
 static void node_move(struct extmap_node *to, struct extmap_node *node, unsigned from)
@@ -282,8 +280,7 @@ void extmap_tree_insert(struct extmap_tree *tree, const struct extmap_extent *ex
     extmap_tree_insert_at(tree, &cursor, extent);
 }
 
-/* --- Delete -------------------------------------------------------------------------------------
- */
+/* --- Delete ------------------------------------------------------------- */
 
 static void shrink_root(struct extmap_tree *tree)
 {
@@ -370,8 +367,7 @@ uint64_t extmap_tree_memory_bytes(const struct extmap_tree *tree)
     return tree->node_count * sizeof(struct extmap_node);
 }
 
-/* --- Verification -------------------------------------------------------------------------------
- */
+/* --- Verification ------------------------------------------------------- */
 
 static uint64_t verify_below(
     const struct extmap_node *node, unsigned level, uint64_t low, uint64_t high)

@@ -52,8 +52,7 @@ static void run_on(struct env *node, fiber_fn *fn, void *arg)
     assert_int_equal(sim_run(sim_current(), job_done, &job, UINT64_MAX), SIM_UNTIL);
 }
 
-/* --- Loop, fibers, clocks
- * --------------------------------------------------------------------------- */
+/* --- Loop, fibers, clocks ----------------------------------------------- */
 
 static void sleep_and_mark(void *arg)
 {
@@ -221,8 +220,7 @@ static void test_a_crash_takes_fibers_timers_and_memory(void **state)
     sim_free(sim);
 }
 
-/* --- Disks: plain use
- * ------------------------------------------------------------------------------- */
+/* --- Disks: plain use --------------------------------------------------- */
 
 static struct env_file *open_disk(const char *path)
 {
@@ -342,8 +340,7 @@ static void test_completions_overtake_one_another(void **state)
     sim_free(sim);
 }
 
-/* --- Disks: faults
- * ---------------------------------------------------------------------------------- */
+/* --- Disks: faults ------------------------------------------------------ */
 
 static void meet_errors(void *arg)
 {
@@ -466,8 +463,7 @@ static void test_peek_and_poke_cross_pages(void **state)
     sim_free(sim);
 }
 
-/* --- Disks: durability
- * ------------------------------------------------------------------------------ */
+/* --- Disks: durability -------------------------------------------------- */
 
 static void write_sync_write(void *arg)
 {
@@ -792,8 +788,7 @@ static void test_the_model_catches_lost_syncs(void **state)
     assert_int_equal(caught, 20);
 }
 
-/* --- Cuts at a given write, images
- * ------------------------------------------------------------------ */
+/* --- Cuts at a given write, images -------------------------------------- */
 
 struct point {
     uint64_t number;
@@ -873,8 +868,7 @@ static void test_images_rewind_a_disk_to_any_outcome_of_a_cut(void **state)
     sim_free(sim);
 }
 
-/* --- Network
- * ---------------------------------------------------------------------------------------- */
+/* --- Network ------------------------------------------------------------ */
 
 #define FOR_EVER UINT64_MAX
 
@@ -1204,8 +1198,7 @@ static void test_connecting_to_a_dead_machine_times_out(void **state)
     sim_free(pair.sim);
 }
 
-/* --- One seed, one run
- * ------------------------------------------------------------------------------ */
+/* --- One seed, one run -------------------------------------------------- */
 
 static void disk_worker(void *arg)
 {

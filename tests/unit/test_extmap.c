@@ -132,8 +132,7 @@ static void test_remove_spares_newer_sequences(void **state)
     extmap_fini(&map);
 }
 
-/* --- Against a model ----------------------------------------------------------------------------
- */
+/* --- Against a model ---------------------------------------------------- */
 
 enum {
     MODEL_BLOCKS = 4096,
@@ -286,8 +285,7 @@ static void test_one_trim_clears_a_full_map(void **state)
     extmap_fini(&map);
 }
 
-/* --- Speed: printed, and bounded loosely (a machine may be busy)
- * ----------------------------------- */
+/* --- Speed: printed, and bounded loosely (a machine may be busy) -------- */
 
 static uint64_t cpu_ns(void)
 {
