@@ -368,6 +368,11 @@ void env_stream_close(struct env_stream *stream)
         stream->env->ops->stream_close(stream);
 }
 
+enum env_peer_state env_stream_peer_state(const struct env_stream *stream)
+{
+    return stream->env->ops->stream_peer_state(stream);
+}
+
 const char *env_stream_peer(const struct env_stream *stream)
 {
     return stream->env->ops->stream_peer(stream);

@@ -125,6 +125,14 @@ MAY_SUSPEND int env_send(
 void env_stream_shutdown(struct env_stream *stream);
 /* Nobody may be suspended on it. */
 MAY_SUSPEND void env_stream_close(struct env_stream *stream);
+/* What the peer has done to the stream, without reading: what it sent before may still be there. For
+ * whoever does not read just now and must know whether somebody waits for the answer. */
+enum env_peer_state {
+    ENV_PEER_OPEN,
+    ENV_PEER_FINISHED, /* sends no more; may still read (TCP cannot tell: it may have closed) */
+    ENV_PEER_GONE,     /* closed or reset */
+};
+enum env_peer_state env_stream_peer_state(const struct env_stream *stream);
 /* Peer as text for logs: "unix:pid 123 uid 0" or "tcp:1.2.3.4:567". */
 const char *env_stream_peer(const struct env_stream *stream);
 

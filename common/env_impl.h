@@ -41,6 +41,7 @@ struct env_ops {
         struct env_stream *stream, struct iovec *iov, unsigned iov_count, uint64_t deadline_ns);
     void (*stream_shutdown)(struct env_stream *stream);
     MAY_SUSPEND void (*stream_close)(struct env_stream *stream);
+    enum env_peer_state (*stream_peer_state)(const struct env_stream *stream);
     const char *(*stream_peer)(const struct env_stream *stream);
     MAY_SUSPEND int64_t (*offload)(struct env *env, int64_t (*fn)(void *arg), void *arg);
     MAY_SUSPEND int (*wait_signal)(struct env *env);

@@ -196,6 +196,7 @@ MAY_SUSPEND int sim_send(
     struct env_stream *stream, struct iovec *iov, unsigned iov_count, uint64_t deadline_ns);
 void sim_stream_shutdown(struct env_stream *stream);
 void sim_stream_close(struct env_stream *stream);
+enum env_peer_state sim_stream_peer_state(const struct env_stream *stream);
 const char *sim_stream_peer(const struct env_stream *stream);
 void sim_net_node_gone(struct sim_node *node, bool power);
 void sim_net_machine_up(struct sim_machine *machine);

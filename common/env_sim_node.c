@@ -182,6 +182,7 @@ const struct env_ops sim_env_ops = {
     .send = sim_send,
     .stream_shutdown = sim_stream_shutdown,
     .stream_close = sim_stream_close,
+    .stream_peer_state = sim_stream_peer_state,
     .stream_peer = sim_stream_peer,
     .offload = node_offload,
     .wait_signal = node_wait_signal,

@@ -226,6 +226,17 @@ void sim_stream_break(struct sim_stream *stream, int error)
     fiber_queue_wake_all(&stream->senders);
 }
 
+enum env_peer_state sim_stream_peer_state(const struct env_stream *env_stream)
+{
+    const struct sim_stream *stream = container_of(env_stream, struct sim_stream, stream);
+    if (stream->error || stream->shut)
+        return ENV_PEER_GONE;
+    if (!stream->eof)
+        return ENV_PEER_OPEN;
+    /* Streams end in both directions at once here; a unix socket shows that, TCP does not. */
+    return is_unix(stream->conn->address) ? ENV_PEER_GONE : ENV_PEER_FINISHED;
+}
+
 const char *sim_stream_peer(const struct env_stream *stream)
 {
     return container_of(stream, struct sim_stream, stream)->peer;

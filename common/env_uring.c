@@ -352,6 +352,7 @@ static const struct env_ops uring_ops = {
     .send = uring_send,
     .stream_shutdown = uring_stream_shutdown,
     .stream_close = uring_stream_close,
+    .stream_peer_state = uring_stream_peer_state,
     .stream_peer = uring_stream_peer,
     .offload = uring_offload,
     .wait_signal = uring_wait_signal,

@@ -122,6 +122,7 @@ MAY_SUSPEND int uring_send(
     struct env_stream *stream, struct iovec *iov, unsigned iov_count, uint64_t deadline_ns);
 void uring_stream_shutdown(struct env_stream *stream);
 MAY_SUSPEND void uring_stream_close(struct env_stream *stream);
+enum env_peer_state uring_stream_peer_state(const struct env_stream *stream);
 const char *uring_stream_peer(const struct env_stream *stream);
 
 /* --- env_uring_threads.c ----------------------------------------------------------------------- */

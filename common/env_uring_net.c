@@ -12,6 +12,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -177,6 +178,15 @@ static struct env_stream *stream_new(struct env_uring *uring, int fd, bool tcp)
         set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
     }
     return &s->stream;
+}
+
+enum env_peer_state uring_stream_peer_state(const struct env_stream *stream)
+{
+    struct uring_stream *s = stream_of((struct env_stream *)stream);
+    struct pollfd pfd = {.fd = s->handle.fd, .events = POLLRDHUP};
+    if (s->shut || poll(&pfd, 1, 0) < 0 || pfd.revents & (POLLHUP | POLLERR))
+        return ENV_PEER_GONE;
+    return pfd.revents & POLLRDHUP ? ENV_PEER_FINISHED : ENV_PEER_OPEN;
 }
 
 const char *uring_stream_peer(const struct env_stream *stream)

@@ -222,6 +222,33 @@ static void shutdown_ends_suspended_receivers_and_senders(void **state)
     assert_int_equal(run_in_env(shutdowns, (struct env_uring_options){0}), 0);
 }
 
+static int peer_states(void *arg)
+{
+    bool tcp = strncmp(listen_address, "tcp:", 4) == 0;
+    char buf[16];
+    make_pair(listen_address);
+    struct iovec iov = {(char *)"abc", 3};
+    CHECK(env_send(pair_far, &iov, 1, UINT64_MAX) == 0);
+    CHECK(env_stream_peer_state(pair_near) == ENV_PEER_OPEN);
+    env_stream_shutdown(pair_far);
+    env_sleep_ns(10 * MS);
+    CHECK(env_stream_peer_state(pair_near) == (tcp ? ENV_PEER_FINISHED : ENV_PEER_GONE));
+    CHECK(env_recv(pair_near, buf, 16, UINT64_MAX) == 3); /* what was sent before is there */
+    CHECK(env_recv(pair_near, buf, 16, UINT64_MAX) == 0);
+    env_stream_shutdown(pair_near);
+    CHECK(env_stream_peer_state(pair_near) == ENV_PEER_GONE);
+    close_pair();
+    return 0;
+}
+
+static void the_state_of_the_peer_is_seen_without_reading(void **state)
+{
+    listen_address = scratch_path("unix:", "sock");
+    assert_int_equal(run_in_env(peer_states, (struct env_uring_options){0}), 0);
+    listen_address = "tcp:127.0.0.1:0";
+    assert_int_equal(run_in_env(peer_states, (struct env_uring_options){0}), 0);
+}
+
 static int socket_files(void *arg)
 {
     const char *address = scratch_path("unix:", "sock"), *path = address + 5;
@@ -309,6 +336,7 @@ int main(void)
         T(echo_over_tcp_v6),
         T(deadlines_end_waits),
         T(shutdown_ends_suspended_receivers_and_senders),
+        T(the_state_of_the_peer_is_seen_without_reading),
         T(stale_socket_file_is_replaced_and_a_live_one_is_not),
         T(bad_addresses_are_refused),
         T(end_of_main_ends_everything),
