@@ -23,6 +23,7 @@
 #include "common/check.h"
 #include "common/env_impl.h"
 #include "common/fiber.h"
+#include "common/fiber_switch.h"
 
 #define PAGE_BYTES 4096ul
 #define HUGE_BYTES (2ul << 20)
@@ -179,10 +180,14 @@ static bool is_huge(size_t len_bytes)
 
 static void free_pages_base(void *base, size_t len_bytes, size_t before_bytes)
 {
-    if (is_huge(len_bytes))
-        munmap(base, len_bytes + before_bytes);
-    else
+    if (!is_huge(len_bytes)) {
         free(base);
+        return;
+    }
+#ifdef FIBER_ASAN
+    ASAN_UNPOISON_MEMORY_REGION(base, len_bytes + before_bytes); /* bufpool.c poisons free blocks */
+#endif
+    munmap(base, len_bytes + before_bytes);
 }
 
 void *mem_alloc_pages(size_t len_bytes)
