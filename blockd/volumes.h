@@ -1,6 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The registry of a node's volumes: opens on first use, once; counts users; what front ends hold.
+ *
+ * Invariants
+ *  V1 A volume is open at most once on a node: whoever opens, closes, renames or deletes holds its
+ *     entry alone (busy), others wait.
+ *  V2 A volume with users is neither closed nor renamed; it is deleted only by force, which first
+ *     tells its listeners.
+ *  V3 A volume that has halted (deposed) is given to nobody any more: its users let go of it, it is
+ *     closed, then the next volumes_get() opens it anew.
+ *  V4 Every root in VOLUME_DELETING is purged in the end: at start, after a delete, and again after
+ *     a failure.
  */
 #pragma once
 
@@ -8,15 +18,26 @@
 
 struct volumes;
 
-struct volumes *volumes_new(struct volume_host *host);
+struct volumes_options {
+    uint64_t idle_close_ns;  /* without users for so long: closed; 0 = 10 min */
+    uint64_t purge_retry_ns; /* 0 = 60 s */
+};
+
+/* Starts to purge what is left of deleted volumes. `options` may be NULL. */
+MAY_SUSPEND struct volumes *volumes_new(
+    struct volume_host *host, const struct volumes_options *options);
 /* Closes all (clean). Nobody may hold one. */
 MAY_SUSPEND void volumes_free(struct volumes *volumes);
 
-/* The open volume named `name`, opened if it was not; counted. -ENOENT; other errors as volume_open, with *ret_error (mem_free). Two
- * callers at once get the same one. */
+/* The open volume named `name`, opened if it was not; counted. -ENOENT; -ESHUTDOWN while the node
+ * stops; other errors as volume_open. *ret_error (mem_free) is set with each of them. Two callers
+ * at once get the same one. */
 MAY_SUSPEND int volumes_get(
     struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error);
-/* Uncounts. A volume without users stays open; it is destaged and closed when it has been idle for a while. */
+MAY_SUSPEND int volumes_get_by_id(
+    struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error);
+/* Uncounts. A volume without users stays open; it is destaged and closed when it has been idle for
+ * a while. */
 void volumes_put(struct volumes *volumes, struct volume *volume);
 
 /* Front ends that want to know of growth or removal register a listener per get. */
@@ -33,16 +54,27 @@ void volumes_unlisten(struct volumes_listener *listener);
 
 struct volumes_name {
     char name[NAME_BYTES_MAX];
+    char pool[NAME_BYTES_MAX];
     uint64_t id, size_bytes;
+    enum volume_state state;
 };
-/* All volumes of the store (not only open ones), by name. mem_free. */
+/* All volumes of the store (not only open ones; not those being deleted), by name. mem_free. */
 MAY_SUSPEND int volumes_list(
     struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count);
+/* NULL when it is not open. Valid until the caller next suspends. `ret_connections` (may be NULL):
+ * listeners. */
+struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_connections);
+/* Calls fn(ctx, volume) for each open volume; fn must not suspend. */
+void volumes_each_open(
+    struct volumes *volumes, void (*fn)(void *ctx, struct volume *volume), void *ctx);
 
-/* Admin: as volume_*, and keep the open ones in step. Deleting one with users: -EBUSY unless `force`. */
+/* Admin: as volume_*, and keep the open ones in step. Renaming one with users: -EBUSY. Deleting one
+ * with users: -EBUSY unless `force`, which ends their connections. volumes_close: destages, seals,
+ * releases; -EBUSY with users; 0 when it is not open. *ret_error (mem_free) says the way out. */
 MAY_SUSPEND int volumes_resize(
     struct volumes *volumes, const char *name, uint64_t size_bytes, char **ret_error);
 MAY_SUSPEND int volumes_rename(
     struct volumes *volumes, const char *name, const char *new_name, char **ret_error);
 MAY_SUSPEND int volumes_delete(
     struct volumes *volumes, const char *name, bool force, char **ret_error);
+MAY_SUSPEND int volumes_close(struct volumes *volumes, const char *name, char **ret_error);

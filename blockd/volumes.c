@@ -1,0 +1,571 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One entry for each volume that is open, or that somebody is opening, closing, renaming or
+ * deleting:
+ *
+ *            get: entry made, busy            opened
+ *   (none) ------------------------> BUSY -----------> OPEN (users counted, idle timer at 0)
+ *     ^        close, delete, rename done  |             |
+ *     +------------------------------------+ <-----------+ idle, close, rename, delete
+ *
+ * Whoever finds an entry busy waits for a change of it and looks again from the start.
+ */
+#include "blockd/volumes.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockd/volumes_purge.h"
+#include "common/check.h"
+#include "common/env.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define IDLE_CLOSE_NS_DEFAULT (600 * 1000000000ull)
+/* How long a delete, rename or close waits for users to go; when front ends were told to. */
+#define UNUSED_WAIT_NS (2 * 1000000000ull)
+#define FORCE_WAIT_NS (30 * 1000000000ull)
+
+struct entry {
+    struct list link; /* volumes->entries */
+    struct volumes *volumes;
+    uint64_t id;
+    char name[NAME_BYTES_MAX];
+    struct volume *volume; /* NULL unless open */
+    bool busy;             /* V1 */
+    unsigned users;
+    struct list listeners; /* struct volumes_listener.link */
+    struct env_timer idle;
+};
+
+struct volumes {
+    struct volume_host *host;
+    struct volumes_options options;
+    struct list entries;
+    struct fiber_queue changed; /* an entry became not busy, went, or lost its last user */
+    struct volumes_purge *purge;
+    bool closing;
+};
+
+/* --- Entries --------------------------------------------------------------------------------- */
+
+static struct entry *entry_by_id(struct volumes *volumes, uint64_t id)
+{
+    list_for_each (it, &volumes->entries)
+        if (list_entry(it, struct entry, link)->id == id)
+            return list_entry(it, struct entry, link);
+    return NULL;
+}
+
+static struct entry *entry_by_name(struct volumes *volumes, const char *name)
+{
+    list_for_each (it, &volumes->entries)
+        if (strcmp(list_entry(it, struct entry, link)->name, name) == 0)
+            return list_entry(it, struct entry, link);
+    return NULL;
+}
+
+static struct entry *entry_of(struct volumes *volumes, const struct volume *volume)
+{
+    list_for_each (it, &volumes->entries)
+        if (list_entry(it, struct entry, link)->volume == volume)
+            return list_entry(it, struct entry, link);
+    CHECK_MSG(false, "a volume that is not in the registry");
+    return NULL;
+}
+
+static void idle_fired(struct env_timer *timer);
+
+/* Busy; the caller opens it or works on the closed volume. */
+static struct entry *entry_new(struct volumes *volumes, uint64_t id, const char *name)
+{
+    struct entry *entry = NEW(struct entry);
+    entry->volumes = volumes;
+    entry->id = id;
+    entry->busy = true;
+    strcpy(entry->name, name);
+    list_init(&entry->listeners);
+    env_timer_init(&entry->idle, idle_fired);
+    list_push_back(&volumes->entries, &entry->link);
+    return entry;
+}
+
+static void entry_free(struct entry *entry)
+{
+    struct volumes *volumes = entry->volumes;
+    CHECK(entry->users == 0 && list_empty(&entry->listeners) && !entry->volume);
+    env_timer_cancel(&entry->idle);
+    list_remove(&entry->link);
+    mem_free(entry);
+    fiber_queue_wake_all(&volumes->changed);
+}
+
+static bool halted(const struct volume *volume)
+{
+    struct volume_info info;
+    volume_get_info(volume, &info);
+    return strcmp(info.health, "halted") == 0;
+}
+
+/* Takes the idle entry alone and closes its volume; the entry stays, busy. */
+static int entry_close(struct entry *entry)
+{
+    CHECK(!entry->busy && entry->users == 0);
+    entry->busy = true;
+    env_timer_cancel(&entry->idle);
+    struct volume *volume = entry->volume;
+    int r = volume_close(volume);
+    entry->volume = NULL;
+    if (r < 0)
+        log_warn("volume %s: not closed cleanly: %s; the next open recovers it from its log",
+            entry->name, strerror(-r));
+    return r;
+}
+
+static void close_and_free(void *arg)
+{
+    struct entry *entry = arg;
+    entry->busy = false; /* taken by who spawned this fiber */
+    entry_close(entry);
+    entry_free(entry);
+}
+
+/* From callbacks outside fibers too. */
+static void close_in_background(struct entry *entry)
+{
+    entry->busy = true;
+    fiber_spawn("volume close", close_and_free, entry);
+}
+
+static void idle_fired(struct env_timer *timer)
+{
+    struct entry *entry = container_of(timer, struct entry, idle);
+    if (entry->busy || entry->users > 0)
+        return;
+    log_info("volume %s: idle, closing", entry->name);
+    close_in_background(entry);
+}
+
+/* No user is left, and the entry is not busy. */
+static void entry_idle(struct entry *entry)
+{
+    struct volumes *volumes = entry->volumes;
+    if (halted(entry->volume))
+        close_in_background(entry); /* V3 */
+    else
+        env_timer_arm(&entry->idle, env_now_ns() + volumes->options.idle_close_ns);
+    fiber_queue_wake_all(&volumes->changed);
+}
+
+/* --- Opening --------------------------------------------------------------------------------- */
+
+static char *cannot_find(const char *name)
+{
+    return mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
+}
+
+/* The entry is the caller's alone; it is open with one user afterwards, or gone. */
+static int entry_open(struct entry *entry, struct volume **ret_volume, char **ret_error)
+{
+    struct volumes *volumes = entry->volumes;
+    struct volume *volume;
+    int r = volume_open(volumes->host, entry->id, &volume, ret_error);
+    if (r < 0) {
+        entry_free(entry);
+        return r;
+    }
+    /* A rename may have come between the look-up and the open. */
+    strcpy(entry->name, volume_name(volume));
+    entry->volume = volume;
+    entry->users = 1;
+    entry->busy = false;
+    fiber_queue_wake_all(&volumes->changed);
+    *ret_volume = volume;
+    return 0;
+}
+
+/* 1: *ret_volume is counted. 0: look again, something changed meanwhile. */
+static int entry_join(struct entry *entry, struct volume **ret_volume)
+{
+    if (!entry->busy && halted(entry->volume) && entry->users == 0)
+        close_in_background(entry); /* V3 */
+    if (entry->busy || halted(entry->volume)) {
+        fiber_queue_wait(&entry->volumes->changed);
+        return 0;
+    }
+    entry->users++;
+    env_timer_cancel(&entry->idle);
+    *ret_volume = entry->volume;
+    return 1;
+}
+
+static int find_id(struct volumes *volumes, const char *name, uint64_t *ret_id, char **ret_error)
+{
+    int r = volume_id_by_name(volumes->host->store, name, ret_id);
+    if (r == -ENOENT)
+        *ret_error = cannot_find(name);
+    else if (r < 0)
+        *ret_error = mem_printf("volume '%s': the store does not answer: %s", name, strerror(-r));
+    return r;
+}
+
+/* By name, or by id when name is NULL. */
+static int get(struct volumes *volumes, const char *name, uint64_t id, struct volume **ret_volume,
+    char **ret_error)
+{
+    for (;;) {
+        if (volumes->closing) {
+            *ret_error = mem_strdup("this node is stopping");
+            return -ESHUTDOWN;
+        }
+        struct entry *entry = name ? entry_by_name(volumes, name) : entry_by_id(volumes, id);
+        if (!entry && name) {
+            int r = find_id(volumes, name, &id, ret_error);
+            if (r < 0)
+                return r;
+            /* The look-up suspended. */
+            entry = entry_by_id(volumes, id);
+            if (volumes->closing)
+                continue;
+        }
+        if (!entry)
+            return entry_open(entry_new(volumes, id, name ? name : ""), ret_volume, ret_error);
+        if (entry_join(entry, ret_volume))
+            return 0;
+    }
+}
+
+int volumes_get(
+    struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error)
+{
+    return get(volumes, name, 0, ret_volume, ret_error);
+}
+
+int volumes_get_by_id(
+    struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error)
+{
+    return get(volumes, NULL, id, ret_volume, ret_error);
+}
+
+void volumes_put(struct volumes *volumes, struct volume *volume)
+{
+    struct entry *entry = entry_of(volumes, volume);
+    CHECK(entry->users > 0);
+    if (--entry->users == 0 && !entry->busy)
+        entry_idle(entry);
+    else
+        fiber_queue_wake_all(&volumes->changed);
+}
+
+void volumes_listen(struct volumes *volumes, struct volumes_listener *listener)
+{
+    list_push_back(&entry_of(volumes, listener->volume)->listeners, &listener->link);
+}
+
+void volumes_unlisten(struct volumes_listener *listener)
+{
+    list_remove(&listener->link);
+}
+
+struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_connections)
+{
+    struct entry *entry = entry_by_id(volumes, id);
+    unsigned connections = 0;
+    if (entry)
+        list_for_each (it, &entry->listeners)
+            connections++;
+    if (ret_connections)
+        *ret_connections = connections;
+    return entry ? entry->volume : NULL;
+}
+
+void volumes_each_open(
+    struct volumes *volumes, void (*fn)(void *ctx, struct volume *volume), void *ctx)
+{
+    list_for_each (it, &volumes->entries)
+        if (list_entry(it, struct entry, link)->volume)
+            fn(ctx, list_entry(it, struct entry, link)->volume);
+}
+
+/* --- Resize, rename, delete, close ------------------------------------------------------------ */
+
+static void tell_resized(struct entry *entry)
+{
+    list_for_each_safe (it, &entry->listeners) {
+        struct volumes_listener *listener = list_entry(it, struct volumes_listener, link);
+        listener->resized(listener);
+    }
+}
+
+static void tell_removed(struct entry *entry)
+{
+    list_for_each_safe (it, &entry->listeners) {
+        struct volumes_listener *listener = list_entry(it, struct volumes_listener, link);
+        listener->removed(listener);
+    }
+}
+
+static int check_new_size(const struct volume *volume, uint64_t size_bytes, char **ret_error)
+{
+    uint64_t now_bytes = volume_size_bytes(volume);
+    if (size_bytes < now_bytes) {
+        *ret_error = mem_printf("volume '%s' has %" PRIu64 " bytes; it cannot shrink to %" PRIu64
+                                ", which would cut off data: make a smaller volume and copy to it",
+            volume_name(volume), now_bytes, size_bytes);
+        return -EINVAL;
+    }
+    if (size_bytes % 512 || size_bytes > VOLUME_SIZE_BYTES_MAX) {
+        *ret_error = mem_printf(
+            "%" PRIu64 " bytes is not a size: a multiple of 512 up to 1 PiB is", size_bytes);
+        return -EINVAL;
+    }
+    return 0;
+}
+
+int volumes_resize(struct volumes *volumes, const char *name, uint64_t size_bytes, char **ret_error)
+{
+    struct volume *volume;
+    int r = volumes_get(volumes, name, &volume, ret_error);
+    if (r < 0)
+        return r;
+    r = check_new_size(volume, size_bytes, ret_error);
+    bool grows = r == 0 && size_bytes > volume_size_bytes(volume);
+    if (grows) {
+        r = volume_grow(volume, size_bytes);
+        if (r < 0)
+            *ret_error = mem_printf("volume '%s' was not resized: %s", name, strerror(-r));
+        else
+            tell_resized(entry_of(volumes, volume));
+    }
+    volumes_put(volumes, volume);
+    return r;
+}
+
+static char *in_use(struct volumes *volumes, uint64_t id, const char *name, const char *what)
+{
+    unsigned connections;
+    volumes_peek(volumes, id, &connections);
+    if (connections == 0)
+        return mem_printf("volume '%s' is in use; try to %s it again later", name, what);
+    return mem_printf("volume '%s' is in use by %u connection%s; end %s before you %s it", name,
+        connections, connections == 1 ? "" : "s", connections == 1 ? "it" : "them", what);
+}
+
+/* Waits until the volume has no users: those that force made go, or a connection whose end has not
+ * been noticed yet. */
+static int wait_unused(struct volumes *volumes, uint64_t id, bool force)
+{
+    uint64_t deadline_ns = env_now_ns() + (force ? FORCE_WAIT_NS : UNUSED_WAIT_NS);
+    struct entry *entry = entry_by_id(volumes, id);
+    if (entry && force)
+        tell_removed(entry);
+    while ((entry = entry_by_id(volumes, id)) && entry->users > 0)
+        if (fiber_queue_wait_until(&volumes->changed, deadline_ns) < 0)
+            return -EBUSY;
+    return 0;
+}
+
+/* The entry of `name`, closed and the caller's alone (V1). entry_free() when done. It is closed
+ * also where that was not clean (*ret_close_error). */
+static int take_closed(struct volumes *volumes, const char *name, const char *what, bool force,
+    struct entry **ret_entry, int *ret_close_error, char **ret_error)
+{
+    *ret_close_error = 0;
+    for (;;) {
+        uint64_t id;
+        int r = find_id(volumes, name, &id, ret_error);
+        if (r < 0)
+            return r;
+        struct entry *entry = entry_by_id(volumes, id);
+        if (volumes->closing) {
+            *ret_error = mem_strdup("this node is stopping");
+            return -ESHUTDOWN;
+        }
+        if (!entry) {
+            *ret_entry = entry_new(volumes, id, name);
+            return 0;
+        }
+        if (entry->busy) {
+            fiber_queue_wait(&volumes->changed);
+            continue;
+        }
+        if (entry->users > 0 && wait_unused(volumes, id, force) < 0) {
+            *ret_error = in_use(volumes, id, name, what);
+            return -EBUSY;
+        }
+        if (entry_by_id(volumes, id) != entry || entry->busy || entry->users > 0)
+            continue; /* the wait for users suspended */
+        *ret_close_error = entry_close(entry);
+        *ret_entry = entry;
+        return 0;
+    }
+}
+
+static int rename_in_store(
+    struct volumes *volumes, uint64_t id, const char *name, const char *new_name, char **ret_error)
+{
+    struct store *store = volumes->host->store;
+    struct volume_root root;
+    int r = volume_root_load(store, id, &root);
+    if (r < 0)
+        return r;
+    char old_key[KEY_BYTES_MAX], new_key[KEY_BYTES_MAX], root_key[KEY_BYTES_MAX];
+    struct store_value named, rooted;
+    r = store_get(store, key_name(name, old_key), &named);
+    if (r < 0)
+        return r;
+    r = store_get(store, key_volume(id, root_key), &rooted);
+    if (r == 0) {
+        strcpy(root.name, new_name);
+        CLEANUP_FREE char *text = volume_root_encode(&root, rooted.data);
+        struct store_compare compares[] = {
+            {old_key, named.revision}, {key_name(new_name, new_key), 0}, {root_key, root.revision}};
+        struct store_op ops[] = {{.type = STORE_DELETE, .key = old_key},
+            {.type = STORE_PUT, .key = new_key, .data = named.data, .len_bytes = named.len_bytes},
+            {.type = STORE_PUT, .key = root_key, .data = text, .len_bytes = strlen(text)}};
+        r = store_txn(store, compares, 3, ops, 3, NULL);
+        store_value_fini(&rooted);
+    }
+    store_value_fini(&named);
+    uint64_t other;
+    if (r == -ECANCELED && volume_id_by_name(store, new_name, &other) == 0) {
+        *ret_error =
+            mem_printf("there is a volume named '%s' already; choose another name", new_name);
+        return -EEXIST;
+    }
+    return r;
+}
+
+int volumes_rename(
+    struct volumes *volumes, const char *name, const char *new_name, char **ret_error)
+{
+    struct entry *entry;
+    int close_error;
+    if (!name_valid(new_name)) {
+        *ret_error = mem_printf("'%s' is not a name: a letter or digit, then letters, digits, '.', "
+                                "'_' or '-', at most %u in all, is",
+            new_name, NAME_BYTES_MAX - 1);
+        return -EINVAL;
+    }
+    int r = take_closed(volumes, name, "rename", false, &entry, &close_error, ret_error);
+    if (r < 0)
+        return r;
+    char *error = NULL;
+    r = rename_in_store(volumes, entry->id, name, new_name, &error);
+    entry_free(entry);
+    if (r < 0)
+        *ret_error =
+            error ? error
+                  : mem_printf("volume '%s' was not renamed: %s; try again", name, strerror(-r));
+    return r;
+}
+
+int volumes_delete(struct volumes *volumes, const char *name, bool force, char **ret_error)
+{
+    struct entry *entry;
+    int close_error;
+    int r = take_closed(volumes, name, "delete", force, &entry, &close_error, ret_error);
+    if (r < 0)
+        return r;
+    uint64_t id = entry->id;
+    r = volume_delete(volumes->host, name, ret_error);
+    entry_free(entry);
+    if (r == 0)
+        volumes_purge_add(volumes->purge, id);
+    return r;
+}
+
+int volumes_close(struct volumes *volumes, const char *name, char **ret_error)
+{
+    struct entry *entry;
+    int close_error;
+    int r = take_closed(volumes, name, "close", false, &entry, &close_error, ret_error);
+    if (r < 0)
+        return r;
+    entry_free(entry);
+    if (close_error < 0)
+        *ret_error = mem_printf("volume '%s' was not closed cleanly: %s; the next open recovers it "
+                                "from its log",
+            name, strerror(-close_error));
+    return close_error;
+}
+
+/* --- List ------------------------------------------------------------------------------------ */
+
+static int by_name(const void *a, const void *b)
+{
+    return strcmp(((const struct volumes_name *)a)->name, ((const struct volumes_name *)b)->name);
+}
+
+/* False: the record is damaged, or the volume is on its way out. */
+static bool name_fill(const struct store_value *value, struct volumes_name *ret_name)
+{
+    struct volume_root root;
+    CLEANUP_FREE char *error = NULL;
+    if (volume_root_decode(value->data, &root, &error) < 0) {
+        log_error_limited("store: %s: %s; the volume cannot be listed", value->key, error);
+        return false;
+    }
+    if (root.state == VOLUME_DELETING)
+        return false;
+    *ret_name =
+        (struct volumes_name){.id = root.id, .size_bytes = root.size_bytes, .state = root.state};
+    strcpy(ret_name->name, root.name);
+    strcpy(ret_name->pool, root.pool);
+    return true;
+}
+
+int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count)
+{
+    struct store_value *values;
+    unsigned value_count, count = 0;
+    int r = store_list(volumes->host->store, KEY_PREFIX_VOLUMES, &values, &value_count);
+    if (r < 0)
+        return r;
+    struct volumes_name *names = mem_zalloc(value_count, sizeof(*names));
+    for (unsigned i = 0; i < value_count; i++)
+        count += name_fill(&values[i], &names[count]);
+    store_list_free(values, value_count);
+    qsort(names, count, sizeof(*names), by_name);
+    *ret_names = names;
+    *ret_count = count;
+    return 0;
+}
+
+/* --- Life ------------------------------------------------------------------------------------ */
+
+struct volumes *volumes_new(struct volume_host *host, const struct volumes_options *options)
+{
+    struct volumes *volumes = NEW(struct volumes);
+    volumes->host = host;
+    if (options)
+        volumes->options = *options;
+    if (!volumes->options.idle_close_ns)
+        volumes->options.idle_close_ns = IDLE_CLOSE_NS_DEFAULT;
+    list_init(&volumes->entries);
+    fiber_queue_init(&volumes->changed);
+    volumes->purge = volumes_purge_start(host, volumes->options.purge_retry_ns);
+    return volumes;
+}
+
+void volumes_free(struct volumes *volumes)
+{
+    volumes->closing = true;
+    fiber_queue_wake_all(&volumes->changed);
+    volumes_purge_stop(volumes->purge);
+    /* All at once: each has to destage. Entries that are busy go by themselves, or become open. */
+    while (!list_empty(&volumes->entries)) {
+        list_for_each_safe (it, &volumes->entries) {
+            struct entry *entry = list_entry(it, struct entry, link);
+            if (entry->busy)
+                continue;
+            CHECK_MSG(entry->users == 0, "volume %s is held", entry->name);
+            env_timer_cancel(&entry->idle);
+            close_in_background(entry);
+        }
+        fiber_queue_wait(&volumes->changed);
+    }
+    mem_free(volumes);
+}

@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The registry, over volumes that only count what is done to them (defined here in place of the
+ * engine's) and the memory store.
+ */
+#include "fake_env.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockd/volumes.h"
+#include "common/check.h"
+#include "common/env.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define SECOND_NS 1000000000ull
+
+/* --- The engine's part ----------------------------------------------------------------------- */
+
+struct volume {
+    struct volume_root root;
+    const char *health;
+};
+
+static struct {
+    unsigned opens, closes, open_now, purges;
+    int open_error, close_error, purge_error;
+    bool misuse; /* open twice at once, or closed with I/O */
+} engine;
+static struct store *store;
+
+int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error)
+{
+    struct volume *volume = NEW(struct volume);
+    env_sleep_ns(SECOND_NS);
+    int r = volume_root_load(host->store, id, &volume->root);
+    if (r == 0)
+        r = engine.open_error;
+    if (r < 0) {
+        *ret_error = mem_strdup("cannot open");
+        mem_free(volume);
+        return r;
+    }
+    engine.opens++;
+    engine.misuse |= engine.open_now++ > 0;
+    volume->health = "ok";
+    *ret_volume = volume;
+    return 0;
+}
+
+int volume_close(struct volume *volume)
+{
+    env_sleep_ns(SECOND_NS);
+    engine.closes++;
+    engine.open_now--;
+    mem_free(volume);
+    return engine.close_error;
+}
+
+const char *volume_name(const struct volume *volume)
+{
+    return volume->root.name;
+}
+
+uint64_t volume_size_bytes(const struct volume *volume)
+{
+    return volume->root.size_bytes;
+}
+
+void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
+{
+    *ret_info = (struct volume_info){.health = volume->health};
+}
+
+int volume_grow(struct volume *volume, uint64_t size_bytes)
+{
+    struct volume_root root = volume->root;
+    root.size_bytes = size_bytes;
+    int r = volume_root_save(store, &root);
+    if (r == 0)
+        volume->root = root;
+    return r;
+}
+
+int volume_delete(struct volume_host *host, const char *name, char **ret_error)
+{
+    uint64_t id;
+    struct volume_root root;
+    char key[KEY_BYTES_MAX];
+    assert_int_equal(volume_id_by_name(host->store, name, &id), 0);
+    assert_int_equal(volume_root_load(host->store, id, &root), 0);
+    root.state = VOLUME_DELETING;
+    assert_int_equal(volume_root_save(host->store, &root), 0);
+    struct store_op op = {STORE_DELETE, key_name(name, key), NULL, 0, false};
+    return store_txn(host->store, NULL, 0, &op, 1, NULL);
+}
+
+int volume_purge(struct volume_host *host, uint64_t id)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {STORE_DELETE, key_volume(id, key), NULL, 0, false};
+    env_sleep_ns(SECOND_NS);
+    engine.purges++;
+    return engine.purge_error ? engine.purge_error : store_txn(host->store, NULL, 0, &op, 1, NULL);
+}
+
+/* --- World ----------------------------------------------------------------------------------- */
+
+static struct fake_env fake;
+static struct volume_host host;
+static struct volumes *volumes;
+static struct store_mem *mem;
+static void (*body)(void);
+static bool finished;
+
+static void make_volume(uint64_t id, const char *name, enum volume_state state)
+{
+    char key[KEY_BYTES_MAX], text[32];
+    struct volume_root root = {.id = id, .size_bytes = 4096, .state = state};
+    strcpy(root.name, name);
+    strcpy(root.pool, "p");
+    assert_int_equal(volume_root_save(store, &root), 0);
+    snprintf(text, sizeof(text), "%016lx", id);
+    struct store_op op = {STORE_PUT, key_name(name, key), text, 16, false};
+    if (state != VOLUME_DELETING)
+        assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+}
+
+static void run_body(void *arg)
+{
+    store = store_mem_open(mem);
+    host = (struct volume_host){.store = store};
+    make_volume(1, "a", VOLUME_NEW);
+    make_volume(2, "b", VOLUME_NEW);
+    volumes = volumes_new(&host, NULL);
+    body();
+    volumes_free(volumes);
+    assert_int_equal(engine.open_now, 0);
+    assert_false(engine.misuse);
+    store_close(store);
+    finished = true;
+}
+
+static void run(void **state, void (*fn)(void))
+{
+    body = fn;
+    finished = false;
+    memset(&engine, 0, sizeof(engine));
+    mem = store_mem_new();
+    fiber_sched_init(32);
+    fake_env_init(&fake);
+    log_set_level(LOG_LEVEL_ERROR);
+    fake_env_run(&fake, run_body, NULL);
+    assert_true(finished);
+    assert_int_equal(mem_used_bytes(&fake.env), 0);
+    fiber_set_default_env(NULL);
+    env_fini(&fake.env);
+    fiber_sched_fini();
+    store_mem_free(mem);
+}
+
+#define BODY(name)                 \
+    static void name##_body(void); \
+    static void name(void **state) \
+    {                              \
+        run(state, name##_body);   \
+    }                              \
+    static void name##_body(void)
+
+static struct volume *get(const char *name)
+{
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    assert_int_equal(volumes_get(volumes, name, &volume, &error), 0);
+    return volume;
+}
+
+/* --- Getting --------------------------------------------------------------------------------- */
+
+static struct volume *got[8];
+static struct fiber_group group;
+
+static void get_a(void *arg)
+{
+    *(struct volume **)arg = get("a");
+    fiber_group_done(&group, 0);
+}
+
+BODY(callers_at_once_get_one_volume)
+{
+    fiber_group_init(&group);
+    fiber_group_add(&group, 8);
+    for (unsigned i = 0; i < 8; i++)
+        fiber_spawn("get", get_a, &got[i]);
+    fiber_group_wait(&group);
+    assert_int_equal(engine.opens, 1);
+    for (unsigned i = 0; i < 8; i++) {
+        assert_ptr_equal(got[i], got[0]);
+        volumes_put(volumes, got[i]);
+    }
+    struct volume *by_id;
+    char *error;
+    assert_int_equal(volumes_get_by_id(volumes, 1, &by_id, &error), 0);
+    assert_ptr_equal(by_id, got[0]);
+    volumes_put(volumes, by_id);
+}
+
+BODY(unknown_and_unopenable_volumes_are_errors_with_words)
+{
+    struct volume *volume = NULL;
+    char *error = NULL;
+    assert_int_equal(volumes_get(volumes, "nope", &volume, &error), -ENOENT);
+    assert_non_null(strstr(error, "no volume named 'nope'"));
+    mem_free(error);
+    engine.open_error = -EIO;
+    assert_int_equal(volumes_get(volumes, "a", &volume, &error), -EIO);
+    assert_string_equal(error, "cannot open");
+    mem_free(error);
+    assert_null(volume);
+    engine.open_error = 0;
+    volumes_put(volumes, get("a"));
+    store_mem_set_fault(mem, -EHOSTUNREACH, 0);
+    assert_int_equal(volumes_get(volumes, "b", &volume, &error), -EHOSTUNREACH);
+    assert_non_null(strstr(error, "store does not answer"));
+    mem_free(error);
+    volumes_put(volumes, get("a")); /* open: the store is not asked */
+    store_mem_set_fault(mem, 0, 0);
+}
+
+BODY(volume_without_users_is_closed_when_idle)
+{
+    volumes_put(volumes, get("a"));
+    env_sleep_ns(599 * SECOND_NS);
+    assert_int_equal(engine.closes, 0);
+    volumes_put(volumes, get("a"));
+    env_sleep_ns(599 * SECOND_NS);
+    assert_int_equal(engine.closes, 0);
+    struct volume *held = get("a");
+    env_sleep_ns(10000 * SECOND_NS);
+    assert_int_equal(engine.closes, 0);
+    assert_ptr_equal(volumes_peek(volumes, 1, NULL), held);
+    volumes_put(volumes, held);
+    env_sleep_ns(600 * SECOND_NS + SECOND_NS / 2); /* closing takes a second */
+    volumes_put(volumes, get("a"));
+    assert_int_equal(engine.closes, 1);
+    assert_int_equal(engine.opens, 2);
+}
+
+BODY(halted_volume_is_opened_anew_once_its_users_let_go)
+{
+    struct volume *old = get("a");
+    old->health = "halted";
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    fiber_spawn("get", get_a, &got[0]);
+    env_sleep_ns(100 * SECOND_NS);
+    assert_int_equal(group.pending, 1);
+    volumes_put(volumes, old);
+    fiber_group_wait(&group);
+    assert_int_equal(engine.opens, 2);
+    volumes_put(volumes, got[0]);
+    /* One that halts while nobody holds it. */
+    volumes_peek(volumes, 1, NULL)->health = "halted";
+    volumes_put(volumes, get("a"));
+    assert_int_equal(engine.opens, 3);
+}
+
+/* --- Listeners, resize, rename, delete ---------------------------------------------------------
+ */
+
+static unsigned resized, removed;
+
+static void on_resized(struct volumes_listener *listener)
+{
+    resized++;
+}
+
+static void let_go(void *arg)
+{
+    struct volumes_listener *listener = arg;
+    env_sleep_ns(SECOND_NS);
+    volumes_unlisten(listener);
+    volumes_put(volumes, listener->volume);
+}
+
+static void on_removed(struct volumes_listener *listener)
+{
+    removed++;
+    fiber_spawn("front end", let_go, listener);
+}
+
+static struct volumes_listener attach(const char *name)
+{
+    return (struct volumes_listener){
+        .volume = get(name), .resized = on_resized, .removed = on_removed};
+}
+
+BODY(growth_is_told_and_shrinking_refused)
+{
+    struct volumes_listener listener = attach("a");
+    char *error = NULL;
+    resized = 0;
+    volumes_listen(volumes, &listener);
+    assert_int_equal(volumes_resize(volumes, "a", 8192, &error), 0);
+    assert_int_equal(resized, 1);
+    assert_int_equal(volume_size_bytes(listener.volume), 8192);
+    assert_int_equal(volumes_resize(volumes, "a", 8192, &error), 0);
+    assert_int_equal(resized, 1);
+    assert_int_equal(volumes_resize(volumes, "a", 4096, &error), -EINVAL);
+    assert_non_null(strstr(error, "cannot shrink"));
+    mem_free(error);
+    assert_int_equal(volumes_resize(volumes, "a", 8193, &error), -EINVAL);
+    mem_free(error);
+    unsigned connections;
+    volumes_peek(volumes, 1, &connections);
+    assert_int_equal(connections, 1);
+    volumes_unlisten(&listener);
+    volumes_put(volumes, listener.volume);
+}
+
+BODY(rename_needs_an_unused_volume_and_a_free_name)
+{
+    char *error = NULL;
+    struct volume *held = get("a");
+    assert_int_equal(volumes_rename(volumes, "a", "c", &error), -EBUSY);
+    assert_non_null(strstr(error, "in use"));
+    mem_free(error);
+    volumes_put(volumes, held);
+    assert_int_equal(volumes_rename(volumes, "a", "b", &error), -EEXIST);
+    assert_non_null(strstr(error, "'b' already"));
+    mem_free(error);
+    assert_int_equal(volumes_rename(volumes, "a", "b/b", &error), -EINVAL);
+    mem_free(error);
+    assert_int_equal(volumes_rename(volumes, "x", "y", &error), -ENOENT);
+    mem_free(error);
+    assert_int_equal(volumes_rename(volumes, "a", "c", &error), 0);
+    assert_int_equal(volumes_get(volumes, "a", &held, &error), -ENOENT);
+    mem_free(error);
+    held = get("c");
+    assert_string_equal(volume_name(held), "c");
+    volumes_put(volumes, held);
+}
+
+BODY(delete_of_a_used_volume_needs_force_and_ends_connections)
+{
+    struct volumes_listener listener = attach("a");
+    char *error = NULL;
+    removed = 0;
+    volumes_listen(volumes, &listener);
+    assert_int_equal(volumes_delete(volumes, "a", false, &error), -EBUSY);
+    assert_non_null(strstr(error, "1 connection;"));
+    mem_free(error);
+    assert_int_equal(removed, 0);
+    assert_int_equal(volumes_delete(volumes, "a", true, &error), 0);
+    assert_int_equal(removed, 1);
+    struct volume *volume;
+    assert_int_equal(volumes_get(volumes, "a", &volume, &error), -ENOENT);
+    mem_free(error);
+    env_sleep_ns(2 * SECOND_NS);
+    assert_int_equal(engine.purges, 1);
+    assert_int_equal(volumes_delete(volumes, "b", false, &error), 0);
+    env_sleep_ns(2 * SECOND_NS);
+    assert_int_equal(engine.purges, 2);
+}
+
+static void disconnect_soon(void *arg)
+{
+    env_sleep_ns(SECOND_NS);
+    volumes_put(volumes, arg);
+}
+
+BODY(connection_that_is_just_ending_does_not_make_it_busy)
+{
+    char *error = NULL;
+    fiber_spawn("ending", disconnect_soon, get("a"));
+    assert_int_equal(volumes_delete(volumes, "a", false, &error), 0);
+}
+
+static void on_removed_stubborn(struct volumes_listener *listener)
+{
+    removed++;
+}
+
+BODY(front_end_that_does_not_let_go_stops_a_forced_delete)
+{
+    struct volumes_listener listener = attach("a");
+    char *error = NULL;
+    listener.removed = on_removed_stubborn;
+    volumes_listen(volumes, &listener);
+    assert_int_equal(volumes_delete(volumes, "a", true, &error), -EBUSY);
+    mem_free(error);
+    volumes_unlisten(&listener);
+    volumes_put(volumes, listener.volume);
+    volumes_put(volumes, get("a"));
+}
+
+static void delete_a(void *arg)
+{
+    CLEANUP_FREE char *error = NULL;
+    int r = volumes_delete(volumes, "a", false, &error);
+    assert_true(r == 0 || r == -ENOENT || r == -EBUSY);
+    fiber_group_done(&group, 0);
+}
+
+static void get_put_a(void *arg)
+{
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    int r = volumes_get(volumes, "a", &volume, &error);
+    if (r == 0) {
+        env_sleep_ns(3 * SECOND_NS);
+        volumes_put(volumes, volume);
+    }
+    assert_true(r == 0 || r == -ENOENT);
+    fiber_group_done(&group, 0);
+}
+
+BODY(deletes_and_gets_that_race_open_nothing_twice)
+{
+    fiber_group_init(&group);
+    fiber_group_add(&group, 20);
+    for (unsigned i = 0; i < 10; i++) {
+        fiber_spawn("delete", delete_a, NULL);
+        fiber_spawn("get", get_put_a, NULL);
+        env_sleep_ns(SECOND_NS / 3 * i);
+    }
+    fiber_group_wait(&group);
+    assert_null(volumes_peek(volumes, 1, NULL));
+}
+
+BODY(close_releases_until_the_next_get)
+{
+    char *error = NULL;
+    volumes_put(volumes, get("a"));
+    assert_int_equal(volumes_close(volumes, "a", &error), 0);
+    assert_int_equal(engine.closes, 1);
+    assert_int_equal(volumes_close(volumes, "a", &error), 0);
+    assert_int_equal(engine.closes, 1);
+    engine.close_error = -EIO;
+    volumes_put(volumes, get("a"));
+    assert_int_equal(volumes_close(volumes, "a", &error), -EIO);
+    assert_non_null(strstr(error, "recovers"));
+    mem_free(error);
+    engine.close_error = 0;
+    volumes_put(volumes, get("a"));
+}
+
+/* --- Purge, list ----------------------------------------------------------------------------- */
+
+BODY(roots_left_deleting_are_purged_and_tried_again)
+{
+    volumes_free(volumes);
+    make_volume(7, "gone", VOLUME_DELETING);
+    make_volume(8, "gone2", VOLUME_DELETING);
+    engine.purge_error = -EIO;
+    volumes = volumes_new(&host, NULL);
+    env_sleep_ns(10 * SECOND_NS);
+    assert_int_equal(engine.purges, 2);
+    engine.purge_error = 0;
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(engine.purges, 4);
+    env_sleep_ns(1000 * SECOND_NS);
+    assert_int_equal(engine.purges, 4);
+    struct volume_root root;
+    assert_int_equal(volume_root_load(store, 7, &root), -ENOENT);
+}
+
+BODY(list_has_every_volume_by_name_but_those_being_deleted)
+{
+    struct volumes_name *names;
+    unsigned count;
+    make_volume(9, "0first", VOLUME_NEW);
+    make_volume(3, "gone", VOLUME_DELETING);
+    char key[KEY_BYTES_MAX];
+    struct store_op damaged = {STORE_PUT, key_volume(66, key), "{}", 2, false};
+    assert_int_equal(store_txn(store, NULL, 0, &damaged, 1, NULL), 0);
+    log_set_output(NULL, NULL);
+    assert_int_equal(volumes_list(volumes, &names, &count), 0);
+    assert_int_equal(count, 3);
+    assert_string_equal(names[0].name, "0first");
+    assert_string_equal(names[1].name, "a");
+    assert_string_equal(names[2].name, "b");
+    assert_int_equal(names[2].size_bytes, 4096);
+    assert_string_equal(names[2].pool, "p");
+    mem_free(names);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(callers_at_once_get_one_volume),
+        cmocka_unit_test(unknown_and_unopenable_volumes_are_errors_with_words),
+        cmocka_unit_test(volume_without_users_is_closed_when_idle),
+        cmocka_unit_test(halted_volume_is_opened_anew_once_its_users_let_go),
+        cmocka_unit_test(growth_is_told_and_shrinking_refused),
+        cmocka_unit_test(rename_needs_an_unused_volume_and_a_free_name),
+        cmocka_unit_test(delete_of_a_used_volume_needs_force_and_ends_connections),
+        cmocka_unit_test(connection_that_is_just_ending_does_not_make_it_busy),
+        cmocka_unit_test(front_end_that_does_not_let_go_stops_a_forced_delete),
+        cmocka_unit_test(deletes_and_gets_that_race_open_nothing_twice),
+        cmocka_unit_test(close_releases_until_the_next_get),
+        cmocka_unit_test(roots_left_deleting_are_purged_and_tried_again),
+        cmocka_unit_test(list_has_every_volume_by_name_but_those_being_deleted),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
