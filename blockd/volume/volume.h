@@ -17,8 +17,9 @@
 #include <stdint.h>
 
 #include "blockd/cluster/records.h"
-#include "common/bufpool.h"
+#include "common/fiber.h"
 
+struct bufpool;
 struct volume;
 
 /* What a volume needs of its node. One per node, outlives its volumes. */

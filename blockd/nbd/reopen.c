@@ -1,0 +1,120 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What happens when a volume answers -ESHUTDOWN: it is being closed here, or this node was deposed.
+ * The client must not see that (N4). Its requests are held, without a fiber each; the volume is let
+ * go, got again by its name, and the requests are executed there, under the same request ids, so
+ * that a write that did get through is not done twice (S19).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/nbd/connection.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define RETRY_NS_MIN 10000000ull
+#define RETRY_NS_MAX 1000000000ull
+
+/* Lets go of the volume once nobody is in a call of it. */
+MAY_SUSPEND static void put_volume(struct nbd_connection *c)
+{
+    while (c->volume_users > 0)
+        fiber_queue_wait(&c->quiet);
+    if (!c->volume)
+        return;
+    volumes_unlisten(&c->listener);
+    volumes_put(c->server->volumes, c->volume);
+    c->volume = NULL;
+}
+
+/* The volume is back: the same one, of the same size, or the client has to look at it anew. */
+static bool adopt(struct nbd_connection *c, struct volume *volume)
+{
+    if (volume_id(volume) != c->volume_id || volume_size_bytes(volume) != c->terms.size_bytes)
+        return false;
+    c->volume = volume;
+    c->listener.volume = volume;
+    volumes_listen(c->server->volumes, &c->listener);
+    c->volume_gone = false;
+    return true;
+}
+
+/* 0: back. Otherwise the connection cannot go on. */
+MAY_SUSPEND static int get_volume(struct nbd_connection *c)
+{
+    CLEANUP_FREE char *error = NULL;
+    struct volume *volume;
+    int rc = volumes_get(c->server->volumes, c->name, &volume, &error);
+    if (rc < 0) {
+        if (rc != -ESHUTDOWN)
+            log_warn_limited("nbd: volume %s cannot be opened again, its requests wait: %s",
+                c->name, error ? error : strerror(-rc));
+        return rc;
+    }
+    if (!c->broken && adopt(c, volume))
+        return 0;
+    volumes_put(c->server->volumes, volume);
+    return -ENOENT;
+}
+
+MAY_SUSPEND static void reopen_main(void *arg)
+{
+    struct nbd_connection *c = arg;
+    uint64_t hold_ns = c->server->options.hold_timeout_ns, wait_ns = RETRY_NS_MIN;
+    uint64_t deadline_ns = hold_ns ? env_now_ns() + hold_ns : UINT64_MAX;
+    put_volume(c);
+    while (!c->broken) {
+        int rc = get_volume(c);
+        if (rc == 0)
+            break;
+        if (rc == -ENOENT || env_now_ns() >= deadline_ns ||
+            env_stream_peer_state(c->stream) == ENV_PEER_GONE) {
+            if (!c->drain_reason)
+                c->drain_reason = rc == -ENOENT ? "its volume is not what it was"
+                                                : "its volume did not come back in time";
+            nbd_connection_break(c);
+            break;
+        }
+        uint64_t until_ns = env_now_ns() + wait_ns;
+        while (!c->broken && fiber_queue_wait_until(&c->quiet, until_ns) == 0)
+            ;
+        wait_ns = MIN(wait_ns * 2, RETRY_NS_MAX);
+    }
+    c->reopening = false;
+    struct list held;
+    list_init(&held);
+    list_splice_back(&held, &c->held);
+    struct list *link;
+    while ((link = list_pop_front(&held))) {
+        c->server->stats.requests_held--;
+        nbd_request_start(list_entry(link, struct nbd_request, link));
+    }
+    nbd_connection_settle(c); /* and it may be gone */
+}
+
+void nbd_hold(struct nbd_request *request)
+{
+    struct nbd_connection *c = request->connection;
+    c->volume_gone = true;
+    fiber_queue_wake_all(&c->quiet); /* put_volume() may wait for this call to end */
+    if (c->broken) {
+        nbd_request_free(request);
+        return;
+    }
+    list_push_back(&c->held, &request->link);
+    c->server->stats.requests_held++;
+    if (!c->reopening) {
+        c->reopening = true;
+        fiber_spawn("nbd-reopen", reopen_main, c);
+    }
+}
+
+void nbd_held_drop(struct nbd_connection *c)
+{
+    struct list *link;
+    while ((link = list_pop_front(&c->held))) {
+        c->server->stats.requests_held--;
+        nbd_request_free(list_entry(link, struct nbd_request, link));
+    }
+}
