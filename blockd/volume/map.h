@@ -71,6 +71,7 @@ struct map_store {
     MAY_SUSPEND int (*pages_commit)(
         void *ctx, unsigned count, const uint64_t *page_addresses, void *const *pages);
     void *ctx;
+    uint32_t layer_count; /* M2: layers that entries may name; 0 = any */
 };
 
 /* A cache of pages shared by all maps of a node (one per env). */
@@ -109,6 +110,9 @@ struct map_merge_callbacks {
     void (*mapped)(void *ctx, uint64_t new_entry, uint64_t len);
     /* The page at `pointer` is not part of the new tree. */
     void (*page_freed)(void *ctx, uint64_t pointer);
+    /* The merge failed: everything told so far is void; page_freed calls after this name the new
+     * pages that were written (or given a place) in vain. May be NULL, like the others. */
+    void (*aborted)(void *ctx);
     void *ctx;
 };
 /* Applies all extents of `updates` (extmap values for MAPPED are map entries; TRIMMED becomes a
