@@ -13,8 +13,12 @@
  * returned by row_read has failed a check: bytes are verified by the storing disk against CRC, and
  * by the reader against the address expected. R3 A shard's failure is reported (row_io.trouble) and
  * read around; only more than m failures in the same blocks make -EIO. R4 "Deleted" on shards of a
- * place that the caller no longer holds current is the caller's affair: when ALL shards tried
- * answer -ENOENT, row_read answers -ENOENT (refresh and retry).
+ * place that the caller no longer holds current is the caller's affair: when fewer than k shards give
+ * their blocks and all others that answer say -ENOENT (none: damaged), row_read answers -ENOENT
+ * (refresh and retry; -ENOENT from a place that is current means lost).
+ *
+ * A `place` must stay allocated during a call. Rows may be committed to it and shards may move or
+ * change state meanwhile; the rows that it has never change.
  */
 #pragma once
 
@@ -22,10 +26,16 @@
 #include "blockd/volume/volume.h"
 #include "common/bufpool.h"
 
+/* Tables of the codes in use, kept between calls (one per env: volumes can share it). */
+struct row_codes;
+struct row_codes *row_codes_new(void);
+void row_codes_free(struct row_codes *codes);
+
 struct row_io {
     struct volume_host *host; /* finds disks by number */
-    struct bufpool *buffers; /* parity and decode buffers; NULL answers are waited out by the pool's
-                                budget or -ENOMEM */
+    struct bufpool *buffers;  /* parity and decode buffers. At its cap row_write answers -ENOMEM at
+                                once (nothing was submitted: wait and try again), reads wait */
+    struct row_codes *codes;  /* NULL: tables are made anew in each call */
     /* Told for each shard that failed a read or append: -EBADMSG (damaged at `block`), -ENOENT,
      * -EIO, -EHOSTUNREACH. May be NULL. */
     void (*trouble)(
