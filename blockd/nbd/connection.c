@@ -182,6 +182,7 @@ MAY_SUSPEND static void serve(struct nbd_connection *c, const struct nbd_negotia
     nbd_receive(c);
 
     CHECK(c->draining || c->broken);
+    nbd_discard(c);
     while (c->in_flight > 0 || c->sending || c->reopening)
         fiber_queue_wait(&c->quiet); /* N2 */
     if (c->drain_reason)

@@ -138,6 +138,9 @@ MAY_SUSPEND int nbd_connection_wait(struct nbd_connection *c);
 
 /* Takes requests until the connection should take no more; calls nbd_connection_drain() itself. */
 MAY_SUSPEND void nbd_receive(struct nbd_connection *c);
+/* Receives and forgets until the stream ends: one that is closed with bytes unread is reset, and the
+ * last replies may be lost with it. */
+MAY_SUSPEND void nbd_discard(struct nbd_connection *c);
 void nbd_chunk_put(struct nbd_connection *c, struct nbd_chunk *chunk);
 
 /* --- request.c ---------------------------------------------------------------------------------

@@ -260,3 +260,10 @@ void nbd_receive(struct nbd_connection *c)
     nbd_chunk_put(c, c->chunk);
     c->chunk = NULL;
 }
+
+void nbd_discard(struct nbd_connection *c)
+{
+    char scratch[8192];
+    while (!c->broken && env_recv(c->stream, scratch, sizeof(scratch), UINT64_MAX) > 0)
+        ;
+}

@@ -19,6 +19,7 @@
 #include "common/bytes.h"
 #include "common/check.h"
 #include "common/env_sim.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "tests/lib/fake_volume.h"
 #include "tests/lib/nbd_client.h"

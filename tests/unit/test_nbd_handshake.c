@@ -368,6 +368,7 @@ static void test_a_volume_that_cannot_be_opened_is_explained(void **state)
 
 int main(void)
 {
+    log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_go_and_info),
         cmocka_unit_test(test_information_is_given_as_asked),
