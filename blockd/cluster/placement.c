@@ -1,0 +1,167 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Weighted sampling without replacement after Efraimidis and Spirakis (Information Processing
+ * Letters 97, 2006): each candidate draws -log(u) / weight, the smallest ones win.
+ */
+#include "blockd/cluster/placement.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+
+/* A disk whose appends take this many times the median's is written to only when there is no other. */
+#define SLOW_FACTOR 8
+#define SLOW_FLOOR_NS 2000000
+
+struct candidate {
+    struct disk *disk;
+    double score;
+    bool slow;
+};
+
+bool placement_disk_up(const struct disk *disk)
+{
+    return disk->number != 0 && disk->state == DISK_IN;
+}
+
+static bool same_domain(const struct disk *a, const struct disk *b, enum failure_domain domain)
+{
+    switch (domain) {
+    case DOMAIN_RACK:
+        return strcmp(a->rack, b->rack) == 0;
+    case DOMAIN_NODE:
+        return strcmp(a->node, b->node) == 0;
+    default:
+        return a == b;
+    }
+}
+
+static const struct disk *find_disk(const struct list *disks, uint32_t number)
+{
+    list_for_each (it, disks) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        if (disk->number == number)
+            return disk;
+    }
+    return NULL;
+}
+
+static bool excluded(
+    const struct list *disks, const struct placement_request *request, const struct disk *disk)
+{
+    for (unsigned i = 0; i < request->exclude_count; i++) {
+        const struct disk *other = find_disk(disks, request->exclude[i]);
+        if (other && same_domain(disk, other, request->domain))
+            return true;
+    }
+    return false;
+}
+
+/* splitmix64, Steele et al. 2014 */
+static double draw(uint64_t *chance)
+{
+    uint64_t z = *chance += 0x9E3779B97F4A7C15ull;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    z ^= z >> 31;
+    return ((double)(z >> 11) + 1) / 9007199254740993.0;
+}
+
+static int compare_u64(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+    return x < y ? -1 : x > y;
+}
+
+static int compare_candidates(const void *a, const void *b)
+{
+    const struct candidate *x = a, *y = b;
+    if (x->slow != y->slow)
+        return x->slow ? 1 : -1;
+    if (x->score != y->score)
+        return x->score < y->score ? -1 : 1;
+    return x->disk->number < y->disk->number ? -1 : 1;
+}
+
+static uint64_t slow_limit_ns(const struct list *disks)
+{
+    unsigned count = 0;
+    list_for_each (it, disks)
+        count++;
+    CLEANUP_FREE uint64_t *latencies = mem_zalloc(count + 1, sizeof(*latencies));
+    unsigned n = 0;
+    list_for_each (it, disks) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        if (placement_disk_up(disk) && disk->latency_ewma_ns > 0)
+            latencies[n++] = disk->latency_ewma_ns;
+    }
+    if (n < 3)
+        return UINT64_MAX;
+    qsort(latencies, n, sizeof(*latencies), compare_u64);
+    return MAX(latencies[n / 2] * SLOW_FACTOR, (uint64_t)SLOW_FLOOR_NS);
+}
+
+/* One per failure domain: true when an earlier disk of the list has the same domain and counts. */
+static bool domain_seen(
+    const struct list *disks, const struct placement_request *request, const struct disk *disk)
+{
+    list_for_each (it, disks) {
+        const struct disk *other = list_entry(it, struct disk, link);
+        if (other == disk)
+            return false;
+        if (placement_disk_up(other) && same_domain(disk, other, request->domain))
+            return true;
+    }
+    return false;
+}
+
+static bool class_matches(const struct disk *disk, const char *class_name)
+{
+    return class_name[0] == 0 || strcmp(disk->class_name, class_name) == 0;
+}
+
+int placement_choose(
+    const struct list *disks, const struct placement_request *request, struct disk **ret_disks)
+{
+    unsigned total = 0, domains_up = 0, n = 0;
+    list_for_each (it, disks)
+        total++;
+    CLEANUP_FREE struct candidate *candidates = mem_zalloc(total + 1, sizeof(*candidates));
+    uint64_t slow_ns = slow_limit_ns(disks), chance = request->chance;
+    list_for_each (it, disks) {
+        struct disk *disk = list_entry(it, struct disk, link);
+        double u = draw(&chance);
+        if (!placement_disk_up(disk) || !class_matches(disk, request->class_name) ||
+            excluded(disks, request, disk))
+            continue;
+        if (!domain_seen(disks, request, disk))
+            domains_up++;
+        uint64_t reserve = disk->size_bytes / 100 * request->reserve_percent;
+        if (disk->free_bytes < reserve + request->shard_bytes)
+            continue;
+        double weight = (double)(disk->free_bytes - reserve) + 1;
+        candidates[n++] = (struct candidate){
+            .disk = disk, .score = -log(u) / weight, .slow = disk->latency_ewma_ns > slow_ns};
+    }
+    if (domains_up < request->count_min)
+        return -EHOSTUNREACH;
+    unsigned wanted = MIN(request->count, domains_up);
+    qsort(candidates, n, sizeof(*candidates), compare_candidates);
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < n && chosen < wanted; i++) {
+        bool taken = false;
+        for (unsigned j = 0; j < chosen; j++)
+            taken = taken || same_domain(candidates[i].disk, ret_disks[j], request->domain);
+        if (!taken)
+            ret_disks[chosen++] = candidates[i].disk;
+    }
+    if (chosen < wanted)
+        return -ENOSPC;
+    for (unsigned i = chosen; i < request->count; i++)
+        ret_disks[i] = NULL;
+    return (int)chosen;
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Which disks get the shards of a new chunk. Pure: no I/O, no clock; chance is handed in.
+ */
+#pragma once
+
+#include "blockd/cluster/records.h"
+
+struct placement_request {
+    unsigned count;     /* shards wanted */
+    unsigned count_min; /* accepted where fewer failure domains are up than wanted */
+    enum failure_domain domain;
+    const char *class_name;   /* "" = any */
+    uint64_t shard_bytes;     /* room that each shard needs */
+    unsigned reserve_percent; /* of each disk, not to be touched (D7) */
+    const uint32_t *exclude;  /* disk numbers not to use (their domains are taken too) */
+    unsigned exclude_count;
+    uint64_t chance; /* seed */
+};
+
+/* Chooses distinct failure domains, disks weighted by free space; disks much slower than the median come last.
+ * ret_disks has request->count places; those without a disk are NULL, at the end. Returns how many were chosen,
+ * -ENOSPC when enough domains are up but not with enough room, -EHOSTUNREACH when fewer than count_min are up. */
+int placement_choose(
+    const struct list *disks, const struct placement_request *request, struct disk **ret_disks);
+
+/* Whether the disk can take shards at all. */
+bool placement_disk_up(const struct disk *disk);

@@ -1,0 +1,457 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Checkpoint: the delta table is merged into map pages, which go to metadata chunks as rows of copies.
+ *
+ * Invariants
+ *  C1 The new pages are durable before the manifest record that makes their root current, and that record also
+ *     drops the items merged and sets the live counts: the map, its counts and what is not merged yet
+ *     change together.
+ *  C2 Live counts change only here; replay never recomputes them.
+ *  C3 A chunk is freed when no merged block lives there, no unmerged row, no row that only the memtable names,
+ *     and it takes no more rows; its shards are removed after the record, and after its last reader.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define RETRY_NS 200000000ull
+
+/* --- Pages on metadata chunks ------------------------------------------------------------------ */
+
+/* A row of pages that the running merge has reserved. */
+struct meta_row {
+    struct list link;
+    uint64_t chunk_index, place_chunk;
+    unsigned row, count;
+    bool written;
+};
+
+struct live_change {
+    uint64_t index;
+    int64_t change;
+};
+
+static void live_add(struct volume *v, uint64_t index, int64_t change)
+{
+    struct live_change *live = idmap_get(&v->live_changes, index);
+    if (!live) {
+        live = NEW(struct live_change);
+        live->index = index;
+        idmap_put(&v->live_changes, index, live);
+    }
+    live->change += change;
+}
+
+static void live_clear(struct volume *v)
+{
+    uint32_t pos = 0;
+    for (struct live_change *live; (live = idmap_next(&v->live_changes, &pos));)
+        mem_free(live);
+    idmap_fini(&v->live_changes);
+}
+
+static int page_read(void *ctx, uint64_t pointer, uint64_t page_address, void *buf)
+{
+    struct volume *v = ctx;
+    return read_mapped(v, pointer, 1, page_address, buf);
+}
+
+static int claim_meta(struct volume *v, struct place **ret_place)
+{
+    for (;;) {
+        struct lchunk *chunk =
+            v->meta_chunk.index ? state_chunk(&v->state, v->meta_chunk.index) : NULL;
+        struct place *p = chunk ? chunk->place : NULL;
+        if (p && !p->retired && !p->sealed && p->row_count < CHUNK_ROWS_MAX &&
+            place_length_blocks(p, p->row_count) + 2 <= p->capacity_blocks) {
+            *ret_place = p;
+            return 0;
+        }
+        v->meta_chunk.index = 0;
+        if (p)
+            place_retire(v, p);
+        uint64_t index;
+        int r = chunk_new(v, SHARD_META, SHARD_PRIORITY_SYSTEM, &index);
+        if (r < 0)
+            return r;
+        v->meta_chunk.index = index;
+    }
+}
+
+static int pages_reserve(void *ctx, unsigned count, uint64_t *ret_pointers)
+{
+    struct volume *v = ctx;
+    for (unsigned done = 0; done < count;) {
+        struct place *p;
+        int r = claim_meta(v, &p);
+        if (r < 0)
+            return r;
+        uint32_t room = p->capacity_blocks - place_length_blocks(p, p->row_count) - 1;
+        unsigned n = MIN(MIN(count - done, (unsigned)APPEND_ENTRIES_MAX), room);
+        uint32_t linear = place_linear_end(p, p->row_count);
+        struct meta_row *row = NEW(struct meta_row);
+        row->chunk_index = v->meta_chunk.index;
+        row->place_chunk = p->chunk;
+        row->count = n;
+        row->row = place_add_row(p, n);
+        p->appending++;
+        list_push_back(&v->meta_pending, &row->link);
+        for (unsigned i = 0; i < n; i++)
+            ret_pointers[done + i] = map_entry(MAP_PAGE, 0, row->chunk_index, linear + i);
+        live_add(v, row->chunk_index, n);
+        done += n;
+    }
+    return 0;
+}
+
+static int write_meta_row(
+    struct volume *v, struct meta_row *row, const uint64_t *page_addresses, void *const *pages)
+{
+    struct place *p = state_place(&v->state, row->place_chunk);
+    struct chunk_place place;
+    place_expand(&v->state, p, &place);
+    place.row_count = row->row;
+    place.length_blocks = place_length_blocks(p, row->row);
+    struct row_block blocks[APPEND_ENTRIES_MAX];
+    for (unsigned i = 0; i < row->count; i++)
+        blocks[i] = (struct row_block){.address = page_addresses[i],
+            .data = pages[i],
+            .crc = crc32c(0, pages[i], BLOCK_BYTES)};
+    int r = row_write(&v->row_io, &place, 0, blocks, row->count, true, NULL, NULL);
+    if (r == 0)
+        row->written = true;
+    return r;
+}
+
+static int pages_commit(
+    void *ctx, unsigned count, const uint64_t *page_addresses, void *const *pages)
+{
+    struct volume *v = ctx;
+    unsigned done = 0;
+    list_for_each (it, &v->meta_pending) {
+        struct meta_row *row = list_entry(it, struct meta_row, link);
+        if (row->written)
+            continue;
+        CHECK(done + row->count <= count);
+        int r = write_meta_row(v, row, page_addresses + done, pages + done);
+        if (r < 0)
+            return r;
+        done += row->count;
+    }
+    CHECK(done == count);
+    return 0;
+}
+
+void checkpoint_init_store(struct volume *v)
+{
+    v->map_store = (struct map_store){.page_read = page_read,
+        .pages_reserve = pages_reserve,
+        .pages_commit = pages_commit,
+        .ctx = v};
+    list_init(&v->meta_pending);
+}
+
+/* --- Merging ----------------------------------------------------------------------------------- */
+
+static void replaced(void *ctx, uint64_t old_entry, uint64_t len)
+{
+    live_add(ctx, map_entry_chunk(old_entry), -(int64_t)len);
+}
+
+static void mapped(void *ctx, uint64_t new_entry, uint64_t len)
+{
+    live_add(ctx, map_entry_chunk(new_entry), (int64_t)len);
+}
+
+static void page_freed(void *ctx, uint64_t pointer)
+{
+    live_add(ctx, map_entry_chunk(pointer), -1);
+}
+
+struct merge {
+    struct volume *volume;
+    uint64_t root;
+    unsigned levels;
+    uint64_t items_merged;
+};
+
+static void meta_pending_clear(struct volume *v, bool recorded)
+{
+    for (struct list *it; (it = list_pop_front(&v->meta_pending));) {
+        struct meta_row *row = list_entry(it, struct meta_row, link);
+        struct place *p = state_place(&v->state, row->place_chunk);
+        CHECK(p && p->appending > 0);
+        p->appending--;
+        if (!recorded) {
+            /* The rows stand on the disks but are not part of the volume: no more in this place. */
+            p->row_count = p->rows_recorded;
+            if (v->meta_chunk.index == row->chunk_index)
+                v->meta_chunk.index = 0;
+            place_retire(v, p);
+        }
+        mem_free(row);
+    }
+}
+
+static void merge_applied(void *ctx)
+{
+    struct merge *m = ctx;
+    struct volume *v = m->volume;
+    map_switch(v->map, m->root, m->levels);
+    extmap_fini(&v->delta_frozen);
+    extmap_init(&v->delta_frozen);
+    v->delta_merging = false;
+    v->unmerged_blocks -= v->unmerged_blocks_frozen;
+    v->unmerged_blocks_frozen = 0;
+    meta_pending_clear(v, true);
+}
+
+static void merge_records(const struct merge *m, struct records *records)
+{
+    struct volume *v = m->volume;
+    list_for_each (it, &v->meta_pending) {
+        const struct meta_row *row = list_entry(it, struct meta_row, link);
+        record_row(records, row->place_chunk, row->row, row->count);
+    }
+    record_map(records, m->root, m->levels, m->items_merged);
+    uint32_t pos = 0;
+    for (const struct live_change *live; (live = idmap_next(&v->live_changes, &pos));) {
+        const struct lchunk *chunk = state_chunk(&v->state, live->index);
+        CHECK_MSG(chunk && (int64_t)chunk->live + live->change >= 0,
+            "chunk %llu: live count would fall below zero", (unsigned long long)live->index);
+        if (live->change != 0)
+            record_live(records, live->index, (uint32_t)((int64_t)chunk->live + live->change));
+    }
+}
+
+/* The frozen table goes back under the active one. */
+static void merge_undo(struct volume *v)
+{
+    struct extmap_iter iter;
+    struct extmap_run run;
+    extmap_iter_init(&iter, &v->delta, 0);
+    while (extmap_iter_next(&iter, &run))
+        extmap_insert(&v->delta_frozen, run.start, run.len, run.kind, run.value, UINT64_MAX >> 1);
+    extmap_fini(&v->delta);
+    v->delta = v->delta_frozen;
+    extmap_init(&v->delta_frozen);
+    extmap_set_floor(&v->delta, UINT64_MAX >> 1);
+    v->delta_merging = false;
+    v->unmerged_blocks_frozen = 0;
+    meta_pending_clear(v, false);
+}
+
+int checkpoint_now(struct volume *v)
+{
+    CHECK(!v->delta_merging);
+    if (v->state.item_count == 0 && !v->meta_rewrites)
+        return 0;
+    struct merge m = {.volume = v, .items_merged = v->state.item_first + v->state.item_count};
+    extmap_fini(&v->delta_frozen);
+    v->delta_frozen = v->delta;
+    extmap_init(&v->delta);
+    v->delta_merging = true;
+    v->unmerged_blocks_frozen = v->unmerged_blocks;
+    v->meta_rewrites = false;
+    unsigned levels = map_levels_for(DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES));
+    struct map_merge_callbacks callbacks = {
+        .replaced = replaced, .mapped = mapped, .page_freed = page_freed, .ctx = v};
+    int r = map_merge(v->map, &v->delta_frozen, levels, &callbacks, &m.root, &m.levels);
+    if (r == 0) {
+        struct records records = {0};
+        merge_records(&m, &records);
+        r = manifest_commit(v, &records, merge_applied, &m);
+        records_fini(&records);
+    }
+    if (r < 0 && !v->halted)
+        merge_undo(v);
+    else if (r < 0)
+        meta_pending_clear(v, false);
+    live_clear(v);
+    fiber_queue_wake_all(&v->checkpoint_waiters);
+    return r;
+}
+
+/* --- Freeing ----------------------------------------------------------------------------------- */
+
+static bool dead(const struct lchunk *chunk)
+{
+    const struct place *p = chunk->place;
+    return chunk->live == 0 && chunk->unmerged_rows == 0 && chunk->memtable_rows == 0 &&
+           p->sealed && p->row_count == p->rows_recorded && p->appending == 0 && !p->repairing;
+}
+
+/* Waits for the place's readers; new ones look up again. */
+static int drain_readers(struct volume *v, uint64_t place_chunk)
+{
+    struct place *p = state_place(&v->state, place_chunk);
+    p->freeing = true;
+    while (p->readers > 0 && !v->halted) {
+        fiber_queue_wait(&v->reader_waiters);
+        p = state_place(&v->state, place_chunk);
+    }
+    return v->halted ? -ESHUTDOWN : 0;
+}
+
+/* `index`: its last logical chunk, which goes with it; 0 = none lives there any more. */
+static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t index)
+{
+    int r = drain_readers(v, place_chunk);
+    if (r < 0)
+        return r;
+    struct chunk_place place;
+    place_expand(&v->state, state_place(&v->state, place_chunk), &place);
+    struct records records = {0};
+    if (index)
+        record_chunk_freed(&records, index);
+    record_place_freed(&records, place_chunk);
+    r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r == 0)
+        (void)chunk_remove(&v->row_io, &place, v->root.epoch); /* what stays is an orphan */
+    return r;
+}
+
+int free_place(struct volume *v, uint64_t place_chunk)
+{
+    struct place *p = state_place(&v->state, place_chunk);
+    return p && p->chunk_refs == 0 ? free_place_with(v, place_chunk, 0) : 0;
+}
+
+static int free_chunk(struct volume *v, struct lchunk *chunk)
+{
+    if (chunk->place->chunk_refs == 1)
+        return free_place_with(v, chunk->place->chunk, chunk->index);
+    struct records records = {0};
+    record_chunk_freed(&records, chunk->index);
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    return r;
+}
+
+int free_dead_chunks(struct volume *v)
+{
+    for (;;) {
+        struct lchunk *found = NULL;
+        uint32_t pos = 0;
+        for (struct lchunk *c; !found && (c = idmap_next(&v->state.chunks, &pos));)
+            found = dead(c) && !c->place->freeing ? c : NULL;
+        if (!found)
+            return 0;
+        int r = free_chunk(v, found);
+        if (r < 0)
+            return r;
+    }
+}
+
+void checkpointer(void *arg)
+{
+    struct volume *v = arg;
+    while (!v->halted) {
+        if (v->checkpoint_done < v->checkpoint_wanted) {
+            uint64_t wanted = v->checkpoint_wanted;
+            fiber_mutex_lock(&v->clean_mutex);
+            int r = checkpoint_now(v);
+            if (r == 0)
+                r = free_dead_chunks(v);
+            fiber_mutex_unlock(&v->clean_mutex);
+            v->checkpoint_result = r;
+            v->checkpoint_done = wanted;
+            fiber_queue_wake_all(&v->checkpoint_waiters);
+            fiber_queue_wake_all(&v->provisioner_wake);
+            if (r < 0 && !v->halted) {
+                log_warn_limited(
+                    "volume %s: checkpoint failed (%s): trying again", v->root.name, strerror(-r));
+                fiber_queue_wait_until(&v->checkpoint_wake, env_now_ns() + RETRY_NS);
+            } else if (!v->stopping && !v->halted) {
+                clean_if_due(v);
+            }
+        } else if (v->stopping) {
+            break;
+        } else {
+            fiber_queue_wait(&v->checkpoint_wake);
+        }
+    }
+    fiber_queue_wake_all(&v->checkpoint_waiters);
+}
+
+int checkpoint_wait(struct volume *v)
+{
+    uint64_t ticket = ++v->checkpoint_wanted;
+    fiber_queue_wake_all(&v->checkpoint_wake);
+    while (v->checkpoint_done < ticket && !v->halted)
+        fiber_queue_wait(&v->checkpoint_waiters);
+    return v->halted ? -ESHUTDOWN : v->checkpoint_result;
+}
+
+/* --- Recovery ---------------------------------------------------------------------------------- */
+
+static int rebuild_row(struct volume *v, const struct item *item, struct extmap *group)
+{
+    struct lchunk *chunk = state_chunk(&v->state, item->chunk_index);
+    struct chunk_place place;
+    place_expand(&v->state, chunk->place, &place);
+    uint32_t linear = chunk_row_linear_start(&place, item->row);
+    struct row_directory *directory;
+    int r = row_read_directory(&v->row_io, &place, item->row, &directory);
+    if (r < 0)
+        return r;
+    uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
+    for (uint32_t i = 0; i < directory->count; i++) {
+        uint64_t address = directory->entries[i].address;
+        if (address == ROW_PAD)
+            continue;
+        if (address >= blocks)
+            r = -EBADMSG;
+        else
+            extmap_insert(group, address, 1, EXTMAP_MAPPED,
+                map_entry(MAP_MAPPED, 0, chunk->index, linear + i),
+                item->seq ? item->seq : directory->entries[i].seq);
+    }
+    mem_free(directory);
+    return r;
+}
+
+static void rebuild_group(struct volume *v, struct extmap *group, uint64_t seq)
+{
+    struct extmap_iter iter;
+    struct extmap_run run;
+    extmap_set_floor(&v->delta, seq);
+    extmap_iter_init(&iter, group, 0);
+    while (extmap_iter_next(&iter, &run)) {
+        extmap_insert(&v->delta, run.start, run.len, run.kind, run.value, seq);
+        if (run.kind == EXTMAP_MAPPED)
+            v->unmerged_blocks += run.len;
+    }
+    extmap_remove_all(group);
+}
+
+int delta_rebuild(struct volume *v, char **ret_error)
+{
+    struct extmap group;
+    extmap_init(&group);
+    int r = 0;
+    for (uint32_t i = 0; i < v->state.item_count && r == 0; i++) {
+        const struct item *item = &v->state.items[i];
+        if (i > 0 && v->state.items[i - 1].group != item->group)
+            rebuild_group(v, &group, v->state.items[i - 1].group);
+        if (item->trim)
+            extmap_insert(&group, item->block, item->len, EXTMAP_TRIMMED, 0, item->seq);
+        else
+            r = rebuild_row(v, item, &group);
+        if (r < 0)
+            *ret_error =
+                mem_printf("the directory of row %u of chunk %llu cannot be read (%s): bring "
+                           "back the disks that hold it (see 'holdfast disk list')",
+                    item->row, (unsigned long long)item->chunk_index, strerror(-r));
+    }
+    if (r == 0 && v->state.item_count > 0)
+        rebuild_group(v, &group, v->state.items[v->state.item_count - 1].group);
+    extmap_fini(&group);
+    return r;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+
+static struct shard_key copy_key(const struct copies_set *set, unsigned copy)
+{
+    return (struct shard_key){.volume = set->volume, .chunk = set->chunk, .index = (uint8_t)copy};
+}
+
+int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume, uint64_t chunk,
+    const struct chunk_shard *shards, unsigned count, uint32_t epoch)
+{
+    *set = (struct copies_set){.volume = volume, .chunk = chunk, .count = count};
+    bool all_gone = true;
+    for (unsigned i = 0; i < count; i++) {
+        struct disk *disk = volume_host_disk(host, shards[i].place.disk);
+        set->errors[i] = -EHOSTUNREACH;
+        if (disk_usable(disk))
+            set->errors[i] = shard_fence(disk, copy_key(set, i), epoch, &set->infos[i]);
+        if (set->errors[i] == -ESTALE)
+            return -ESTALE;
+        /* Another instance is not the shard that was named (S9). */
+        if (set->errors[i] == 0 && set->infos[i].instance != shards[i].place.instance)
+            set->errors[i] = -ENOENT;
+        if (set->errors[i] != -ENOENT)
+            all_gone = false;
+        if (set->errors[i] < 0)
+            continue;
+        set->disks[i] = disk;
+        set->length_max = MAX(set->length_max, set->infos[i].length_blocks);
+        set->usable++;
+        set->suspect += set->infos[i].suspect;
+    }
+    if (set->usable > 0)
+        return 0;
+    return all_gone ? -ENOENT : -EHOSTUNREACH;
+}
+
+static bool read_any(const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        if (set->disks[i] && set->infos[i].length_blocks >= off + count &&
+            shard_read(set->disks[i], copy_key(set, i), off, count, buf, NULL) == 0)
+            return true;
+    }
+    return false;
+}
+
+int copies_read(
+    const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf, uint32_t *ret_bad)
+{
+    if (read_any(set, off, count, buf))
+        return 0;
+    for (uint32_t b = 0; b < count; b++) {
+        if (!read_any(set, off + b, 1, buf + (size_t)b * BLOCK_BYTES)) {
+            *ret_bad = off + b;
+            return -EBADMSG;
+        }
+    }
+    return 0;
+}

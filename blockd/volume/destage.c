@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Destage: frozen memtable generations become rows, oldest first.
+ *
+ * Invariants
+ *  G1 Generations are committed in order: committed_seq never passes a record that is not in a row, an
+ *     item or the map.
+ *  G2 The row of a generation, and every large-write row it refers to, is durable before the manifest record
+ *     that commits the generation (S1, S21).
+ *  G3 The delta table has the generation's content, and the memtable drops it, in one step without a suspension
+ *     (I1 of io.c).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define ROWS_PER_GEN 256 /* large-write rows that make a generation worth committing */
+#define ITEMS_MAX 4096   /* recovery reads as many rows' directories */
+#define RETRY_NS 50000000ull
+
+struct destage {
+    struct volume *volume;
+    struct memtable_gen *gen;
+    const struct memtable_slot **slots;
+    unsigned count;
+    uint64_t chunk_index, place_chunk;
+    unsigned row;
+    uint32_t linear;
+};
+
+static uint64_t delta_bytes_max(const struct volume *v)
+{
+    return v->host->delta_bytes_max ? v->host->delta_bytes_max : 16ull << 20;
+}
+
+/* A destage chunk with room for a row of len blocks; waits for one. */
+static int claim_chunk(struct destage *d, unsigned len, struct place **ret_place)
+{
+    struct volume *v = d->volume;
+    for (;;) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        if (v->destage_chunk_count > 0) {
+            struct lchunk *chunk = state_chunk(&v->state, v->destage_chunks[0].index);
+            struct place *p = chunk ? chunk->place : NULL;
+            if (p && !p->sealed && !p->retired && p->row_count < CHUNK_ROWS_MAX &&
+                place_length_blocks(p, p->row_count) + 1 + len <= p->capacity_blocks) {
+                d->chunk_index = chunk->index;
+                *ret_place = p;
+                return 0;
+            }
+            if (p)
+                place_retire(v, p);
+            v->destage_chunk_count--;
+            memmove(v->destage_chunks, v->destage_chunks + 1,
+                v->destage_chunk_count * sizeof(v->destage_chunks[0]));
+            continue;
+        }
+        v->has_written = true; /* also after a recovery */
+        fiber_queue_wake_all(&v->provisioner_wake);
+        fiber_queue_wait_until(&v->space_waiters, env_now_ns() + RETRY_NS);
+    }
+}
+
+static int write_row_once(struct destage *d, const struct row_block *blocks)
+{
+    struct volume *v = d->volume;
+    unsigned len = row_len_for(v->pool.code, d->count);
+    struct place *p;
+    int r = claim_chunk(d, len, &p);
+    if (r < 0)
+        return r;
+    struct chunk_place place;
+    place_expand(&v->state, p, &place);
+    d->place_chunk = p->chunk;
+    d->linear = place_linear_end(p, p->row_count);
+    d->row = place_add_row(p, len);
+    p->appending++;
+    r = row_write(&v->row_io, &place, 0, blocks, d->count, true, NULL, NULL);
+    p = state_place(&v->state, d->place_chunk);
+    CHECK(p && p->appending > 0);
+    p->appending--;
+    if (r < 0) {
+        p->row_count = (uint8_t)d->row;
+        if (r != -ENOMEM)
+            place_retire(v, p); /* the next attempt takes another chunk */
+    }
+    return r;
+}
+
+static int write_row(struct destage *d)
+{
+    struct volume *v = d->volume;
+    CLEANUP_FREE struct row_block *blocks = mem_alloc(d->count * sizeof(*blocks));
+    for (unsigned i = 0; i < d->count; i++)
+        blocks[i] = (struct row_block){.address = d->slots[i]->block,
+            .data = d->slots[i]->data,
+            .crc = d->slots[i]->crc,
+            .seq = d->slots[i]->seq};
+    for (;;) {
+        int r = write_row_once(d, blocks);
+        if (r == 0 || r == -ESHUTDOWN)
+            return r;
+        if (r == -ESTALE) {
+            volume_halt(
+                v, r, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+            return r;
+        }
+        log_warn_limited("volume %s: a row could not be written (%s): writing it to another chunk",
+            v->root.name, strerror(-r));
+        env_sleep_ns(RETRY_NS / 10);
+    }
+}
+
+static void record_gen(struct destage *d, struct records *records)
+{
+    struct volume *v = d->volume;
+    struct memtable_gen *gen = d->gen;
+    if (d->count > 0) {
+        struct item item = {
+            .row = (uint16_t)d->row, .chunk_index = d->chunk_index, .group = gen->last_seq};
+        record_row(records, d->place_chunk, d->row, row_len_for(v->pool.code, d->count));
+        record_item(records, &item);
+    }
+    for (unsigned i = 0; i < gen->row_count; i++) {
+        const struct memtable_row *row = &gen->rows[i];
+        struct item item = {.row = row->row,
+            .chunk_index = row->chunk_index,
+            .seq = row->seq,
+            .group = gen->last_seq};
+        const struct place *p = state_chunk(&v->state, row->chunk_index)->place;
+        if (row->row >= p->rows_recorded)
+            record_row(records, p->chunk, row->row, row->len);
+        record_item(records, &item);
+    }
+    struct extmap_iter iter;
+    struct extmap_run run;
+    extmap_iter_init(&iter, &gen->ranges, 0);
+    while (extmap_iter_next(&iter, &run)) {
+        struct item item = {.trim = true,
+            .block = run.start,
+            .len = run.len,
+            .seq = run.seq,
+            .group = gen->last_seq};
+        if (run.kind == EXTMAP_TRIMMED)
+            record_item(records, &item);
+    }
+    record_committed(records, gen->last_seq);
+}
+
+/* G3: runs right after the records were applied. */
+static void committed(void *ctx)
+{
+    struct destage *d = ctx;
+    struct volume *v = d->volume;
+    struct memtable_gen *gen = d->gen;
+    /* Everything still to come is newer: this generation's own order is resolved below (ranges
+     * first, then the blocks that are newer than them), so neighbours may merge. */
+    extmap_set_floor(&v->delta, gen->last_seq);
+    struct extmap_iter iter;
+    struct extmap_run run;
+    extmap_iter_init(&iter, &gen->ranges, 0);
+    while (extmap_iter_next(&iter, &run)) {
+        extmap_insert(&v->delta, run.start, run.len, run.kind, run.value, run.seq);
+        if (run.kind == EXTMAP_MAPPED)
+            v->unmerged_blocks += run.len;
+    }
+    for (unsigned i = 0; i < d->count; i++)
+        extmap_insert(&v->delta, d->slots[i]->block, 1, EXTMAP_MAPPED,
+            map_entry(MAP_MAPPED, 0, d->chunk_index, d->linear + i), d->slots[i]->seq);
+    v->unmerged_blocks += d->count;
+    for (unsigned i = 0; i < gen->row_count; i++)
+        state_chunk(&v->state, gen->rows[i].chunk_index)->memtable_rows--;
+    memtable_drop(&v->memtable, gen);
+    v->stats.rows++;
+    fiber_queue_wake_all(&v->host->budget->waiters);
+    fiber_queue_wake_all(&v->space_waiters);
+    fiber_queue_wake_all(&v->destaged);
+}
+
+static void checkpoint_if_due(struct volume *v)
+{
+    if (extmap_memory_bytes(&v->delta) > delta_bytes_max(v) || v->state.item_count >= ITEMS_MAX) {
+        v->checkpoint_wanted++;
+        fiber_queue_wake_all(&v->checkpoint_wake);
+    }
+    /* Bounded also when merging is slower than writing. */
+    while (
+        v->delta_merging && extmap_memory_bytes(&v->delta) > 2 * delta_bytes_max(v) && !v->halted)
+        fiber_queue_wait(&v->checkpoint_waiters);
+}
+
+static int destage_gen(struct volume *v, struct memtable_gen *gen)
+{
+    struct destage d = {.volume = v, .gen = gen};
+    int r = log_wait_acked(v, gen->last_seq);
+    if (r < 0)
+        return r;
+    d.slots = mem_alloc((gen->block_count + 1) * sizeof(*d.slots));
+    d.count = memtable_sorted(gen, d.slots);
+    if (d.count > 0)
+        r = write_row(&d);
+    if (r == 0 && gen->row_count > 0)
+        r = log_sync_to(v, gen->last_seq); /* G2: the large-write rows */
+    if (r == 0) {
+        struct records records = {0};
+        struct list removed;
+        uint64_t last_seq = gen->last_seq;
+        list_init(&removed);
+        record_gen(&d, &records);
+        log_collect_freed(v, last_seq, &records, &removed);
+        r = manifest_commit(v, &records, committed, &d);
+        records_fini(&records);
+        if (r == 0)
+            log_committed(v, last_seq);
+        log_remove_freed(v, &removed);
+    }
+    mem_free(d.slots);
+    return r;
+}
+
+/* Freezes the active generation when there is a reason to. */
+static bool freeze_if_due(struct volume *v)
+{
+    if (list_empty(&v->memtable.gens))
+        return false;
+    const struct memtable_gen *gen = list_entry(v->memtable.gens.prev, struct memtable_gen, link);
+    if (gen->frozen || gen->last_seq == 0)
+        return false;
+    if (!v->destage_all && gen->row_count < ROWS_PER_GEN)
+        return false;
+    return memtable_freeze(&v->memtable);
+}
+
+void destager(void *arg)
+{
+    struct volume *v = arg;
+    while (!v->halted) {
+        struct memtable_gen *gen = memtable_oldest_frozen(&v->memtable);
+        if (gen) {
+            if (destage_gen(v, gen) < 0)
+                break;
+            place_seal_retired_kick(v);
+            checkpoint_if_due(v);
+        } else if (!freeze_if_due(v)) {
+            v->destage_all = false;
+            fiber_queue_wake_all(&v->destaged);
+            if (v->stopping)
+                break;
+            fiber_queue_wait(&v->destager_wake);
+        }
+    }
+    fiber_queue_wake_all(&v->destaged);
+}
+
+int destage_everything(struct volume *v)
+{
+    uint64_t target = v->next_seq - 1;
+    while (v->state.committed_seq < target && !memtable_empty(&v->memtable)) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        v->destage_all = true;
+        fiber_queue_wake_all(&v->destager_wake);
+        fiber_queue_wait(&v->destaged);
+    }
+    return v->halted ? -ESHUTDOWN : 0;
+}
+
+int volume_destage(struct volume *v)
+{
+    return destage_everything(v);
+}

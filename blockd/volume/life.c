@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The rest of a volume's life: create, grow, close, delete.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+int volume_create(struct volume_host *host, const char *name, uint64_t size_bytes, const char *pool,
+    uint64_t *ret_id, char **ret_error)
+{
+    struct pool p;
+    if (!name_valid(name)) {
+        *ret_error =
+            mem_printf("'%s' is not a name: letters, digits, '.', '_' and '-', beginning with "
+                       "a letter or digit, at most %u",
+                name, NAME_BYTES_MAX - 1);
+        return -EINVAL;
+    }
+    if (size_bytes == 0 || size_bytes % 512 != 0 || size_bytes > 1ull << 60) {
+        *ret_error =
+            mem_printf("a size is a multiple of 512 bytes, at least 512 bytes and at most 1 EiB");
+        return -EINVAL;
+    }
+    int r = pool_load(host->store, pool, &p);
+    if (r < 0) {
+        *ret_error = r == -ENOENT ? mem_printf("no pool named '%s'; see 'holdfast pool list'", pool)
+                                  : mem_printf("pool '%s' cannot be read: %s", pool, strerror(-r));
+        return r;
+    }
+    struct volume_root root = {.size_bytes = size_bytes, .state = VOLUME_NEW};
+    while (root.id == 0)
+        root.id = env_random_u64();
+    snprintf(root.name, sizeof(root.name), "%s", name);
+    snprintf(root.pool, sizeof(root.pool), "%s", pool);
+    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], id_text[32];
+    snprintf(id_text, sizeof(id_text), "%016llx", (unsigned long long)root.id);
+    CLEANUP_FREE char *text = volume_root_encode(&root, NULL);
+    struct store_compare compares[] = {
+        {.key = key_name(name, name_key)}, {.key = key_volume(root.id, volume_key)}};
+    struct store_op ops[] = {
+        {.type = STORE_PUT, .key = name_key, .data = id_text, .len_bytes = strlen(id_text)},
+        {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)}};
+    r = store_txn(host->store, compares, 2, ops, 2, NULL);
+    if (r == -ECANCELED) {
+        *ret_error = mem_printf("there is a volume named '%s' already", name);
+        return -EEXIST;
+    }
+    if (r < 0)
+        *ret_error = mem_printf("the store did not take the new volume: %s", strerror(-r));
+    else
+        *ret_id = root.id;
+    return r;
+}
+
+/* The root's copy of the size, for lists; the manifest's is the one that counts. */
+static int root_set_size(struct volume *v)
+{
+    for (;;) {
+        struct volume_root root = v->root;
+        root.size_bytes = v->state.size_bytes;
+        int r = volume_root_save(v->host->store, &root);
+        if (r == 0)
+            v->root = root;
+        if (r != -ECANCELED)
+            return r;
+        r = volume_root_load(v->host->store, v->root.id, &root);
+        if (r < 0)
+            return r;
+        if (root.epoch != v->root.epoch)
+            return -ESTALE;
+        v->root = root;
+    }
+}
+
+int volume_grow(struct volume *v, uint64_t size_bytes)
+{
+    if (v->closed_to_io || v->halted)
+        return -ESHUTDOWN;
+    if (size_bytes < v->state.size_bytes || size_bytes % 512 != 0 || size_bytes > 1ull << 60)
+        return -EINVAL;
+    if (size_bytes == v->state.size_bytes)
+        return 0;
+    v->ios++;
+    /* The tail of a last block that was cut by the old end reads as zeroes: nothing was ever
+     * written there, the block's unused part is zero. */
+    struct records records = {0};
+    record_size(&records, size_bytes);
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r == 0) {
+        fiber_mutex_lock(&v->manifest.mutex); /* the root has one writer at a time */
+        r = root_set_size(v);
+        fiber_mutex_unlock(&v->manifest.mutex);
+    }
+    if (--v->ios == 0)
+        fiber_queue_wake_all(&v->idle_waiters);
+    return r;
+}
+
+/* --- Close ------------------------------------------------------------------------------------- */
+
+static void stop_fibers(struct volume *v)
+{
+    v->stopping = true;
+    struct fiber_queue *queues[] = {&v->committer_wake, &v->syncer_wake, &v->provisioner_wake,
+        &v->space_waiters, &v->destager_wake, &v->checkpoint_wake, &v->checkpoint_waiters,
+        &v->repair_wake, &v->reader_waiters, &v->ack_waiters, &v->sync_waiters};
+    for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
+        fiber_queue_wake_all(queues[i]);
+    while (v->fibers > 0)
+        fiber_queue_wait(&v->idle_waiters);
+}
+
+/* Places that never got a row go; the others are sealed. */
+static int close_targets(struct volume *v)
+{
+    uint32_t pos = 0;
+    for (struct place *p; (p = idmap_next(&v->state.places, &pos));) {
+        if (!p->sealed) {
+            volume_forget_target(v, p);
+            p->retired = true;
+        }
+    }
+    int r = place_seal_retired(v);
+    return r == 0 ? free_dead_chunks(v) : r;
+}
+
+static int free_logs(struct volume *v)
+{
+    struct records records = {0};
+    struct list removed;
+    list_init(&removed);
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->last_seq <= v->state.committed_seq)
+            wal->sealed = true;
+    }
+    v->wal_open = v->wal_next = NULL;
+    log_collect_freed(v, v->state.committed_seq, &records, &removed);
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    log_remove_freed(v, &removed);
+    return r;
+}
+
+static int release(struct volume *v)
+{
+    for (;;) {
+        struct volume_root root = v->root;
+        root.state = VOLUME_RELEASED;
+        int r = volume_root_save(v->host->store, &root);
+        if (r != -ECANCELED)
+            return r;
+        r = volume_root_load(v->host->store, v->root.id, &root);
+        if (r < 0)
+            return r;
+        if (root.epoch != v->root.epoch)
+            return -ESTALE;
+        v->root = root;
+    }
+}
+
+int volume_close(struct volume *v)
+{
+    v->closed_to_io = true;
+    fiber_queue_wake_all(&v->space_waiters);
+    while (v->ios > 0)
+        fiber_queue_wait(&v->idle_waiters);
+    int r = destage_everything(v);
+    if (r == 0)
+        r = checkpoint_wait(v);
+    stop_fibers(v);
+    if (r == 0 && !v->halted)
+        r = close_targets(v);
+    if (r == 0 && !v->halted)
+        r = free_logs(v);
+    if (r == 0 && !v->halted)
+        r = release(v);
+    if (v->halted)
+        r = -ESHUTDOWN;
+    if (r < 0)
+        log_warn("volume %s: not closed cleanly (%s): the next open recovers it from its log",
+            v->root.name, strerror(-r));
+    volume_free(v);
+    return r;
+}
+
+/* --- Delete ------------------------------------------------------------------------------------ */
+
+int volume_delete(struct volume_host *host, const char *name, char **ret_error)
+{
+    uint64_t id;
+    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX];
+    for (;;) {
+        int r = volume_id_by_name(host->store, name, &id);
+        struct volume_root root;
+        struct store_value named;
+        if (r == 0)
+            r = volume_root_load(host->store, id, &root);
+        if (r == 0)
+            r = store_get(host->store, key_name(name, name_key), &named);
+        if (r < 0) {
+            *ret_error = r == -ENOENT
+                             ? mem_printf("no volume named '%s'; see 'holdfast volume list'", name)
+                             : mem_printf("volume '%s' cannot be read: %s", name, strerror(-r));
+            return r;
+        }
+        uint64_t name_revision = named.revision;
+        store_value_fini(&named);
+        root.state = VOLUME_DELETING;
+        CLEANUP_FREE char *text = volume_root_encode(&root, NULL);
+        struct store_compare compares[] = {{.key = name_key, .revision = name_revision},
+            {.key = key_volume(id, volume_key), .revision = root.revision}};
+        struct store_op ops[] = {{.type = STORE_DELETE, .key = name_key},
+            {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)}};
+        r = store_txn(host->store, compares, 2, ops, 2, NULL);
+        if (r == -ECANCELED)
+            continue;
+        if (r < 0)
+            *ret_error = mem_printf("the store did not take the deletion: %s", strerror(-r));
+        return r;
+    }
+}
+
+/* Everything that the disk has of the volume, whoever made it: the root says that all of it goes. */
+static int purge_disk(struct volume_host *host, uint32_t number, uint64_t id)
+{
+    struct disk *disk = volume_host_disk(host, number);
+    struct shard_info *list;
+    unsigned count;
+    if (!disk_usable(disk))
+        return -EHOSTUNREACH;
+    int r = shard_list(disk, id, &list, &count);
+    for (unsigned i = 0; r == 0 && i < count; i++) {
+        uint32_t epoch = MAX(list[i].fence_epoch, list[i].epoch);
+        r = shard_remove(disk, list[i].key, list[i].instance, epoch);
+        if (r == -ENOENT)
+            r = 0;
+    }
+    if (count > 0 || r == 0)
+        mem_free(list);
+    return r;
+}
+
+int volume_purge(struct volume_host *host, uint64_t id)
+{
+    uint32_t numbers[1024];
+    unsigned count = 0;
+    list_for_each (it, host->disks) {
+        if (count < ARRAY_SIZE(numbers))
+            numbers[count++] = list_entry(it, struct disk, link)->number;
+    }
+    int result = 0;
+    for (unsigned i = 0; i < count; i++) {
+        int r = purge_disk(host, numbers[i], id);
+        result = result == 0 ? r : result;
+    }
+    if (result < 0)
+        return result; /* a disk is away: the root stays, and the next attempt finishes */
+    char key[KEY_BYTES_MAX];
+    struct volume_root root;
+    int r = volume_root_load(host->store, id, &root);
+    if (r < 0)
+        return r == -ENOENT ? 0 : r;
+    struct store_compare compare = {.key = key_volume(id, key), .revision = root.revision};
+    struct store_op op = {.type = STORE_DELETE, .key = key};
+    return store_txn(host->store, &compare, 1, &op, 1, NULL);
+}

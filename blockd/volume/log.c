@@ -1,0 +1,600 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The write-ahead log: group commit, switching to the next log, rolling off a failed copy, sync.
+ *
+ * Invariants
+ *  W1 A record is acknowledged (acked_seq) when its append was answered 0 by ALL copies that the
+ *     manifest names for its log, and all records before it are acknowledged.
+ *  W2 One append is in flight at a time; its records are the queue's head, in order of sequence.
+ *  W3 A copy that fails is left behind by rolling: a manifest record seals the old log at its acknowledged
+ *     length before anything is acknowledged in the next one (S2). Records not yet acknowledged are appended again there.
+ *  W4 synced_seq rises only when every record up to it is durable on all present copies of its log, and every
+ *     large-write row it refers to on all its shards, by syncs submitted after their appends were complete (S4).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define WAL_BLOCKS_MIN 512
+#define WAL_BLOCKS_MAX 4096
+#define ROLL_FAST_NS 500000000ull
+#define ROLL_SLOW_NS 8000000000ull
+#define DSYNC_SCORE_ON 2
+#define DSYNC_SCORE_MAX 4
+#define DSYNC_APPENDS_MAX 4 /* appends per flush up to which appending with DSYNC is cheaper */
+
+/* One append being built. */
+struct batch {
+    struct shard_entry entries[APPEND_ENTRIES_MAX];
+    struct iovec iov[APPEND_ENTRIES_MAX];
+    uint8_t body[APPEND_BODY_BYTES];
+    unsigned entry_count, iov_count, body_len;
+    struct list commits;
+    uint64_t first_seq, last_seq;
+    bool fua;
+    struct group_append appends[CODE_M_MAX + 1];
+};
+
+static struct shard_key wal_key(const struct volume *v, const struct wal *wal, unsigned copy)
+{
+    return (struct shard_key){.volume = v->root.id, .chunk = wal->chunk, .index = (uint8_t)copy};
+}
+
+uint64_t log_bytes(const struct volume *v)
+{
+    uint64_t blocks = 0;
+    list_for_each (it, &v->state.wals)
+        blocks += list_entry(it, struct wal, link)->length_blocks;
+    return blocks * BLOCK_BYTES;
+}
+
+void log_enqueue(struct volume *v, struct commit *commit)
+{
+    CHECK(commit->seq == v->next_seq);
+    v->next_seq++;
+    commit->done = false;
+    commit->waiter = NULL;
+    list_push_back(&v->commit_queue, &commit->link);
+    fiber_queue_wake_all(&v->committer_wake);
+}
+
+int log_wait(struct volume *v, struct commit *commit)
+{
+    commit->waiter = fiber_self();
+    while (!commit->done && !v->halted)
+        fiber_suspend();
+    if (commit->done)
+        return 0;
+    /* Halted: the committer no longer looks at the queue, unless it is just in the middle. */
+    while (v->committing)
+        fiber_queue_wait(&v->ack_waiters);
+    if (commit->done)
+        return 0;
+    list_remove(&commit->link);
+    return -ESHUTDOWN;
+}
+
+int log_wait_acked(struct volume *v, uint64_t seq)
+{
+    while (v->acked_seq < seq) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        fiber_queue_wait(&v->ack_waiters);
+    }
+    return 0;
+}
+
+/* --- Group commit ------------------------------------------------------------------------------ */
+
+static void batch_add_data(struct batch *b, const struct commit *commit)
+{
+    for (unsigned i = 0; i < commit->block_count; i++) {
+        b->entries[b->entry_count++] = commit->entries[i];
+        struct iovec *last = b->iov_count > 0 ? &b->iov[b->iov_count - 1] : NULL;
+        if (last && (char *)last->iov_base + last->iov_len == commit->data[i])
+            last->iov_len += BLOCK_BYTES;
+        else
+            b->iov[b->iov_count++] =
+                (struct iovec){.iov_base = commit->data[i], .iov_len = BLOCK_BYTES};
+    }
+}
+
+/* Takes what fits from the queue; false when the open log has no room for the first of it. */
+static bool batch_gather(struct volume *v, struct batch *b)
+{
+    const struct wal *wal = v->wal_open;
+    uint32_t room = wal->capacity_blocks - wal->length_blocks;
+    b->entry_count = b->iov_count = b->body_len = 0;
+    b->fua = false;
+    list_init(&b->commits);
+    while (!list_empty(&v->commit_queue)) {
+        struct commit *commit = list_entry(v->commit_queue.next, struct commit, link);
+        size_t size = log_record_size(&commit->record);
+        unsigned entries = b->entry_count + commit->block_count;
+        if (entries * sizeof(struct shard_entry) + b->body_len + size > APPEND_BODY_BYTES ||
+            1 + entries > room)
+            break;
+        list_remove(&commit->link);
+        if (list_empty(&b->commits))
+            b->first_seq = commit->seq;
+        list_push_back(&b->commits, &commit->link);
+        b->body_len += (unsigned)log_record_encode(&commit->record, b->body + b->body_len);
+        batch_add_data(b, commit);
+        b->last_seq = commit->seq;
+        b->fua = b->fua || commit->fua;
+    }
+    return !list_empty(&b->commits);
+}
+
+static bool use_dsync(const struct volume *v, const struct batch *b)
+{
+    return b->fua || v->dsync_score >= DSYNC_SCORE_ON;
+}
+
+static void batch_submit(struct volume *v, struct batch *b, bool dsync, struct fiber_group *group)
+{
+    struct wal *wal = v->wal_open;
+    for (unsigned i = 0; i < wal->copies; i++) {
+        struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
+        b->appends[i].append = (struct shard_append){.disk = disk,
+            .key = wal_key(v, wal, i),
+            .epoch = v->root.epoch,
+            .off_blocks = wal->length_blocks,
+            .base_seq = b->first_seq,
+            .entries = b->entries,
+            .entry_count = b->entry_count,
+            .inline_bytes = b->body,
+            .inline_len_bytes = b->body_len,
+            .payload = b->iov,
+            .payload_count = b->iov_count,
+            .flags = dsync ? SHARD_APPEND_DSYNC : 0,
+            .result = -EHOSTUNREACH};
+        if (disk && wal->shards[i].state == CHUNK_SHARD_OK)
+            group_append_submit(&b->appends[i], group);
+    }
+}
+
+static bool all_synced(const struct volume *v)
+{
+    list_for_each (it, &v->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->synced_blocks < wal->length_blocks && wal->last_seq > v->state.committed_seq)
+            return false;
+    }
+    return v->unsynced_rows == 0;
+}
+
+static void note_synced(struct volume *v, uint64_t seq)
+{
+    if (seq <= v->synced_seq)
+        return;
+    v->synced_seq = seq;
+    if (v->synced_seq == v->acked_seq)
+        v->oldest_unsynced_ns = 0;
+    fiber_queue_wake_all(&v->sync_waiters);
+}
+
+static void batch_acked(struct volume *v, struct batch *b, bool dsync)
+{
+    struct wal *wal = v->wal_open;
+    CHECK(b->first_seq == v->acked_seq + 1); /* W1 */
+    bool was_synced = wal->synced_blocks == wal->length_blocks;
+    wal->length_blocks += 1 + b->entry_count;
+    wal->last_seq = b->last_seq;
+    if (dsync && was_synced)
+        wal->synced_blocks = wal->length_blocks;
+    v->acked_seq = b->last_seq;
+    v->stats.log_appends++;
+    v->appends_since_flush++;
+    if (v->appends_since_flush > 4 * DSYNC_APPENDS_MAX)
+        v->dsync_score = 0;
+    if (v->oldest_unsynced_ns == 0)
+        v->oldest_unsynced_ns = env_now_ns();
+    if (wal->synced_blocks == wal->length_blocks && all_synced(v))
+        note_synced(v, v->acked_seq);
+    for (struct list *it; (it = list_pop_front(&b->commits));) {
+        struct commit *commit = list_entry(it, struct commit, link);
+        commit->done = true;
+        if (commit->waiter)
+            fiber_wake(commit->waiter);
+    }
+    memtable_acked(&v->memtable, v->acked_seq);
+    fiber_queue_wake_all(&v->ack_waiters);
+}
+
+/* Puts the batch back at the head of the queue, in order. */
+static void batch_return(struct volume *v, struct batch *b)
+{
+    list_splice_back(&b->commits, &v->commit_queue);
+    list_splice_back(&v->commit_queue, &b->commits);
+}
+
+static void log_limit(struct volume *v)
+{
+    uint64_t limit = v->host->log_bytes_max ? v->host->log_bytes_max : 64ull << 20;
+    if (log_bytes(v) > limit / 4 * 3 && memtable_freeze(&v->memtable))
+        fiber_queue_wake_all(&v->destager_wake);
+}
+
+static void batch_commit(struct volume *v, struct batch *b)
+{
+    struct fiber_group group;
+    fiber_group_init(&group);
+    struct wal *wal = v->wal_open;
+    bool dsync = use_dsync(v, b);
+    v->committing = true;
+    batch_submit(v, b, dsync, &group);
+    fiber_group_wait(&group);
+    CHECK(wal == v->wal_open);
+    bool failed = false, deposed = false;
+    for (unsigned i = 0; i < wal->copies; i++) {
+        int r = b->appends[i].append.result;
+        deposed = deposed || r == -ESTALE;
+        if (r < 0) {
+            failed = true;
+            log_copy_failed(v, wal, i, r);
+        }
+    }
+    if (deposed) {
+        batch_return(v, b);
+        volume_halt(
+            v, -ESTALE, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+    } else if (failed) {
+        batch_return(v, b);
+    } else {
+        batch_acked(v, b, dsync);
+        log_limit(v);
+    }
+    v->committing = false;
+    fiber_queue_wake_all(&v->ack_waiters);
+}
+
+/* --- Switching and rolling ---------------------------------------------------------------------- */
+
+void log_copy_failed(struct volume *v, struct wal *wal, unsigned copy, int error)
+{
+    if (wal->shards[copy].state == CHUNK_SHARD_OK && error != -ESTALE)
+        log_warn("volume %s: log copy %u on disk %u failed (%s): rolling to other disks",
+            v->root.name, copy, wal->shards[copy].place.disk, strerror(-error));
+    wal->shards[copy].state = CHUNK_SHARD_LOST;
+    if (wal == v->wal_open) {
+        v->wal_roll = true;
+        fiber_queue_wake_all(&v->committer_wake);
+    }
+    /* What only fewer copies hold now goes into full rows soon (S3). */
+    v->destage_all = true;
+    fiber_queue_wake_all(&v->destager_wake);
+}
+
+static bool wal_healthy(const struct volume *v, const struct wal *wal)
+{
+    for (unsigned i = 0; i < wal->copies; i++) {
+        const struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
+        if (wal->shards[i].state != CHUNK_SHARD_OK || !disk || disk->state != DISK_IN)
+            return false;
+    }
+    return true;
+}
+
+static void wal_remove_shards(struct volume *v, const struct wal *wal)
+{
+    for (unsigned i = 0; i < wal->copies; i++) {
+        struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
+        if (disk_usable(disk))
+            (void)shard_remove(
+                disk, wal_key(v, wal, i), wal->shards[i].place.instance, v->root.epoch);
+    }
+}
+
+/* Waits for a next log whose copies are all up. */
+static int need_next(struct volume *v)
+{
+    for (;;) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        if (v->wal_next && wal_healthy(v, v->wal_next))
+            return 0;
+        if (v->wal_next) {
+            struct wal gone = *v->wal_next;
+            struct records records = {0};
+            record_wal_freed(&records, gone.chunk);
+            v->wal_next = NULL;
+            int r = manifest_commit(v, &records, NULL, NULL);
+            records_fini(&records);
+            if (r < 0)
+                return r;
+            wal_remove_shards(v, &gone);
+            continue;
+        }
+        fiber_queue_wake_all(&v->provisioner_wake);
+        fiber_queue_wait(&v->space_waiters);
+    }
+}
+
+/* Seals the open log at its acknowledged length and goes on in the next one (W3). */
+static int next_wal(struct volume *v)
+{
+    int r = need_next(v);
+    if (r < 0)
+        return r;
+    struct wal sealed = *v->wal_open;
+    sealed.sealed = true;
+    struct records records = {0};
+    record_wal(&records, &sealed);
+    r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r < 0)
+        return r;
+    if (!v->wal_next || !wal_healthy(v, v->wal_next))
+        return next_wal(v); /* it failed meanwhile; sealing again changes nothing */
+    uint64_t now_ns = env_now_ns(), took_ns = now_ns - v->wal_opened_ns;
+    if (took_ns < ROLL_FAST_NS)
+        v->wal_capacity_blocks = MIN(v->wal_capacity_blocks * 2, (unsigned)WAL_BLOCKS_MAX);
+    else if (took_ns > ROLL_SLOW_NS)
+        v->wal_capacity_blocks = MAX(v->wal_capacity_blocks / 2, (unsigned)WAL_BLOCKS_MIN);
+    v->wal_opened_ns = now_ns;
+    v->wal_open = v->wal_next;
+    v->wal_next = NULL;
+    v->wal_roll = false;
+    fiber_queue_wake_all(&v->provisioner_wake);
+    fiber_queue_wake_all(&v->ack_waiters);
+    return 0;
+}
+
+void log_committer(void *arg)
+{
+    struct volume *v = arg;
+    struct batch *batch = NEW(struct batch);
+    list_init(&batch->commits);
+    while (!v->halted) {
+        if (v->wal_roll || !wal_healthy(v, v->wal_open)) {
+            v->wal_roll = true;
+            next_wal(v);
+        } else if (!list_empty(&v->commit_queue)) {
+            if (batch_gather(v, batch))
+                batch_commit(v, batch);
+            else
+                next_wal(v);
+        } else if (v->stopping) {
+            break;
+        } else {
+            fiber_queue_wait(&v->committer_wake);
+        }
+    }
+    mem_free(batch);
+    fiber_queue_wake_all(&v->ack_waiters);
+}
+
+/* --- Freeing ----------------------------------------------------------------------------------- */
+
+void log_collect_freed(
+    struct volume *v, uint64_t committed_seq, struct records *records, struct list *ret_removed)
+{
+    list_for_each (it, &v->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        if (wal == v->wal_open || wal == v->wal_next || !wal->sealed ||
+            wal->last_seq > committed_seq)
+            continue;
+        record_wal_freed(records, wal->chunk);
+        struct removed_wal *removed = NEW(struct removed_wal);
+        removed->wal = *wal;
+        list_push_back(ret_removed, &removed->link);
+    }
+}
+
+void log_committed(struct volume *v, uint64_t committed_seq)
+{
+    note_synced(v, committed_seq);
+}
+
+void log_remove_freed(struct volume *v, struct list *removed)
+{
+    for (struct list *it; (it = list_pop_front(removed));) {
+        struct removed_wal *r = list_entry(it, struct removed_wal, link);
+        if (!v->halted)
+            wal_remove_shards(v, &r->wal);
+        mem_free(r);
+    }
+}
+
+/* --- Sync -------------------------------------------------------------------------------------- */
+
+int log_sync_to(struct volume *v, uint64_t seq)
+{
+    while (v->synced_seq < seq) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        v->sync_wanted_seq = MAX(v->sync_wanted_seq, seq);
+        fiber_queue_wake_all(&v->syncer_wake);
+        fiber_queue_wait(&v->sync_waiters);
+    }
+    return 0;
+}
+
+/* What one round of syncs covers; by name, since logs and places may go while it is under way. */
+struct sync_target {
+    bool row;
+    uint64_t chunk;
+    uint32_t length_blocks;
+    unsigned copy;
+    unsigned rows;
+    struct group_sync sync;
+};
+
+static struct wal *wal_find(struct volume *v, uint64_t chunk)
+{
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->chunk == chunk)
+            return wal;
+    }
+    return NULL;
+}
+
+static struct sync_target *target_add(struct sync_target **targets, unsigned *count)
+{
+    if (*count % 32 == 0)
+        *targets = mem_realloc(*targets, (*count + 32) * sizeof(**targets));
+    struct sync_target *target = &(*targets)[(*count)++];
+    *target = (struct sync_target){0};
+    return target;
+}
+
+static void target_prepare(
+    struct volume *v, struct sync_target *t, struct shard_key key, uint32_t disk)
+{
+    t->sync.sync = (struct shard_sync){.disk = volume_disk(v, disk),
+        .key = key,
+        .epoch = v->root.epoch,
+        .length_blocks = t->length_blocks,
+        .result = -EHOSTUNREACH};
+}
+
+static struct sync_target *sync_collect(struct volume *v, unsigned *ret_count)
+{
+    struct sync_target *targets = NULL;
+    unsigned count = 0;
+    list_for_each (it, &v->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->synced_blocks == wal->length_blocks || wal->epoch != v->root.epoch ||
+            wal->last_seq <= v->state.committed_seq)
+            continue;
+        for (unsigned i = 0; i < wal->copies; i++) {
+            if (wal->shards[i].state != CHUNK_SHARD_OK)
+                continue;
+            struct sync_target *t = target_add(&targets, &count);
+            t->chunk = wal->chunk;
+            t->copy = i;
+            t->length_blocks = wal->length_blocks;
+            target_prepare(v, t, wal_key(v, wal, i), wal->shards[i].place.disk);
+        }
+    }
+    uint32_t pos = 0;
+    for (const struct place *p; v->unsynced_rows > 0 && (p = idmap_next(&v->state.places, &pos));) {
+        if (p->unsynced_rows == 0)
+            continue;
+        for (unsigned i = 0; i < place_shards(p); i++) {
+            if (p->shards[i].state == CHUNK_SHARD_LOST)
+                continue;
+            struct sync_target *t = target_add(&targets, &count);
+            t->row = true;
+            t->chunk = p->chunk;
+            t->copy = i;
+            t->rows = p->unsynced_rows;
+            t->length_blocks = p->unsynced_end_blocks;
+            target_prepare(v, t,
+                (struct shard_key){.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i},
+                p->shards[i].place.disk);
+        }
+    }
+    *ret_count = count;
+    return targets;
+}
+
+/* A shard of a row that could not be synced is lost from there on; recorded before the flush is answered (S23). */
+static int row_sync_failed(struct volume *v, const struct sync_target *t)
+{
+    struct place *p = state_place(&v->state, t->chunk);
+    if (!p || p->shards[t->copy].state == CHUNK_SHARD_LOST)
+        return 0;
+    struct chunk_shard lost = p->shards[t->copy];
+    lost.state = CHUNK_SHARD_LOST;
+    place_retire(v, p);
+    struct records records = {0};
+    record_shard(&records, t->chunk, t->copy, &lost);
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    repair_kick(v);
+    return r;
+}
+
+static int sync_failed(struct volume *v, const struct sync_target *t)
+{
+    int error = t->sync.sync.result;
+    if (error == -ESTALE) {
+        volume_halt(
+            v, error, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+        return -ESHUTDOWN;
+    }
+    if (t->row)
+        return row_sync_failed(v, t);
+    struct wal *wal = wal_find(v, t->chunk);
+    if (!wal)
+        return 0;
+    log_copy_failed(v, wal, t->copy, error);
+    while (v->wal_roll && !v->halted) /* answered only when the roll is recorded (S2) */
+        fiber_queue_wait(&v->ack_waiters);
+    return v->halted ? -ESHUTDOWN : 0;
+}
+
+static void sync_succeeded(struct volume *v, const struct sync_target *targets, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct sync_target *t = &targets[i];
+        if (t->row && (i == 0 || targets[i - 1].chunk != t->chunk)) {
+            struct place *p = state_place(&v->state, t->chunk);
+            unsigned rows = t->rows;
+            if (p && p->unsynced_rows >= rows) {
+                p->unsynced_rows -= (uint16_t)rows;
+                v->unsynced_rows -= rows;
+            }
+        } else if (!t->row) {
+            struct wal *wal = wal_find(v, t->chunk);
+            if (wal)
+                wal->synced_blocks = MAX(wal->synced_blocks, t->length_blocks);
+        }
+    }
+}
+
+/* One round: everything acknowledged before it is durable after it. */
+static int sync_round(struct volume *v)
+{
+    uint64_t target_seq = v->acked_seq;
+    unsigned count;
+    struct sync_target *targets = sync_collect(v, &count);
+    struct fiber_group group;
+    fiber_group_init(&group);
+    for (unsigned i = 0; i < count; i++) {
+        if (targets[i].sync.sync.disk)
+            group_sync_submit(&targets[i].sync, &group);
+    }
+    fiber_group_wait(&group);
+    int r = 0;
+    bool failed = false;
+    for (unsigned i = 0; i < count && r == 0; i++) {
+        if (targets[i].sync.sync.result < 0 && (targets[i].row || wal_find(v, targets[i].chunk))) {
+            failed = true;
+            r = sync_failed(v, &targets[i]);
+        }
+    }
+    if (!failed) {
+        sync_succeeded(v, targets, count);
+        note_synced(v, target_seq);
+    }
+    mem_free(targets);
+    return r;
+}
+
+void log_syncer(void *arg)
+{
+    struct volume *v = arg;
+    uint64_t after_ns = v->host->flush_after_ns ? v->host->flush_after_ns : 5000000000ull;
+    while (!v->halted && !v->stopping) {
+        bool due = v->oldest_unsynced_ns && env_now_ns() >= v->oldest_unsynced_ns + after_ns;
+        if (v->sync_wanted_seq > v->synced_seq || (due && v->synced_seq < v->acked_seq)) {
+            if (v->synced_seq < v->acked_seq)
+                sync_round(v);
+            else
+                log_wait_acked(v, v->sync_wanted_seq);
+        } else if (v->oldest_unsynced_ns) {
+            fiber_queue_wait_until(&v->syncer_wake, v->oldest_unsynced_ns + after_ns);
+        } else {
+            fiber_queue_wait(&v->syncer_wake);
+        }
+    }
+    fiber_queue_wake_all(&v->sync_waiters);
+}

@@ -1,0 +1,556 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The manifest: the volume's own log of metadata changes, on m+1 copies.
+ *
+ * A manifest is a chain of chunks (usually one). Each append is durable on all copies before it
+ * counts (S1). Its inline bytes are 8 bytes {u16 version, u16 flags, u32 bytes} and then the bytes
+ * themselves, or, when they do not fit, nothing: the bytes stand in the payload blocks. A group of
+ * records (what one manifest_commit makes durable) may take several appends; only the last one has
+ * MANIFEST_LAST, and a group without it never happened. An append with MANIFEST_CONTINUE holds a
+ * REC_CONTINUE record that names the chunk where the manifest goes on.
+ *
+ * Invariants
+ *  N1 The state in memory is what the manifest says: records are applied after they are durable, in
+ *     the order in which they stand there, under the mutex.
+ *  N2 A copy that fails is never left behind silently: the manifest is written afresh on new shards and made
+ *     current by a CAS of the root; nothing is appended to the old one from the snapshot on (S11, S13).
+ *  N3 Shards of the old manifest are removed only after that CAS has succeeded.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/disk/append_header.h"
+#include "blockd/volume/volume_impl.h"
+#include "common/bytes.h"
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define MANIFEST_VERSION 1
+#define MANIFEST_LAST 1
+#define MANIFEST_CONTINUE 2
+#define INLINE_PREFIX 8
+#define INLINE_BYTES_MAX (APPEND_BODY_BYTES - INLINE_PREFIX)
+#define PAYLOAD_BLOCKS_MAX 240
+#define COMPACT_BYTES_MIN (1u << 20)
+#define RETRY_NS_MIN 20000000ull
+#define RETRY_NS_MAX 1000000000ull
+
+static struct shard_key manifest_key(uint64_t volume, uint64_t chunk, unsigned copy)
+{
+    return (struct shard_key){.volume = volume, .chunk = chunk, .index = (uint8_t)copy};
+}
+
+/* --- Appending --------------------------------------------------------------------------------- */
+
+/* One append to all copies, waited for. */
+static int append_all(struct volume *v, const struct copies_ref *ref, uint32_t off_blocks,
+    unsigned flags, const void *bytes, size_t len_bytes, bool dsync, uint32_t *ret_blocks)
+{
+    uint8_t body[APPEND_BODY_BYTES];
+    put_le16(body, MANIFEST_VERSION);
+    put_le16(body + 2, (uint16_t)flags);
+    put_le32(body + 4, (uint32_t)len_bytes);
+    unsigned blocks = 0, inline_len = INLINE_PREFIX;
+    struct shard_entry entries[PAYLOAD_BLOCKS_MAX];
+    void *pages = NULL;
+    struct iovec iov = {0};
+    if (len_bytes <= INLINE_BYTES_MAX) {
+        memcpy(body + INLINE_PREFIX, bytes, len_bytes);
+        inline_len += (unsigned)len_bytes;
+    } else {
+        blocks = (unsigned)DIV_ROUND_UP(len_bytes, BLOCK_BYTES);
+        CHECK(blocks <= PAYLOAD_BLOCKS_MAX);
+        iov.iov_len = (size_t)blocks * BLOCK_BYTES;
+        iov.iov_base = pages = mem_alloc_pages(iov.iov_len);
+        memcpy(pages, bytes, len_bytes);
+        memset((char *)pages + len_bytes, 0, iov.iov_len - len_bytes);
+        for (unsigned i = 0; i < blocks; i++)
+            entries[i] = (struct shard_entry){.address = i,
+                .crc = crc32c(0, (char *)pages + (size_t)i * BLOCK_BYTES, BLOCK_BYTES)};
+    }
+    struct group_append appends[CODE_M_MAX + 1];
+    struct fiber_group group;
+    fiber_group_init(&group);
+    int error = 0;
+    for (unsigned i = 0; i < ref->count; i++) {
+        struct disk *disk = volume_disk(v, ref->places[i].disk);
+        appends[i].append.result = -EHOSTUNREACH;
+        if (!disk) {
+            error = -EHOSTUNREACH;
+            continue;
+        }
+        appends[i].append = (struct shard_append){.disk = disk,
+            .key = manifest_key(v->root.id, ref->chunk, i),
+            .epoch = v->root.epoch,
+            .off_blocks = off_blocks,
+            .entries = entries,
+            .entry_count = blocks,
+            .inline_bytes = body,
+            .inline_len_bytes = inline_len,
+            .payload = &iov,
+            .payload_count = blocks > 0,
+            .flags = dsync ? SHARD_APPEND_DSYNC : 0};
+        group_append_submit(&appends[i], &group);
+    }
+    int r = fiber_group_wait(&group);
+    for (unsigned i = 0; i < ref->count; i++) {
+        if (appends[i].append.result == -ESTALE)
+            r = -ESTALE;
+    }
+    if (pages)
+        mem_free_pages(pages, iov.iov_len);
+    *ret_blocks = 1 + blocks;
+    return r < 0 ? r : error;
+}
+
+static uint32_t group_blocks(size_t len_bytes)
+{
+    if (len_bytes <= INLINE_BYTES_MAX)
+        return 1;
+    size_t per_append = (size_t)PAYLOAD_BLOCKS_MAX * BLOCK_BYTES;
+    return (uint32_t)(DIV_ROUND_UP(len_bytes, BLOCK_BYTES) + DIV_ROUND_UP(len_bytes, per_append));
+}
+
+/* A whole group at `*length_blocks`, which is advanced. */
+static int append_group(struct volume *v, const struct copies_ref *ref, uint32_t *length_blocks,
+    const struct records *records, bool dsync)
+{
+    size_t at = 0;
+    do {
+        size_t n = MIN(records->len_bytes - at, (size_t)PAYLOAD_BLOCKS_MAX * BLOCK_BYTES);
+        bool last = at + n == records->len_bytes;
+        uint32_t blocks;
+        int r = append_all(v, ref, *length_blocks, last ? MANIFEST_LAST : 0, records->bytes + at, n,
+            dsync, &blocks);
+        if (r < 0)
+            return r;
+        *length_blocks += blocks;
+        at += n;
+    } while (at < records->len_bytes);
+    return 0;
+}
+
+static int sync_all(struct volume *v, const struct copies_ref *ref, uint32_t length_blocks)
+{
+    for (unsigned i = 0; i < ref->count; i++) {
+        struct disk *disk = volume_disk(v, ref->places[i].disk);
+        int r = disk ? shard_sync(disk, manifest_key(v->root.id, ref->chunk, i), v->root.epoch,
+                           length_blocks)
+                     : -EHOSTUNREACH;
+        if (r < 0)
+            return r;
+    }
+    return 0;
+}
+
+void copies_remove(struct volume *v, const struct copies_ref *ref)
+{
+    for (unsigned i = 0; i < ref->count; i++) {
+        struct disk *disk = volume_disk(v, ref->places[i].disk);
+        /* Best effort: what stays is an orphan that reconciliation removes. */
+        if (disk_usable(disk))
+            (void)shard_remove(disk, manifest_key(v->root.id, ref->chunk, i),
+                ref->places[i].instance, v->root.epoch);
+    }
+}
+
+/* --- Rewriting --------------------------------------------------------------------------------- */
+
+static int new_chunk(
+    struct volume *v, uint32_t blocks_wanted, struct copies_ref *ret_ref, uint32_t *ret_capacity)
+{
+    struct copies_ref ref = {.chunk = volume_new_chunk_id(v)};
+    struct chunk_shard shards[CODE_M_MAX + 1];
+    unsigned copies;
+    uint32_t wanted = (uint32_t)MIN(LOG_CAPACITY_BLOCKS_MAX, MAX(256u, blocks_wanted));
+    int r = copies_create(v, SHARD_MANIFEST, ref.chunk, v->pool.code.m + 1u,
+        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), wanted, MIN(wanted, 64u), shards, &copies,
+        ret_capacity);
+    if (r < 0)
+        return r;
+    ref.count = (uint8_t)copies;
+    for (unsigned i = 0; i < copies; i++)
+        ref.places[i] = shards[i].place;
+    *ret_ref = ref;
+    return 0;
+}
+
+struct chain {
+    struct copies_ref *refs;
+    unsigned count;
+    uint32_t capacity_blocks, length_blocks; /* of the last one */
+};
+
+static void chain_add(struct chain *chain, const struct copies_ref *ref)
+{
+    chain->refs = mem_realloc(chain->refs, (chain->count + 1) * sizeof(*chain->refs));
+    chain->refs[chain->count++] = *ref;
+}
+
+/* Closes the last chunk of the chain with a pointer to a new one. */
+static int chain_extend(struct volume *v, struct chain *chain, uint32_t blocks_wanted, bool dsync)
+{
+    struct copies_ref next;
+    uint32_t capacity, blocks;
+    int r = new_chunk(v, blocks_wanted, &next, &capacity);
+    if (r < 0)
+        return r;
+    chain_add(chain, &next);
+    if (chain->count > 1) {
+        struct records records = {0};
+        record_continue(&records, &next);
+        const struct copies_ref *last = &chain->refs[chain->count - 2];
+        r = append_all(v, last, chain->length_blocks, MANIFEST_CONTINUE, records.bytes,
+            records.len_bytes, dsync, &blocks);
+        records_fini(&records);
+        if (r == 0 && !dsync)
+            r = sync_all(v, last, chain->length_blocks + blocks);
+        if (r < 0)
+            return r;
+    }
+    chain->capacity_blocks = capacity;
+    chain->length_blocks = 0;
+    return 0;
+}
+
+/* Writes the snapshot as one group, over as many chunks as it takes, and syncs it. */
+static int chain_write(struct volume *v, struct chain *chain, const struct records *snapshot)
+{
+    size_t at = 0;
+    uint32_t total = group_blocks(snapshot->len_bytes);
+    int r = chain_extend(v, chain, total * 2 + 512, false);
+    while (r == 0) {
+        /* Room for this append and for the one that continues. */
+        uint32_t room = chain->capacity_blocks - chain->length_blocks;
+        if (room < 4) {
+            r = chain_extend(v, chain, total * 2 + 512, false);
+            continue;
+        }
+        size_t n = MIN(snapshot->len_bytes - at,
+            (size_t)MIN((uint32_t)PAYLOAD_BLOCKS_MAX, room - 3) * BLOCK_BYTES);
+        bool last = at + n == snapshot->len_bytes;
+        uint32_t blocks;
+        r = append_all(v, &chain->refs[chain->count - 1], chain->length_blocks,
+            last ? MANIFEST_LAST : 0, snapshot->bytes + at, n, false, &blocks);
+        if (r < 0)
+            break;
+        chain->length_blocks += blocks;
+        at += n;
+        if (last)
+            return sync_all(v, &chain->refs[chain->count - 1], chain->length_blocks);
+    }
+    return r;
+}
+
+static void chain_remove(struct volume *v, struct chain *chain)
+{
+    for (unsigned i = 0; i < chain->count; i++)
+        copies_remove(v, &chain->refs[i]);
+    mem_free(chain->refs);
+    *chain = (struct chain){0};
+}
+
+/* Makes `ref` the root's manifest. 0, or -ESTALE when this epoch is over (S13: an unknown outcome is
+ * resolved by a later successful CAS only). */
+static int root_switch(struct volume *v, const struct copies_ref *ref)
+{
+    uint64_t delay_ns = RETRY_NS_MIN;
+    struct volume_root root = v->root;
+    for (;;) {
+        root.manifest = *ref;
+        int r = volume_root_save(v->host->store, &root);
+        if (r == 0) {
+            v->root = root;
+            return 0;
+        }
+        if (r == -ECANCELED) {
+            /* Somebody renamed the volume, or it is no longer ours. */
+            struct volume_root now;
+            r = volume_root_load(v->host->store, v->root.id, &now);
+            if (r == -ENOENT ||
+                (r == 0 && (now.epoch != v->root.epoch || now.state != VOLUME_OWNED)))
+                return -ESTALE;
+            if (r == 0) {
+                root = now;
+                continue;
+            }
+        }
+        log_warn_limited("volume %s: the store did not take the new manifest (%s): trying again",
+            v->root.name, strerror(-r));
+        env_sleep_ns(delay_ns);
+        delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
+        if (v->halted)
+            return -ESHUTDOWN;
+    }
+}
+
+static int rewrite_locked(struct volume *v)
+{
+    struct records snapshot = {0};
+    uint64_t delay_ns = RETRY_NS_MIN;
+    struct chain chain = {0};
+    state_snapshot(&v->state, &snapshot); /* nothing is appended from here on: the mutex is held */
+    for (;;) {
+        int r = chain_write(v, &chain, &snapshot);
+        if (r == 0)
+            break;
+        chain_remove(v, &chain);
+        if (r == -ESTALE || v->halted) {
+            records_fini(&snapshot);
+            return -ESTALE;
+        }
+        snprintf(v->problem, sizeof(v->problem), "cannot write a new manifest: %s", strerror(-r));
+        log_warn_limited("volume %s: %s: trying again", v->root.name, v->problem);
+        env_sleep_ns(delay_ns);
+        delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
+    }
+    v->problem[0] = 0;
+    int r = root_switch(v, &chain.refs[0]);
+    if (r == 0) {
+        struct chain old = {.refs = v->manifest.chain, .count = v->manifest.chain_count};
+        v->manifest.ref = chain.refs[chain.count - 1];
+        v->manifest.chain = chain.refs;
+        v->manifest.chain_count = chain.count;
+        v->manifest.capacity_blocks = chain.capacity_blocks;
+        v->manifest.length_blocks = chain.length_blocks;
+        v->manifest.snapshot_bytes = v->manifest.bytes = snapshot.len_bytes;
+        v->manifest.broken = false;
+        chain_remove(v, &old);
+    } else {
+        mem_free(chain.refs); /* not ours to remove: the outcome belongs to who took over */
+    }
+    records_fini(&snapshot);
+    return r;
+}
+
+static int halt_deposed(struct volume *v)
+{
+    volume_halt(
+        v, -ESTALE, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+    return -ESHUTDOWN;
+}
+
+int manifest_rewrite(struct volume *v)
+{
+    fiber_mutex_lock(&v->manifest.mutex);
+    int r = v->halted ? -ESHUTDOWN : rewrite_locked(v);
+    if (r == -ESTALE)
+        r = halt_deposed(v);
+    fiber_mutex_unlock(&v->manifest.mutex);
+    return r;
+}
+
+static int commit_locked(struct volume *v, const struct records *records)
+{
+    struct manifest *m = &v->manifest;
+    for (;;) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        uint32_t need = group_blocks(records->len_bytes);
+        bool full = m->length_blocks + need + 2 > m->capacity_blocks;
+        bool large = m->bytes > MAX((uint64_t)COMPACT_BYTES_MIN, 4 * m->snapshot_bytes);
+        if (m->broken || full || large) {
+            int r = rewrite_locked(v);
+            if (r < 0)
+                return r == -ESTALE ? halt_deposed(v) : r;
+            if (m->length_blocks + need + 2 > m->capacity_blocks) {
+                struct chain chain = {.refs = m->chain,
+                    .count = m->chain_count,
+                    .capacity_blocks = m->capacity_blocks,
+                    .length_blocks = m->length_blocks};
+                r = chain_extend(v, &chain, need * 2 + 64, true);
+                m->chain = chain.refs;
+                m->chain_count = chain.count;
+                m->ref = chain.refs[chain.count - 1];
+                m->capacity_blocks = chain.capacity_blocks;
+                m->length_blocks = chain.length_blocks;
+                if (r < 0) {
+                    m->broken = true;
+                    continue;
+                }
+            }
+        }
+        int r = append_group(v, &m->ref, &m->length_blocks, records, true);
+        if (r == 0)
+            return 0;
+        if (r == -ESTALE)
+            return halt_deposed(v);
+        log_warn("volume %s: a copy of the manifest failed (%s): writing it afresh on other disks",
+            v->root.name, strerror(-r));
+        m->broken = true;
+    }
+}
+
+int manifest_commit(
+    struct volume *v, const struct records *records, manifest_applied_fn *applied, void *ctx)
+{
+    if (records->len_bytes == 0) {
+        if (applied)
+            applied(ctx);
+        return 0;
+    }
+    fiber_mutex_lock(&v->manifest.mutex);
+    int r = commit_locked(v, records);
+    if (r == 0) {
+        v->manifest.bytes += records->len_bytes;
+        char error[256];
+        r = state_apply(&v->state, records->bytes, records->len_bytes, error);
+        CHECK_MSG(r == 0, "volume %s: own record refused: %s", v->root.name, error);
+        if (applied)
+            applied(ctx);
+    }
+    fiber_mutex_unlock(&v->manifest.mutex);
+    return r;
+}
+
+/* --- Loading ----------------------------------------------------------------------------------- */
+
+struct loader {
+    struct volume_host *host;
+    const struct volume_root *root;
+    struct state *state;
+    struct copies_ref ref;
+    struct copies_set copies;
+    struct records group; /* bytes of a group whose end has not come yet */
+    uint8_t *window;
+    char **ret_error;
+};
+
+#define WINDOW_BLOCKS 256
+
+/* Fences every copy of the chunk. */
+static int loader_fence(struct loader *l)
+{
+    struct chunk_shard shards[CODE_M_MAX + 1];
+    for (unsigned i = 0; i < l->ref.count; i++)
+        shards[i] = (struct chunk_shard){.place = l->ref.places[i]};
+    int r = copies_fence(
+        &l->copies, l->host, l->root->id, l->ref.chunk, shards, l->ref.count, l->root->epoch);
+    if (r == -ESTALE)
+        *l->ret_error = mem_printf(
+            "the manifest is fenced by an epoch above %u: the store has been set back (restored "
+            "from a backup?); the volume stays closed",
+            l->root->epoch);
+    else if (r < 0)
+        *l->ret_error =
+            mem_printf("none of the %u copies of the manifest can be read%s", l->ref.count,
+                r == -ENOENT ? " (all are gone)"
+                             : ": bring back the disks that hold them (see 'holdfast disk list')");
+    return r;
+}
+
+static int bad_append(struct loader *l, uint32_t off, const char *what)
+{
+    *l->ret_error = mem_printf("manifest append at block %u: %s", off, what);
+    return -EBADMSG;
+}
+
+/* One append whose blocks stand at `block`; *ret_blocks = how many it takes. */
+static int loader_append(
+    struct loader *l, uint32_t off, const uint8_t *block, uint32_t available, uint32_t *ret_blocks)
+{
+    struct append_header header;
+    int r = append_header_parse(block, &header);
+    if (r < 0)
+        return bad_append(l, off, "not a header");
+    *ret_blocks = 1 + header.entry_count;
+    if (*ret_blocks > available)
+        return 1; /* more is needed */
+    const uint8_t *body = append_header_inline(block, &header);
+    if (header.inline_len_bytes < INLINE_PREFIX || get_le16(body) != MANIFEST_VERSION)
+        return bad_append(l, off, "of a version that this daemon does not know");
+    unsigned flags = get_le16(body + 2);
+    uint32_t len = get_le32(body + 4);
+    const uint8_t *bytes = header.entry_count > 0 ? block + BLOCK_BYTES : body + INLINE_PREFIX;
+    size_t room = header.entry_count > 0 ? (size_t)header.entry_count * BLOCK_BYTES
+                                         : header.inline_len_bytes - INLINE_PREFIX;
+    if (len > room)
+        return bad_append(l, off, "longer than its blocks");
+    char error[256];
+    if (flags & MANIFEST_CONTINUE) {
+        r = state_apply(l->state, bytes, len, error);
+        return r < 0 ? bad_append(l, off, error) : 0;
+    }
+    struct records *group = &l->group;
+    if (group->len_bytes + len > group->capacity_bytes) {
+        group->capacity_bytes = MAX(2 * group->capacity_bytes, group->len_bytes + len);
+        group->bytes = mem_realloc(group->bytes, group->capacity_bytes);
+    }
+    memcpy(group->bytes + group->len_bytes, bytes, len);
+    group->len_bytes += len;
+    if (flags & MANIFEST_LAST) {
+        r = state_apply(l->state, group->bytes, group->len_bytes, error);
+        records_clear(group);
+        if (r < 0)
+            return bad_append(l, off, error);
+    }
+    return 0;
+}
+
+static int loader_chunk(struct loader *l)
+{
+    int r = loader_fence(l);
+    if (r < 0)
+        return r;
+    uint32_t length = l->copies.length_max;
+    for (uint32_t off = 0; off < length;) {
+        uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), bad;
+        r = copies_read(&l->copies, off, count, l->window, &bad);
+        if (r < 0) {
+            *l->ret_error = mem_printf("block %u of the manifest is damaged in every copy", bad);
+            return r;
+        }
+        uint32_t at = 0;
+        while (at < count) {
+            uint32_t blocks;
+            r = loader_append(
+                l, off + at, l->window + (size_t)at * BLOCK_BYTES, count - at, &blocks);
+            if (r < 0)
+                return r;
+            if (r > 0)
+                break;
+            at += blocks;
+        }
+        if (at == 0)
+            return bad_append(l, off, "runs beyond the manifest's end");
+        off += at;
+    }
+    return 0;
+}
+
+int manifest_load(struct volume_host *host, const struct volume_root *root, struct state *ret_state,
+    struct copies_ref **ret_chain, unsigned *ret_chain_count, char **ret_error)
+{
+    struct loader l = {.host = host,
+        .root = root,
+        .state = ret_state,
+        .ref = root->manifest,
+        .ret_error = ret_error,
+        .window = mem_alloc_pages(WINDOW_BLOCKS * BLOCK_BYTES)};
+    struct chain chain = {0};
+    int r;
+    for (;;) {
+        chain_add(&chain, &l.ref);
+        ret_state->continued = (struct copies_ref){0};
+        r = loader_chunk(&l);
+        if (r < 0 || ret_state->continued.chunk == 0)
+            break;
+        l.ref = ret_state->continued;
+    }
+    if (r == 0 && ret_state->size_bytes == 0) {
+        *ret_error = mem_printf("the manifest has no volume record");
+        r = -EBADMSG;
+    }
+    records_fini(&l.group);
+    mem_free_pages(l.window, WINDOW_BLOCKS * BLOCK_BYTES);
+    if (r < 0) {
+        mem_free(chain.refs);
+        return r;
+    }
+    *ret_chain = chain.refs;
+    *ret_chain_count = chain.count;
+    return 0;
+}

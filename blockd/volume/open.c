@@ -1,0 +1,618 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Opening a volume, which is always a takeover, also after this daemon's own predecessor (S10):
+ *
+ *   epoch + 1 in the root -> fence and read the manifest -> fence the logs it names -> replay them ->
+ *   seal what the earlier epoch left open -> a new log -> the manifest afresh, made current by one CAS
+ *   -> serve.
+ *
+ * Invariants
+ *  O1 Nothing is appended to a shard of an earlier epoch (S11).
+ *  O2 Replay stops at the first gap in the sequence; records up to committed_seq are not needed and not replayed.
+ *  O3 Absent, damaged, unreachable are not the same: what cannot be read now but may be later makes the open fail,
+ *     never the log shorter (S14). Only suspect copies (the machine lost power) may have lost a tail that was not flushed.
+ *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it, before the
+ *     record that says so.
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/disk/append_header.h"
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define WINDOW_BLOCKS 512
+#define WAL_BLOCKS_FIRST 1024
+
+/* What is known of the shards of one open place: how far each goes. */
+struct probe {
+    uint64_t chunk;
+    struct shard_info infos[CODE_SHARDS_MAX];
+    int errors[CODE_SHARDS_MAX];
+};
+
+struct recovery {
+    struct volume *volume;
+    char **ret_error;
+    uint64_t expected_seq; /* of the next record */
+    bool stopped;          /* O2: nothing behind this point counts */
+    bool power_loss;       /* only suspect copies had something */
+    struct idmap probes;   /* by place */
+    struct copies_ref
+        *removed; /* chunks of copies to be removed once the new manifest is current */
+    unsigned removed_count;
+};
+
+/* --- Large-write rows -------------------------------------------------------------------------- */
+
+static int probe_place(struct recovery *rec, const struct place *p, struct probe **ret_probe)
+{
+    struct volume *v = rec->volume;
+    struct probe *probe = idmap_get(&rec->probes, p->chunk);
+    if (!probe) {
+        probe = NEW(struct probe);
+        probe->chunk = p->chunk;
+        for (unsigned i = 0; i < place_shards(p); i++) {
+            struct disk *disk = volume_disk(v, p->shards[i].place.disk);
+            struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
+            probe->errors[i] = -EHOSTUNREACH;
+            if (p->shards[i].state == CHUNK_SHARD_LOST)
+                probe->errors[i] = -ENOENT;
+            else if (disk_usable(disk))
+                probe->errors[i] = shard_fence(disk, key, v->root.epoch, &probe->infos[i]);
+            if (probe->errors[i] == -ESTALE) {
+                mem_free(probe);
+                return -ESTALE;
+            }
+        }
+        idmap_put(&rec->probes, p->chunk, probe);
+    }
+    *ret_probe = probe;
+    return 0;
+}
+
+/* Whether enough shards hold the row that ends at end_blocks: 1 yes, 0 no (and only power loss explains it), or an error. */
+static int row_present(struct recovery *rec, const struct place *p, uint32_t end_blocks)
+{
+    struct probe *probe;
+    int r = probe_place(rec, p, &probe);
+    if (r < 0)
+        return r;
+    unsigned have = 0, unreachable = 0, beyond = 0;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        if (probe->errors[i] == 0 && probe->infos[i].length_blocks >= end_blocks)
+            have++;
+        else if (probe->errors[i] == 0 && probe->infos[i].suspect)
+            beyond++;
+        else if (probe->errors[i] == -EHOSTUNREACH || probe->errors[i] == -EIO)
+            unreachable++;
+    }
+    if (have >= p->code.k)
+        return 1;
+    if (have + unreachable >= p->code.k && beyond == 0) {
+        *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
+                                     "reached: bring back the disks that hold it",
+            p->code.k, (unsigned long long)p->chunk, have);
+        return -EHOSTUNREACH;
+    }
+    if (beyond > 0)
+        return 0; /* S14 */
+    *rec->ret_error = mem_printf("a large write in chunk %llx has lost more shards than its code "
+                                 "can rebuild",
+        (unsigned long long)p->chunk);
+    return -EIO;
+}
+
+static int replay_row(struct recovery *rec, const struct log_record *record, uint64_t seq)
+{
+    struct volume *v = rec->volume;
+    struct lchunk *chunk = state_chunk(&v->state, record->chunk_index);
+    struct place *p = chunk ? chunk->place : NULL;
+    if (!p || record->row > p->row_count ||
+        (record->row < p->row_count && p->row_len[record->row] != record->row_len) ||
+        (record->row == p->row_count && (p->sealed || record->row >= CHUNK_ROWS_MAX))) {
+        *rec->ret_error = mem_printf("log record %llu refers to row %u of chunk %llu, which the "
+                                     "manifest contradicts",
+            (unsigned long long)seq, record->row, (unsigned long long)record->chunk_index);
+        return -EBADMSG;
+    }
+    bool added = record->row == p->row_count;
+    if (added)
+        (void)place_add_row(p, record->row_len);
+    int r = p->sealed ? 1 : row_present(rec, p, place_length_blocks(p, record->row + 1u));
+    if (r <= 0) {
+        if (added)
+            p->row_count--;
+        if (r == 0)
+            rec->stopped = rec->power_loss = true;
+        return r;
+    }
+    bool froze = false;
+    struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
+    memtable_put_mapped(gen, record->block, record->count,
+        map_entry(MAP_MAPPED, 0, record->chunk_index, record->linear), seq);
+    memtable_put_row(gen, record->chunk_index, record->row, record->row_len, seq);
+    chunk->memtable_rows++;
+    return 0;
+}
+
+/* --- Replay ------------------------------------------------------------------------------------ */
+
+static int replay_write(struct recovery *rec, const struct log_record *record, uint64_t seq,
+    const uint8_t *header, unsigned entry, const uint8_t *payload)
+{
+    struct volume *v = rec->volume;
+    bool froze = false;
+    for (unsigned i = 0; i < record->count; i++) {
+        struct memtable_gen *gen = memtable_active(&v->memtable, 1, env_now_ns(), &froze);
+        void *data;
+        int r = volume_get_blocks(v, 1, &data);
+        if (r < 0)
+            return r;
+        memcpy(data, payload + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
+        memtable_put(&v->memtable, gen, record->block + i, data,
+            append_header_entry(header, entry + i).crc, seq);
+    }
+    return 0;
+}
+
+static int replay_record(struct recovery *rec, const struct log_record *record, uint64_t seq,
+    const uint8_t *header, unsigned entry, const uint8_t *payload)
+{
+    struct volume *v = rec->volume;
+    uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
+    if (record->type != LOG_NOOP &&
+        (record->block >= blocks || record->count > blocks - record->block)) {
+        *rec->ret_error =
+            mem_printf("log record %llu is beyond the volume's end", (unsigned long long)seq);
+        return -EBADMSG;
+    }
+    int r = 0;
+    bool froze = false;
+    if (record->type == LOG_WRITE)
+        r = replay_write(rec, record, seq, header, entry, payload);
+    else if (record->type == LOG_TRIM)
+        memtable_put_trim(memtable_active(&v->memtable, 0, env_now_ns(), &froze), record->block,
+            record->count, seq);
+    else if (record->type == LOG_ROW)
+        r = replay_row(rec, record, seq);
+    if (r == 0 && !rec->stopped) {
+        v->acked_seq = seq;
+        memtable_acked(&v->memtable, seq);
+    }
+    return r;
+}
+
+/* One append, header and payload in memory. */
+static int replay_append(
+    struct recovery *rec, const uint8_t *at, const struct append_header *header)
+{
+    struct volume *v = rec->volume;
+    const uint8_t *body = append_header_inline(at, header);
+    size_t left = header->inline_len_bytes;
+    unsigned entry = 0;
+    for (uint64_t seq = header->base_seq; left > 0 && !rec->stopped; seq++) {
+        struct log_record record;
+        int64_t size = log_record_decode(body, left, &record);
+        unsigned blocks = size > 0 && record.type == LOG_WRITE ? (unsigned)record.count : 0;
+        if (size < 0 || entry + blocks > header->entry_count) {
+            *rec->ret_error =
+                mem_printf("log record %llu cannot be decoded", (unsigned long long)seq);
+            return -EBADMSG;
+        }
+        body += size;
+        left -= (size_t)size;
+        if (seq > rec->expected_seq) {
+            rec->stopped = true; /* O2 */
+            log_warn("volume %s: the log lacks records %llu to %llu: what comes after is given up",
+                v->root.name, (unsigned long long)rec->expected_seq, (unsigned long long)seq - 1);
+            return 0;
+        }
+        if (seq == rec->expected_seq) {
+            int r =
+                replay_record(rec, &record, seq, at, entry, at + (size_t)(1 + entry) * BLOCK_BYTES);
+            if (r < 0)
+                return r;
+            if (!rec->stopped)
+                rec->expected_seq++;
+        }
+        entry += blocks;
+    }
+    return 0;
+}
+
+/* Replays blocks [0, length) of a log; *ret_end = end of the last append that counts. */
+static int replay_wal(struct recovery *rec, const struct copies_set *copies, uint32_t length,
+    uint64_t *ret_last_seq, uint32_t *ret_end)
+{
+    uint8_t *window = mem_alloc_pages((size_t)WINDOW_BLOCKS * BLOCK_BYTES);
+    uint32_t off = 0;
+    int r = 0;
+    while (off < length && !rec->stopped && r == 0) {
+        uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), at = 0, bad;
+        r = copies_read(copies, off, count, window, &bad);
+        if (r < 0)
+            *rec->ret_error = mem_printf("block %u of log %llx is damaged in every copy", bad,
+                (unsigned long long)copies->chunk);
+        while (r == 0 && at < count && !rec->stopped) {
+            struct append_header header;
+            r = append_header_parse(window + (size_t)at * BLOCK_BYTES, &header);
+            if (r < 0)
+                *rec->ret_error = mem_printf("block %u of log %llx is not a header", off + at,
+                    (unsigned long long)copies->chunk);
+            if (r < 0 || at + 1 + header.entry_count > count)
+                break;
+            r = replay_append(rec, window + (size_t)at * BLOCK_BYTES, &header);
+            if (r == 0 && !rec->stopped) {
+                at += 1 + header.entry_count;
+                *ret_last_seq = rec->expected_seq - 1;
+            }
+        }
+        off += at;
+        if (r == 0 && at == 0 && !rec->stopped) {
+            *rec->ret_error =
+                mem_printf("log %llx ends inside an append", (unsigned long long)copies->chunk);
+            r = -EBADMSG;
+        }
+    }
+    mem_free_pages(window, (size_t)WINDOW_BLOCKS * BLOCK_BYTES);
+    *ret_end = off;
+    return r;
+}
+
+/* Seals every copy that has `end` (O4); the others are lost. */
+static int seal_copies(
+    struct recovery *rec, struct wal *wal, const struct copies_set *copies, uint32_t end)
+{
+    struct volume *v = rec->volume;
+    unsigned sealed = 0;
+    for (unsigned i = 0; i < wal->copies; i++) {
+        struct shard_key key = {.volume = v->root.id, .chunk = wal->chunk, .index = (uint8_t)i};
+        int r = -ENOENT;
+        if (copies->disks[i] && copies->infos[i].length_blocks >= end)
+            r = shard_seal(copies->disks[i], key, v->root.epoch, end);
+        if (r == -ESTALE)
+            return r;
+        wal->shards[i].state = r == 0 ? CHUNK_SHARD_OK : CHUNK_SHARD_LOST;
+        sealed += r == 0;
+    }
+    wal->sealed = true;
+    wal->length_blocks = wal->synced_blocks = end;
+    if (sealed == 0 && end > 0) {
+        *rec->ret_error =
+            mem_printf("no copy of log %llx could be sealed", (unsigned long long)wal->chunk);
+        return -EIO;
+    }
+    /* Fewer copies than wanted: what they hold goes into full rows at once (S3). */
+    if (sealed < wal->copies)
+        v->destage_all = true;
+    return 0;
+}
+
+static void remove_later(struct recovery *rec, const struct wal *wal)
+{
+    struct copies_ref ref = {.chunk = wal->chunk, .count = wal->copies};
+    for (unsigned i = 0; i < wal->copies; i++)
+        ref.places[i] = wal->shards[i].place;
+    rec->removed = mem_realloc(rec->removed, (rec->removed_count + 1) * sizeof(ref));
+    rec->removed[rec->removed_count++] = ref;
+}
+
+static int recover_wal(struct recovery *rec, struct wal *wal)
+{
+    struct volume *v = rec->volume;
+    struct copies_set copies;
+    int r = copies_fence(
+        &copies, v->host, v->root.id, wal->chunk, wal->shards, wal->copies, v->root.epoch);
+    if (r == -ESTALE)
+        return r;
+    bool needed = !(wal->sealed && wal->last_seq <= v->state.committed_seq) && !rec->stopped;
+    if (r < 0 && needed) {
+        *rec->ret_error =
+            mem_printf("no copy of log %llx can be read (%s): acknowledged writes are "
+                       "in it; bring back the disks that hold it",
+                (unsigned long long)wal->chunk, strerror(-r));
+        return r == -ENOENT ? -EIO : r;
+    }
+    uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
+    if (needed && wal->sealed && length < wal->length_blocks) {
+        if (copies.suspect < copies.usable) {
+            *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
+                                         "be reached: bring back the disks that hold it",
+                (unsigned long long)wal->chunk);
+            return -EHOSTUNREACH;
+        }
+        rec->power_loss = true;
+    }
+    if (needed && copies.suspect == copies.usable)
+        rec->power_loss = true;
+    uint32_t end = 0;
+    uint64_t last_seq = 0;
+    if (needed)
+        r = replay_wal(rec, &copies, length, &last_seq, &end);
+    if (r == 0 || !needed)
+        r = seal_copies(rec, wal, &copies, needed ? end : 0);
+    wal->last_seq = last_seq;
+    return r;
+}
+
+static int recover_logs(struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    rec->expected_seq = v->state.committed_seq + 1;
+    v->acked_seq = v->state.committed_seq;
+    list_for_each_safe (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        int r = recover_wal(rec, wal);
+        if (r < 0)
+            return r;
+        if (wal->last_seq <= v->state.committed_seq) {
+            remove_later(rec, wal);
+            list_remove(&wal->link);
+            mem_free(wal);
+        }
+    }
+    if (rec->power_loss)
+        log_warn("volume %s: only copies on machines that lost power were found: writes that were "
+                 "not flushed may be lost (up to write %llu is there)",
+            v->root.name, (unsigned long long)v->acked_seq);
+    v->next_seq = v->acked_seq + 1;
+    v->synced_seq = v->acked_seq;
+    return 0;
+}
+
+/* --- Places left open -------------------------------------------------------------------------- */
+
+static int close_place(struct recovery *rec, struct place *p)
+{
+    struct volume *v = rec->volume;
+    struct chunk_place place;
+    p->rows_recorded = p->row_count; /* the log named them; the new manifest does */
+    place_expand(&v->state, p, &place);
+    int r = chunk_seal(&v->row_io, &place, v->root.epoch);
+    if (r == -ESTALE)
+        return r;
+    /* A shard that is shorter, gone or out of reach is reported by chunk_seal through `trouble`;
+     * note the first two here too, for they are certain. */
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        struct disk *disk = volume_disk(v, p->shards[i].place.disk);
+        struct shard_info info;
+        if (!disk_usable(disk) || p->shards[i].state == CHUNK_SHARD_LOST)
+            continue;
+        int s = shard_stat(disk, chunk_shard_key(&place, i), &info);
+        if (s == -ENOENT || (s == 0 && (!info.sealed || info.length_blocks != place.length_blocks)))
+            p->shards[i].state = CHUNK_SHARD_LOST;
+    }
+    p->sealed = true;
+    return 0;
+}
+
+static void drop_place(struct recovery *rec, struct place *p)
+{
+    struct volume *v = rec->volume;
+    struct chunk_place place;
+    place_expand(&v->state, p, &place);
+    uint64_t dead[8];
+    unsigned count = 0;
+    uint32_t pos = 0;
+    for (struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
+        if (c->place == p && count < ARRAY_SIZE(dead))
+            dead[count++] = c->index;
+    }
+    struct records records = {0};
+    for (unsigned i = 0; i < count; i++)
+        record_chunk_freed(&records, dead[i]);
+    record_place_freed(&records, p->chunk);
+    char error[256];
+    int r = state_apply(&v->state, records.bytes, records.len_bytes, error);
+    CHECK_MSG(r == 0, "%s", error);
+    records_fini(&records);
+    /* Its shards have no row of ours: reconciliation removes them (they are of an earlier epoch). */
+}
+
+static int close_places(struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    for (;;) {
+        struct place *open = NULL;
+        uint32_t pos = 0;
+        for (struct place *p; !open && (p = idmap_next(&v->state.places, &pos));)
+            open = p->sealed ? NULL : p;
+        if (!open)
+            return 0;
+        if (open->row_count == 0) {
+            drop_place(rec, open);
+            continue;
+        }
+        int r = close_place(rec, open);
+        if (r < 0)
+            return r;
+    }
+}
+
+/* --- Opening ----------------------------------------------------------------------------------- */
+
+static int take_ownership(struct volume_host *host, struct volume_root *root, char **ret_error)
+{
+    for (;;) {
+        if (root->state == VOLUME_DELETING) {
+            *ret_error = mem_printf("volume '%s' is being deleted", root->name);
+            return -ENOENT;
+        }
+        if (root->state == VOLUME_OWNED && strcmp(root->owner, host->node_name) != 0) {
+            *ret_error = mem_printf(
+                "volume '%s' belongs to node '%s', and taking a volume over from another "
+                "node is not supported yet; if this node was renamed, give it its old "
+                "name ([node] name=%s)",
+                root->name, root->owner, root->owner);
+            return -EBUSY;
+        }
+        struct volume_root mine = *root;
+        mine.epoch++;
+        mine.state = VOLUME_OWNED;
+        snprintf(mine.owner, sizeof(mine.owner), "%s", host->node_name);
+        mine.owner_session = host->session;
+        int r = volume_root_save(host->store, &mine);
+        if (r == 0) {
+            *root = mine;
+            return 0;
+        }
+        if (r != -ECANCELED) {
+            *ret_error = mem_printf("the store did not take the new owner: %s", strerror(-r));
+            return r;
+        }
+        r = volume_root_load(host->store, root->id, root);
+        if (r < 0) {
+            *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
+            return r;
+        }
+    }
+}
+
+static struct volume *volume_new(
+    struct volume_host *host, const struct volume_root *root, const struct pool *pool)
+{
+    struct volume *v = NEW(struct volume);
+    v->host = host;
+    v->root = *root;
+    v->pool = *pool;
+    state_init(&v->state, root->id);
+    v->row_blocks = host->row_blocks_max ? (unsigned)host->row_blocks_max : APPEND_ENTRIES_MAX;
+    v->gen_blocks = v->row_blocks * pool->code.k;
+    uint64_t bypass = host->bypass_bytes_min ? host->bypass_bytes_min : 64 * 1024;
+    v->bypass_blocks_min = bypass / BLOCK_BYTES * pool->code.k;
+    memtable_init(&v->memtable, host->budget->blocks, v->gen_blocks);
+    v->row_io = (struct row_io){
+        .host = host, .buffers = host->budget->io, .trouble = volume_trouble, .ctx = v};
+    v->wal_capacity_blocks = WAL_BLOCKS_FIRST;
+    struct fiber_queue *queues[] = {&v->ack_waiters, &v->committer_wake, &v->syncer_wake,
+        &v->sync_waiters, &v->provisioner_wake, &v->space_waiters, &v->destager_wake, &v->destaged,
+        &v->checkpoint_wake, &v->checkpoint_waiters, &v->repair_wake, &v->repair_waiters,
+        &v->idle_waiters, &v->reader_waiters, &v->bypass_turn};
+    for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
+        fiber_queue_init(queues[i]);
+    struct list *lists[] = {
+        &v->commit_queue, &v->bypass_queue, &v->partials, &v->budget_link, &v->meta_pending};
+    for (unsigned i = 0; i < ARRAY_SIZE(lists); i++)
+        list_init(lists[i]);
+    fiber_mutex_init(&v->manifest.mutex);
+    fiber_mutex_init(&v->bypass_mutex);
+    fiber_mutex_init(&v->clean_mutex);
+    extmap_init(&v->delta);
+    extmap_init(&v->delta_frozen);
+    checkpoint_init_store(v);
+    return v;
+}
+
+void volume_free(struct volume *v)
+{
+    list_remove(&v->budget_link);
+    memtable_fini(&v->memtable);
+    extmap_fini(&v->delta);
+    extmap_fini(&v->delta_frozen);
+    if (v->map)
+        map_free(v->map);
+    state_fini(&v->state);
+    mem_free(v->manifest.chain);
+    mem_free(v);
+}
+
+static int first_wal(struct volume *v)
+{
+    struct wal *wal = NEW(struct wal);
+    int r = wal_new(v, wal);
+    if (r < 0) {
+        mem_free(wal);
+        return r;
+    }
+    list_push_back(&v->state.wals, &wal->link);
+    v->wal_open = wal;
+    v->wal_opened_ns = env_now_ns();
+    return 0;
+}
+
+static int recover(struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    int r = 0;
+    if (v->root.manifest.chunk != 0)
+        r = manifest_load(v->host, &v->root, &v->state, &v->manifest.chain,
+            &v->manifest.chain_count, rec->ret_error);
+    else
+        v->state.size_bytes = v->root.size_bytes;
+    if (r < 0)
+        return r;
+    v->state.map_levels = MAX(v->state.map_levels,
+        v->state.map_root == 0 ? map_levels_for(DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES))
+                               : 1);
+    v->map = map_new(v->host->map_cache, &v->map_store, v->state.map_root, v->state.map_levels);
+    r = recover_logs(rec);
+    if (r == 0)
+        r = close_places(rec);
+    if (r == 0)
+        r = delta_rebuild(v, rec->ret_error);
+    if (r == 0 && (r = first_wal(v)) < 0)
+        *rec->ret_error =
+            mem_printf("no log can be allocated in pool '%s' (%s): see 'holdfast disk list'",
+                v->root.pool, r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r));
+    return r == 0 ? manifest_rewrite(v) : r;
+}
+
+static void recovery_fini(struct recovery *rec)
+{
+    uint32_t pos = 0;
+    for (struct probe *probe; (probe = idmap_next(&rec->probes, &pos));)
+        mem_free(probe);
+    idmap_fini(&rec->probes);
+    mem_free(rec->removed);
+}
+
+int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error)
+{
+    struct volume_root root;
+    struct pool pool;
+    char *error = NULL;
+    int r = volume_root_load(host->store, id, &root);
+    if (r < 0) {
+        *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
+        return r;
+    }
+    r = pool_load(host->store, root.pool, &pool);
+    if (r < 0) {
+        *ret_error = mem_printf("volume '%s' is in pool '%s', which cannot be read: %s", root.name,
+            root.pool, strerror(-r));
+        return r;
+    }
+    r = take_ownership(host, &root, ret_error);
+    if (r < 0)
+        return r;
+    /* One replay at a time: what it needs of the budget comes free because the volumes already
+     * open destage, and a log is smaller than the budget. */
+    fiber_mutex_lock(&host->budget->replay);
+    struct volume *v = volume_new(host, &root, &pool);
+    struct recovery rec = {.volume = v, .ret_error = &error};
+    r = recover(&rec);
+    if (r == 0) {
+        list_push_back(&host->budget->volumes, &v->budget_link);
+        volume_start_fibers(v);
+        for (unsigned i = 0; i < rec.removed_count; i++)
+            copies_remove(v, &rec.removed[i]);
+        volume_spawn(v, "reconcile", reconcile);
+        repair_kick(v);
+    }
+    recovery_fini(&rec);
+    fiber_mutex_unlock(&host->budget->replay);
+    if (r < 0) {
+        *ret_error = mem_printf("volume '%s': %s", root.name, error ? error : strerror(-r));
+        mem_free(error);
+        volume_free(v);
+        return r;
+    }
+    mem_free(error);
+    *ret_volume = v;
+    return 0;
+}

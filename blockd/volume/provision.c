@@ -1,0 +1,450 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Chunks and logs are made, and recorded in the manifest, before they are needed: the write path
+ * only ever takes what is ready. It also is what makes D7 true: a write is admitted when row space already
+ * allocated can take it (P1), so that destage never depends on a create.
+ *
+ *  P1 provisioned_blocks() >= blocks in memtables + blocks admitted + one row of slack (a generation that is
+ *     not full wastes at most that).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/cluster/placement.h"
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define CREATE_TRIES 4
+#define WAL_BLOCKS_MIN 512 /* 2 MiB */
+#define RETRY_NS 200000000ull
+
+static unsigned reserve_percent(enum shard_priority priority)
+{
+    return priority == SHARD_PRIORITY_USER ? 5 : priority == SHARD_PRIORITY_CLEAN ? 2 : 0;
+}
+
+/* --- Copies: logs, manifests ------------------------------------------------------------------- */
+
+static int copies_place(struct volume *v, enum shard_kind kind, unsigned copies_max,
+    unsigned copies_min, uint32_t capacity_blocks, enum shard_priority priority,
+    const uint32_t *exclude, unsigned exclude_count, struct disk **ret_disks)
+{
+    struct placement_request request = {.count = copies_max,
+        .count_min = copies_min,
+        .domain = v->pool.domain,
+        .class_name = v->pool.log_class,
+        .shard_bytes = (uint64_t)capacity_blocks * BLOCK_BYTES,
+        .reserve_percent = reserve_percent(priority),
+        .exclude = exclude,
+        .exclude_count = exclude_count,
+        .chance = env_random_u64()};
+    return placement_choose(v->host->disks, &request, ret_disks);
+}
+
+static void create_remove(
+    struct volume *v, struct disk *disk, struct shard_key key, uint64_t instance)
+{
+    if (disk_usable(disk))
+        (void)shard_remove(disk, key, instance, v->root.epoch);
+}
+
+int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsigned copies_max,
+    unsigned copies_min, uint32_t capacity_blocks, uint32_t capacity_blocks_min,
+    struct chunk_shard *ret_shards, unsigned *ret_copies, uint32_t *ret_capacity)
+{
+    /* A log is needed to acknowledge anything, trims that free space included: it may use the
+     * reserve, and so may a manifest. */
+    enum shard_priority priority = SHARD_PRIORITY_SYSTEM;
+    uint32_t exclude[CREATE_TRIES];
+    struct disk *disks[CODE_M_MAX + 1];
+    int r = 0;
+    for (unsigned tries = 0; tries < CREATE_TRIES; tries++) {
+        int placed = copies_place(
+            v, kind, copies_max, copies_min, capacity_blocks_min, priority, exclude, tries, disks);
+        if (placed < 0)
+            return r < 0 ? r : placed;
+        uint32_t capacity = capacity_blocks;
+        int made = 0;
+        for (r = 0; made < placed && r == 0; made++) {
+            struct shard_create create = {
+                .key = {.volume = v->root.id, .chunk = chunk, .index = (uint8_t)made},
+                .kind = kind,
+                .code = {.k = 1, .m = (uint8_t)(placed - 1)},
+                .instance = env_random_u64() | 1,
+                .epoch = v->root.epoch,
+                .capacity_blocks = capacity_blocks,
+                .capacity_blocks_min = capacity_blocks_min,
+                .priority = priority};
+            struct shard_info info;
+            r = shard_create(disks[made], &create, &info);
+            if (r == 0)
+                capacity = MIN(capacity, info.capacity_blocks);
+            ret_shards[made] = (struct chunk_shard){
+                .place = {.disk = disks[made]->number, .instance = create.instance}};
+        }
+        if (r == 0) {
+            *ret_copies = (unsigned)placed;
+            *ret_capacity = capacity;
+            return 0;
+        }
+        exclude[tries] = disks[made - 1]->number;
+        for (int i = 0; i < made - 1; i++)
+            create_remove(v, disks[i],
+                (struct shard_key){.volume = v->root.id, .chunk = chunk, .index = (uint8_t)i},
+                ret_shards[i].place.instance);
+        if (r == -ESTALE)
+            return r;
+    }
+    return r;
+}
+
+int wal_new(struct volume *v, struct wal *ret_wal)
+{
+    struct wal wal = {.chunk = volume_new_chunk_id(v), .epoch = v->root.epoch};
+    unsigned copies;
+    uint32_t capacity_wanted = v->wal_capacity_blocks;
+    int r = copies_create(v, SHARD_LOG, wal.chunk, v->pool.code.m + 1u,
+        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), capacity_wanted,
+        MIN(capacity_wanted, 256u), wal.shards, &copies, &wal.capacity_blocks);
+    if (r < 0)
+        return r;
+    wal.copies = (uint8_t)copies;
+    *ret_wal = wal;
+    return 0;
+}
+
+/* --- Chunks ------------------------------------------------------------------------------------ */
+
+static int chunk_place_disks(struct volume *v, struct shard_code code, const char *class_name,
+    enum shard_priority priority, uint32_t capacity_min, struct disk **ret_disks)
+{
+    unsigned count = code.k + code.m;
+    unsigned count_min =
+        code.k == v->pool.code.k ? v->pool.shards_min : MIN(v->pool.log_copies_min, count);
+    struct placement_request request = {.count = count,
+        .count_min = MAX(MIN(count_min, count), (unsigned)code.k),
+        .domain = v->pool.domain,
+        .class_name = class_name,
+        .shard_bytes = (uint64_t)capacity_min * BLOCK_BYTES,
+        .reserve_percent = reserve_percent(priority),
+        .chance = env_random_u64()};
+    int placed = placement_choose(v->host->disks, &request, ret_disks);
+    if (placed < 0 || placed == (int)count)
+        return placed;
+    /* Degraded: which index stays empty is left to chance, so that parity is missing as often as data. */
+    uint64_t chance = env_random_u64();
+    for (unsigned i = count - 1; i > 0; i--) {
+        unsigned j = (unsigned)(chance % (i + 1));
+        chance = chance * 6364136223846793005ull + 1442695040888963407ull;
+        struct disk *swap = ret_disks[i];
+        ret_disks[i] = ret_disks[j];
+        ret_disks[j] = swap;
+    }
+    return placed;
+}
+
+int chunk_new(
+    struct volume *v, enum shard_kind kind, enum shard_priority priority, uint64_t *ret_index)
+{
+    struct shard_code code =
+        kind == SHARD_META ? (struct shard_code){.k = 1, .m = v->pool.code.m} : v->pool.code;
+    uint32_t capacity = 4 * (APPEND_ENTRIES_MAX + 1), capacity_min = v->row_blocks + 1;
+    if (kind == SHARD_META)
+        priority = SHARD_PRIORITY_SYSTEM;
+    struct disk *disks[CODE_SHARDS_MAX];
+    uint64_t instances[CODE_SHARDS_MAX];
+    struct chunk_place place = {0};
+    int r = 0;
+    for (unsigned tries = 0; tries < CREATE_TRIES; tries++) {
+        int placed = chunk_place_disks(v, code, v->pool.data_class, priority, capacity_min, disks);
+        if (placed < 0)
+            return placed;
+        for (unsigned i = 0; i < CODE_SHARDS_MAX; i++)
+            instances[i] = env_random_u64() | 1;
+        place = (struct chunk_place){.volume = v->root.id,
+            .chunk = volume_new_chunk_id(v),
+            .kind = kind,
+            .code = code,
+            .epoch = v->root.epoch};
+        r = chunk_create(&v->row_io, &place, disks, instances, capacity, capacity_min, priority);
+        if (r == 0 || r == -ESTALE || v->halted)
+            break;
+    }
+    if (r < 0)
+        return r;
+    uint64_t index = v->chunk_index_claimed =
+        MAX(v->chunk_index_claimed + 1, v->state.chunk_index_next);
+    struct records records = {0};
+    record_new_place(&records, &place);
+    record_chunk(&records, index, place.chunk, 0, 0, NULL, 0);
+    r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r == 0)
+        *ret_index = index;
+    return r;
+}
+
+/* --- Room -------------------------------------------------------------------------------------- */
+
+uint64_t place_room_blocks(const struct volume *v, const struct place *p)
+{
+    if (p->sealed || p->retired)
+        return 0;
+    uint32_t used = place_length_blocks(p, p->row_count);
+    uint32_t rest = p->capacity_blocks > used ? p->capacity_blocks - used : 0;
+    uint32_t rows_left = CHUNK_ROWS_MAX - p->row_count;
+    uint32_t full = MIN(rest / (v->row_blocks + 1), rows_left);
+    uint32_t part = full < rows_left ? rest - full * (v->row_blocks + 1) : 0;
+    return (uint64_t)p->code.k * ((uint64_t)full * v->row_blocks + (part > 1 ? part - 1 : 0));
+}
+
+uint64_t provisioned_blocks(const struct volume *v)
+{
+    uint64_t blocks = 0;
+    for (unsigned i = 0; i < v->destage_chunk_count; i++) {
+        const struct lchunk *chunk = state_chunk(&v->state, v->destage_chunks[i].index);
+        if (chunk)
+            blocks += place_room_blocks(v, chunk->place);
+    }
+    return blocks;
+}
+
+static uint64_t needed_blocks(const struct volume *v)
+{
+    return v->memtable.block_total + v->reserved_blocks + 2ull * v->gen_blocks;
+}
+
+int space_reserve(struct volume *v, unsigned blocks)
+{
+    for (;;) {
+        if (v->halted || v->closed_to_io)
+            return -ESHUTDOWN;
+        if (provisioned_blocks(v) >= needed_blocks(v) + blocks) {
+            v->reserved_blocks += blocks;
+            return 0;
+        }
+        v->space_wanted_blocks = MAX(v->space_wanted_blocks, blocks);
+        v->space_error = 0;
+        fiber_queue_wake_all(&v->provisioner_wake);
+        fiber_queue_wait(&v->space_waiters);
+        if (v->space_error == -ENOSPC && provisioned_blocks(v) < needed_blocks(v) + blocks) {
+            /* What waits in memory may yet free space; but a write is not held for ever. */
+            return -ENOSPC;
+        }
+    }
+}
+
+void space_unreserve(struct volume *v, unsigned blocks)
+{
+    CHECK(v->reserved_blocks >= blocks);
+    v->reserved_blocks -= blocks;
+}
+
+/* --- Retiring ---------------------------------------------------------------------------------- */
+
+void place_retire(struct volume *v, struct place *p)
+{
+    p->retired = true;
+    fiber_queue_wake_all(&v->provisioner_wake);
+}
+
+static bool names_place(
+    const struct volume *v, const struct open_chunk *open, const struct place *p)
+{
+    const struct lchunk *chunk = open->index ? state_chunk(&v->state, open->index) : NULL;
+    return chunk && chunk->place == p;
+}
+
+void volume_forget_target(struct volume *v, const struct place *p)
+{
+    struct open_chunk *single[] = {
+        &v->bypass_chunk, &v->bypass_spare, &v->meta_chunk, &v->clean_chunk};
+    for (unsigned i = 0; i < ARRAY_SIZE(single); i++) {
+        if (names_place(v, single[i], p))
+            single[i]->index = 0;
+    }
+    unsigned n = 0;
+    for (unsigned i = 0; i < v->destage_chunk_count; i++) {
+        if (!names_place(v, &v->destage_chunks[i], p))
+            v->destage_chunks[n++] = v->destage_chunks[i];
+    }
+    v->destage_chunk_count = n;
+}
+
+static bool is_target(const struct volume *v, const struct place *p)
+{
+    bool target = names_place(v, &v->bypass_chunk, p) || names_place(v, &v->bypass_spare, p) ||
+                  names_place(v, &v->meta_chunk, p) || names_place(v, &v->clean_chunk, p);
+    for (unsigned i = 0; i < v->destage_chunk_count; i++)
+        target = target || names_place(v, &v->destage_chunks[i], p);
+    return target;
+}
+
+static bool sealable(const struct volume *v, const struct place *p)
+{
+    return !p->sealed && p->retired && !p->freeing && p->appending == 0 && p->unsynced_rows == 0 &&
+           p->row_count == p->rows_recorded && !is_target(v, p);
+}
+
+/* Seals one retired place: on its disks first, then in the manifest. */
+static int seal_one(struct volume *v, struct place *p)
+{
+    struct chunk_place full;
+    uint64_t id = p->chunk;
+    place_expand(&v->state, p, &full);
+    int r = chunk_seal(&v->row_io, &full, v->root.epoch);
+    if (r == -ESTALE) {
+        volume_halt(v, r, "another node has taken the volume over");
+        return r;
+    }
+    /* A shard that could not be sealed is reported by row_io.trouble and rebuilt; the chunk itself
+     * takes no more rows in any case. */
+    if (!(p = state_place(&v->state, id)) || p->sealed)
+        return 0;
+    struct records records = {0};
+    record_sealed(&records, id);
+    r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    return r;
+}
+
+int place_seal_retired(struct volume *v)
+{
+    for (;;) {
+        struct place *found = NULL;
+        uint32_t pos = 0;
+        for (struct place *p; !found && (p = idmap_next(&v->state.places, &pos));)
+            found = sealable(v, p) ? p : NULL;
+        if (!found)
+            return 0;
+        int r = seal_one(v, found);
+        if (r < 0)
+            return r;
+    }
+}
+
+void place_seal_retired_kick(struct volume *v)
+{
+    fiber_queue_wake_all(&v->provisioner_wake);
+}
+
+/* --- The fiber --------------------------------------------------------------------------------- */
+
+static void wal_made(struct volume *v, struct wal *wal)
+{
+    struct records records = {0};
+    record_wal(&records, wal);
+    uint64_t chunk = wal->chunk;
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r < 0)
+        return;
+    list_for_each (it, &v->state.wals) {
+        struct wal *made = list_entry(it, struct wal, link);
+        if (made->chunk == chunk)
+            v->wal_next = made;
+    }
+}
+
+static int provision_wal(struct volume *v)
+{
+    struct wal wal;
+    int r = wal_new(v, &wal);
+    if (r == 0)
+        wal_made(v, &wal);
+    return r;
+}
+
+static int provision_destage(struct volume *v)
+{
+    /* Drop targets that take nothing any more. */
+    unsigned n = 0;
+    for (unsigned i = 0; i < v->destage_chunk_count; i++) {
+        struct lchunk *chunk = state_chunk(&v->state, v->destage_chunks[i].index);
+        if (chunk && !chunk->place->retired && !chunk->place->sealed)
+            v->destage_chunks[n++] = v->destage_chunks[i];
+    }
+    v->destage_chunk_count = n;
+    if (n == SPARE_CHUNKS_MAX)
+        return -ENOSPC;
+    uint64_t index;
+    int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
+    if (r == -ENOSPC && provisioned_blocks(v) < v->memtable.block_total)
+        r = chunk_new(
+            v, SHARD_DATA, SHARD_PRIORITY_CLEAN, &index); /* what is acked must get home */
+    if (r == 0)
+        v->destage_chunks[v->destage_chunk_count++] = (struct open_chunk){.index = index};
+    return r;
+}
+
+static bool want_destage(const struct volume *v)
+{
+    if (!v->has_written)
+        return false;
+    return provisioned_blocks(v) <
+           needed_blocks(v) + MAX(v->space_wanted_blocks, 2 * v->gen_blocks);
+}
+
+static bool want_spare(const struct volume *v)
+{
+    return v->bypass_active && v->bypass_spare.index == 0;
+}
+
+/* One thing that is missing; 1 = made something, 0 = nothing is missing. */
+static int provision_step(struct volume *v)
+{
+    int r;
+    if (!v->wal_next) {
+        r = provision_wal(v);
+        return r < 0 ? r : 1;
+    }
+    if (want_destage(v)) {
+        r = provision_destage(v);
+        if (r == 0)
+            v->space_wanted_blocks = 0;
+        return r < 0 ? r : 1;
+    }
+    if (want_spare(v)) {
+        uint64_t index;
+        r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
+        if (r == 0)
+            v->bypass_spare.index = index;
+        return r < 0 ? r : 1;
+    }
+    return 0;
+}
+
+void provisioner(void *arg)
+{
+    struct volume *v = arg;
+    while (!v->halted && !v->stopping) {
+        int r = place_seal_retired(v);
+        if (r == 0)
+            r = provision_step(v);
+        if (r > 0) {
+            v->space_error = 0;
+            fiber_queue_wake_all(&v->space_waiters);
+            continue;
+        }
+        if (r < 0) {
+            v->space_error = r;
+            if (r == -ENOSPC)
+                v->bypass_active = false; /* the spare of large writes is a luxury */
+            else if (r != -ESHUTDOWN)
+                log_warn_limited("volume %s: cannot allocate: %s", v->root.name, strerror(-r));
+            /* Space may come back only by merging what was trimmed or overwritten, and cleaning. */
+            v->clean_wanted = true;
+            v->checkpoint_wanted++;
+            fiber_queue_wake_all(&v->checkpoint_wake);
+            fiber_queue_wake_all(&v->space_waiters);
+            if (v->halted || v->stopping)
+                break;
+            fiber_queue_wait_until(&v->provisioner_wake, env_now_ns() + RETRY_NS);
+            continue;
+        }
+        fiber_queue_wait(&v->provisioner_wake);
+    }
+    fiber_queue_wake_all(&v->space_waiters);
+}

@@ -1,0 +1,346 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Repair: shards that are lost or damaged are rebuilt from the others onto another disk, those
+ * nearest to loss first. Reconciliation: shards that no manifest names are removed.
+ *
+ * Invariants
+ *  Q1 Only sealed places are repaired; an open one is retired and sealed first (S23).
+ *  Q2 The new shard is complete, sealed and durable before the record that names it; the old one is
+ *     removed after that record.
+ *  Q3 Where no other disk can take the shard, a damaged (not lost) one is repaired by moving what is live in the
+ *     place elsewhere (clean_place): redundancy never falls on the way.
+ *  Q4 Reconciliation removes only shards of an earlier epoch that the manifest of this serving owner does not name (S24).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/cluster/placement.h"
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define RETRY_NS 5000000000ull
+
+void repair_kick(struct volume *v)
+{
+    v->repair_generation++;
+    fiber_queue_wake_all(&v->repair_wake);
+}
+
+void volume_disk_changed(struct volume *v)
+{
+    repair_kick(v);
+    fiber_queue_wake_all(&v->committer_wake);
+    fiber_queue_wake_all(&v->provisioner_wake);
+}
+
+static void note_shard(struct volume *v, struct place *p, unsigned shard, int error)
+{
+    enum chunk_shard_state *state = &p->shards[shard].state;
+    if (error == -EBADMSG) {
+        v->stats.damaged_blocks++;
+        if (*state == CHUNK_SHARD_OK)
+            *state = CHUNK_SHARD_DAMAGED;
+    } else if (error == -ENOENT && !p->freeing) {
+        *state = CHUNK_SHARD_LOST;
+    }
+}
+
+void volume_trouble(
+    void *ctx, const struct chunk_place *place, unsigned shard, int error, uint32_t block)
+{
+    struct volume *v = ctx;
+    struct place *p = state_place(&v->state, place->chunk);
+    v->stats.degraded_reads++;
+    if (!p || p->shards[shard].place.instance != place->shards[shard].place.instance)
+        return; /* moved meanwhile */
+    if (error == -EBADMSG)
+        log_warn_limited("volume %s: chunk %llx shard %u on disk %u: block %u is damaged; reading "
+                         "around it and repairing",
+            v->root.name, (unsigned long long)place->chunk, shard, place->shards[shard].place.disk,
+            block);
+    note_shard(v, p, shard, error);
+    repair_kick(v);
+}
+
+void volume_shard_damaged(struct volume *v, struct shard_key key, uint32_t disk, uint32_t block)
+{
+    struct place *p = state_place(&v->state, key.chunk);
+    if (p && key.index < place_shards(p) && p->shards[key.index].place.disk == disk)
+        note_shard(v, p, key.index, -EBADMSG);
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->chunk == key.chunk && key.index < wal->copies)
+            log_copy_failed(v, wal, key.index, -EBADMSG);
+    }
+    for (unsigned i = 0; i < v->manifest.chain_count; i++) {
+        if (v->manifest.chain[i].chunk == key.chunk)
+            v->manifest.broken = v->manifest_suspect = true;
+    }
+    repair_kick(v);
+}
+
+/* --- What is wrong ----------------------------------------------------------------------------- */
+
+static bool shard_bad(const struct volume *v, const struct chunk_shard *shard)
+{
+    const struct disk *disk = volume_disk(v, shard->place.disk);
+    return shard->state != CHUNK_SHARD_OK || !disk || disk->state == DISK_FAILED;
+}
+
+static unsigned bad_count(const struct volume *v, const struct place *p)
+{
+    unsigned bad = 0;
+    for (unsigned i = 0; i < place_shards(p); i++)
+        bad += shard_bad(v, &p->shards[i]);
+    return bad;
+}
+
+/* The place nearest to loss that is not yet tried in this round. */
+static struct place *worst(struct volume *v)
+{
+    struct place *worst = NULL;
+    int worst_left = INT32_MAX;
+    uint32_t pos = 0;
+    for (struct place *p; (p = idmap_next(&v->state.places, &pos));) {
+        unsigned bad = bad_count(v, p);
+        int left = (int)p->code.m - (int)bad;
+        if (bad > 0 && !p->freeing && p->repair_round != v->repair_round && left < worst_left) {
+            worst = p;
+            worst_left = left;
+        }
+    }
+    return worst;
+}
+
+/* --- Rebuilding -------------------------------------------------------------------------------- */
+
+static int choose_target(
+    struct volume *v, const struct place *p, unsigned shard, struct disk **ret_disk)
+{
+    uint32_t exclude[CODE_SHARDS_MAX];
+    unsigned n = 0;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        if (i != shard || p->shards[i].state == CHUNK_SHARD_DAMAGED)
+            exclude[n++] = p->shards[i].place.disk;
+    }
+    struct placement_request request = {.count = 1,
+        .count_min = 1,
+        .domain = v->pool.domain,
+        .class_name = v->pool.data_class,
+        .shard_bytes = (uint64_t)place_length_blocks(p, p->row_count) * BLOCK_BYTES,
+        .reserve_percent = p->kind == SHARD_META ? 0 : 2,
+        .exclude = exclude,
+        .exclude_count = n,
+        .chance = env_random_u64()};
+    int r = placement_choose(v->host->disks, &request, ret_disk);
+    return r < 0 ? r : 0;
+}
+
+static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
+{
+    struct place *p = state_place(&v->state, place_chunk);
+    struct disk *target;
+    int r = choose_target(v, p, shard, &target);
+    if (r < 0)
+        return r;
+    struct chunk_place place;
+    place_expand(&v->state, p, &place);
+    struct chunk_shard old = place.shards[shard];
+    if (shard_bad(v, &old) && old.state == CHUNK_SHARD_OK)
+        place.shards[shard].state = CHUNK_SHARD_LOST; /* its disk has failed */
+    struct chunk_shard moved = {
+        .place = {.disk = target->number, .instance = env_random_u64() | 1}};
+    r = row_rebuild_shard(&v->row_io, &place, shard, target, moved.place.instance, v->root.epoch,
+        SHARD_PRIORITY_CLEAN);
+    if (r < 0)
+        return r;
+    struct records records = {0};
+    record_shard(&records, place_chunk, shard, &moved);
+    r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r < 0)
+        return r;
+    v->stats.repaired_shards++;
+    log_info("volume %s: chunk %llx shard %u rebuilt from disk %u to disk %u", v->root.name,
+        (unsigned long long)place_chunk, shard, old.place.disk, target->number);
+    struct disk *disk = volume_disk(v, old.place.disk);
+    if (disk_usable(disk) && disk != target)
+        (void)shard_remove(disk, chunk_shard_key(&place, shard), old.place.instance, v->root.epoch);
+    return 0;
+}
+
+/* Damage with nowhere else to go: the content moves as a whole (Q3). */
+static int evacuate(struct volume *v, struct place *p)
+{
+    if (p->kind == SHARD_DATA)
+        return clean_place(v, p->chunk);
+    uint32_t pos = 0;
+    for (const struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
+        if (c->place == p)
+            return clean_meta_chunk(v, c->index);
+    }
+    return 0;
+}
+
+static int repair_sealed(struct volume *v, struct place *p)
+{
+    uint64_t place_chunk = p->chunk;
+    int r = 0;
+    p->repairing = true;
+    for (unsigned i = 0; i < place_shards(p) && r == 0; i++) {
+        if (shard_bad(v, &p->shards[i]))
+            r = rebuild_shard(v, place_chunk, i);
+        p = state_place(&v->state, place_chunk); /* repairing: it is not freed meanwhile */
+    }
+    p->repairing = false;
+    if (r < 0 && !v->halted) {
+        bool damaged = false;
+        for (unsigned i = 0; i < place_shards(p); i++)
+            damaged = damaged || p->shards[i].state == CHUNK_SHARD_DAMAGED;
+        if (damaged)
+            r = evacuate(v, p); /* -EAGAIN while rows of it are not merged */
+    }
+    return r;
+}
+
+static int repair_one(struct volume *v, struct place *p)
+{
+    if (!p->sealed) {
+        place_retire(v, p);
+        volume_forget_target(v, p);
+        /* The provisioner seals it once its rows are recorded; come back then. */
+        return -EAGAIN;
+    }
+    return repair_sealed(v, p);
+}
+
+static int repair_logs(struct volume *v)
+{
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        for (unsigned i = 0; i < wal->copies; i++) {
+            const struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
+            if (wal->shards[i].state == CHUNK_SHARD_OK && (!disk || disk->state == DISK_FAILED))
+                log_copy_failed(v, wal, i, -EIO);
+        }
+    }
+    bool bad = v->manifest.broken;
+    for (unsigned c = 0; c < v->manifest.chain_count; c++) {
+        for (unsigned i = 0; i < v->manifest.chain[c].count; i++) {
+            const struct disk *disk = volume_disk(v, v->manifest.chain[c].places[i].disk);
+            bad = bad || !disk || disk->state == DISK_FAILED;
+        }
+    }
+    return bad ? manifest_rewrite(v) : 0;
+}
+
+/* One round over everything that is wrong; the first error that is not just "later" is kept. */
+static int repair_round(struct volume *v)
+{
+    v->repair_round++;
+    int result = repair_logs(v);
+    for (struct place *p; !v->halted && !v->stopping && (p = worst(v));) {
+        p->repair_round = v->repair_round;
+        fiber_mutex_lock(&v->clean_mutex);
+        int r = repair_one(v, p);
+        fiber_mutex_unlock(&v->clean_mutex);
+        if (r < 0 && (result == 0 || result == -EAGAIN))
+            result = r;
+    }
+    return result;
+}
+
+void repairer(void *arg)
+{
+    struct volume *v = arg;
+    while (!v->halted && !v->stopping) {
+        if (v->repair_done < v->repair_generation) {
+            uint64_t generation = v->repair_generation;
+            v->repair_result = repair_round(v);
+            if (v->repair_result == -EAGAIN) {
+                /* Something has to be destaged or sealed first. */
+                v->destage_all = true;
+                fiber_queue_wake_all(&v->destager_wake);
+                fiber_queue_wake_all(&v->provisioner_wake);
+                v->checkpoint_wanted++;
+                fiber_queue_wake_all(&v->checkpoint_wake);
+                fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS / 50);
+                continue;
+            }
+            v->repair_done = MAX(v->repair_done, generation);
+            fiber_queue_wake_all(&v->repair_waiters);
+        } else if (v->repair_result < 0) {
+            if (fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS) == -ETIMEDOUT)
+                v->repair_generation++;
+        } else {
+            fiber_queue_wait(&v->repair_wake);
+        }
+    }
+    fiber_queue_wake_all(&v->repair_waiters);
+}
+
+int volume_repair_wait(struct volume *v)
+{
+    uint64_t ticket = ++v->repair_generation;
+    fiber_queue_wake_all(&v->repair_wake);
+    while (v->repair_done < ticket && !v->halted && !v->stopping)
+        fiber_queue_wait(&v->repair_waiters);
+    return v->halted || v->stopping ? -ESHUTDOWN : v->repair_result;
+}
+
+/* --- Reconciliation ---------------------------------------------------------------------------- */
+
+static bool named(const struct volume *v, const struct shard_info *info, uint32_t disk)
+{
+    const struct place *p = state_place(&v->state, info->key.chunk);
+    if (p)
+        return info->key.index < place_shards(p) && p->shards[info->key.index].place.disk == disk &&
+               p->shards[info->key.index].place.instance == info->instance;
+    list_for_each (it, &v->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->chunk == info->key.chunk)
+            return true;
+    }
+    for (unsigned i = 0; i < v->manifest.chain_count; i++) {
+        if (v->manifest.chain[i].chunk == info->key.chunk)
+            return true;
+    }
+    return false;
+}
+
+static void reconcile_disk(struct volume *v, uint32_t number)
+{
+    struct disk *disk = volume_disk(v, number);
+    struct shard_info *list;
+    unsigned count, removed = 0;
+    if (!disk_usable(disk) || shard_list(disk, v->root.id, &list, &count) < 0)
+        return;
+    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
+        if (list[i].epoch >= v->root.epoch || named(v, &list[i], number))
+            continue;
+        disk = volume_disk(v, number);
+        if (!disk_usable(disk))
+            break;
+        if (shard_remove(disk, list[i].key, list[i].instance, v->root.epoch) == 0)
+            removed++;
+    }
+    mem_free(list);
+    if (removed > 0)
+        log_info("volume %s: removed %u shards of earlier epochs from disk %u that nothing names",
+            v->root.name, removed, number);
+}
+
+void reconcile(void *arg)
+{
+    struct volume *v = arg;
+    uint32_t numbers[1024];
+    unsigned count = 0;
+    list_for_each (it, v->host->disks) {
+        if (count < ARRAY_SIZE(numbers))
+            numbers[count++] = list_entry(it, struct disk, link)->number;
+    }
+    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++)
+        reconcile_disk(v, numbers[i]);
+}

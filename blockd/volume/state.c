@@ -1,0 +1,761 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/volume/state.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+
+void state_init(struct state *state, uint64_t volume)
+{
+    *state = (struct state){.volume = volume, .chunk_index_next = 1, .map_levels = 1};
+    list_init(&state->wals);
+}
+
+static void place_free(struct place *place)
+{
+    mem_free(place->row_len);
+    mem_free(place);
+}
+
+static void chunk_free(struct lchunk *chunk)
+{
+    mem_free(chunk->bitmap);
+    mem_free(chunk);
+}
+
+void state_fini(struct state *state)
+{
+    uint32_t pos = 0;
+    for (struct lchunk *chunk; (chunk = idmap_next(&state->chunks, &pos));)
+        chunk_free(chunk);
+    pos = 0;
+    for (struct place *place; (place = idmap_next(&state->places, &pos));)
+        place_free(place);
+    idmap_fini(&state->chunks);
+    idmap_fini(&state->places);
+    while (!list_empty(&state->wals))
+        mem_free(list_entry(list_pop_front(&state->wals), struct wal, link));
+    mem_free(state->items);
+    state->items = NULL;
+}
+
+void place_expand(
+    const struct state *state, const struct place *place, struct chunk_place *ret_place)
+{
+    ret_place->volume = state->volume;
+    ret_place->chunk = place->chunk;
+    ret_place->kind = place->kind;
+    ret_place->code = place->code;
+    ret_place->epoch = place->epoch;
+    ret_place->capacity_blocks = place->capacity_blocks;
+    ret_place->length_blocks = place_length_blocks(place, place->row_count);
+    ret_place->sealed = place->sealed;
+    ret_place->row_count = place->row_count;
+    memcpy(ret_place->row_len, place->row_len, place->row_count * sizeof(uint16_t));
+    memcpy(ret_place->shards, place->shards, place_shards(place) * sizeof(struct chunk_shard));
+}
+
+uint32_t place_length_blocks(const struct place *place, unsigned rows)
+{
+    uint32_t length = 0;
+    for (unsigned r = 0; r < rows; r++)
+        length += 1u + place->row_len[r];
+    return length;
+}
+
+uint32_t place_linear_end(const struct place *place, unsigned rows)
+{
+    uint32_t end = 0;
+    for (unsigned r = 0; r < rows; r++)
+        end += (uint32_t)place->code.k * place->row_len[r];
+    return end;
+}
+
+unsigned place_add_row(struct place *place, unsigned len)
+{
+    CHECK(!place->sealed && place->row_count < CHUNK_ROWS_MAX && len >= 1);
+    place->row_len[place->row_count] = (uint16_t)len;
+    return place->row_count++;
+}
+
+static uint32_t bits_below(const uint64_t *bitmap, uint32_t bit)
+{
+    uint32_t count = 0;
+    for (uint32_t w = 0; w < bit / 64; w++)
+        count += (uint32_t)__builtin_popcountll(bitmap[w]);
+    if (bit % 64)
+        count += (uint32_t)__builtin_popcountll(bitmap[bit / 64] & ((1ull << bit % 64) - 1));
+    return count;
+}
+
+static bool bit_set(const struct lchunk *chunk, uint32_t bit)
+{
+    return bit / 64 < chunk->bitmap_words && (chunk->bitmap[bit / 64] >> bit % 64 & 1);
+}
+
+int chunk_translate(const struct lchunk *chunk, uint32_t linear, uint32_t len_max,
+    uint32_t *ret_linear, uint32_t *ret_run)
+{
+    uint32_t end = place_linear_end(chunk->place, chunk->place->row_count);
+    uint32_t at = linear, run = len_max;
+    if (chunk->bitmap_words > 0) {
+        if (!bit_set(chunk, linear))
+            return -ENOENT;
+        at = chunk->base + bits_below(chunk->bitmap, linear);
+        for (run = 1; run < len_max && bit_set(chunk, linear + run);)
+            run++;
+    }
+    if (at >= end)
+        return -ENOENT;
+    *ret_linear = at;
+    *ret_run = MIN(run, end - at);
+    return 0;
+}
+
+int chunk_untranslate(const struct lchunk *chunk, uint32_t place_linear, uint32_t *ret_linear)
+{
+    if (chunk->bitmap_words == 0) {
+        *ret_linear = place_linear;
+        return 0;
+    }
+    if (place_linear < chunk->base)
+        return -ENOENT;
+    uint32_t rank = place_linear - chunk->base;
+    for (uint32_t w = 0; w < chunk->bitmap_words; w++) {
+        uint64_t bits = chunk->bitmap[w];
+        uint32_t here = (uint32_t)__builtin_popcountll(bits);
+        if (rank >= here) {
+            rank -= here;
+            continue;
+        }
+        while (rank-- > 0)
+            bits &= bits - 1;
+        *ret_linear = w * 64 + (uint32_t)__builtin_ctzll(bits);
+        return 0;
+    }
+    return -ENOENT;
+}
+
+/* --- Applying records ---------------------------------------------------------------------------
+ * Input may be damaged or hostile: everything is checked before it is used. */
+
+struct reader {
+    const uint8_t *at, *end;
+    bool bad;
+};
+
+static uint64_t read_int(struct reader *r, unsigned bytes)
+{
+    if (r->bad || (size_t)(r->end - r->at) < bytes) {
+        r->bad = true;
+        return 0;
+    }
+    uint64_t v = 0;
+    for (unsigned i = 0; i < bytes; i++)
+        v |= (uint64_t)r->at[i] << 8 * i;
+    r->at += bytes;
+    return v;
+}
+
+static bool read_shards(struct reader *r, struct chunk_shard *shards, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        shards[i].place.disk = (uint32_t)read_int(r, 4);
+        shards[i].place.instance = read_int(r, 8);
+        uint64_t state = read_int(r, 1);
+        if (state > CHUNK_SHARD_DAMAGED)
+            r->bad = true;
+        shards[i].state = (enum chunk_shard_state)state;
+    }
+    return !r->bad;
+}
+
+static const char *apply_volume(struct state *s, struct reader *r)
+{
+    uint64_t size = read_int(r, 8), next = read_int(r, 8), committed = read_int(r, 8);
+    uint64_t root = read_int(r, 8), levels = read_int(r, 1), item_first = read_int(r, 8);
+    if (r->bad || size % 512 || next == 0 || levels == 0 || levels > 5)
+        return "volume record out of range";
+    if (s->item_count > 0)
+        return "volume record is not the first";
+    s->size_bytes = size;
+    s->chunk_index_next = next;
+    s->committed_seq = committed;
+    s->map_root = root;
+    s->map_levels = (unsigned)levels;
+    s->item_first = item_first;
+    return NULL;
+}
+
+static const char *apply_place(struct state *s, struct reader *r)
+{
+    uint64_t chunk = read_int(r, 8), kind = read_int(r, 1), k = read_int(r, 1), m = read_int(r, 1);
+    uint64_t sealed = read_int(r, 1), epoch = read_int(r, 4), capacity = read_int(r, 4);
+    uint64_t rows = read_int(r, 2);
+    if (r->bad || chunk == 0 || (kind != SHARD_DATA && kind != SHARD_META) || k == 0 ||
+        k > CODE_K_MAX || m > CODE_M_MAX || sealed > 1 || rows > CHUNK_ROWS_MAX || capacity == 0 ||
+        capacity > SHARD_EXTENT_BLOCKS_MAX)
+        return "place record out of range";
+    if (state_place(s, chunk))
+        return "place recorded twice";
+    struct place *p = mem_zalloc(1, sizeof(*p) + (k + m) * sizeof(struct chunk_shard));
+    p->row_len = mem_zalloc(CHUNK_ROWS_MAX, sizeof(uint16_t));
+    p->chunk = chunk;
+    p->kind = (uint8_t)kind;
+    p->code = (struct shard_code){.k = (uint8_t)k, .m = (uint8_t)m};
+    p->sealed = sealed;
+    p->epoch = (uint32_t)epoch;
+    p->capacity_blocks = (uint32_t)capacity;
+    p->row_count = p->rows_recorded = (uint8_t)rows;
+    idmap_put(&s->places, chunk, p);
+    for (unsigned i = 0; i < rows; i++) {
+        p->row_len[i] = (uint16_t)read_int(r, 2);
+        if (p->row_len[i] == 0 || p->row_len[i] > APPEND_ENTRIES_MAX)
+            return "place record has a row of impossible length";
+    }
+    if (!read_shards(r, p->shards, (unsigned)(k + m)))
+        return "place record cut short";
+    if (place_length_blocks(p, (unsigned)rows) > capacity)
+        return "place record has more rows than fit";
+    return NULL;
+}
+
+static const char *apply_chunk(struct state *s, struct reader *r)
+{
+    uint64_t index = read_int(r, 8), place_chunk = read_int(r, 8), live = read_int(r, 4);
+    uint64_t base = read_int(r, 4), words = read_int(r, 2);
+    struct place *place = state_place(s, place_chunk);
+    if (r->bad || index == 0 || index >= 1ull << 34 || words > 65536 / 64)
+        return "chunk record out of range";
+    if (!place)
+        return "chunk record names a place that is not there";
+    struct lchunk *chunk = state_chunk(s, index);
+    if (!chunk) {
+        chunk = NEW(struct lchunk);
+        chunk->index = index;
+        idmap_put(&s->chunks, index, chunk);
+    } else if (chunk->place) {
+        chunk->place->chunk_refs--;
+    }
+    chunk->place = place;
+    place->chunk_refs++;
+    chunk->live = (uint32_t)live;
+    chunk->base = (uint32_t)base;
+    mem_free(chunk->bitmap);
+    chunk->bitmap = NULL;
+    chunk->bitmap_words = 0;
+    if (words > 0) {
+        chunk->bitmap = mem_zalloc(words, 8);
+        chunk->bitmap_words = (uint16_t)words;
+        for (unsigned i = 0; i < words; i++)
+            chunk->bitmap[i] = read_int(r, 8);
+    }
+    if (r->bad)
+        return "chunk record cut short";
+    s->chunk_index_next = MAX(s->chunk_index_next, index + 1);
+    return NULL;
+}
+
+static const char *apply_row(struct state *s, struct reader *r)
+{
+    struct place *p = state_place(s, read_int(r, 8));
+    uint64_t row = read_int(r, 2), len = read_int(r, 2);
+    if (r->bad || len == 0 || len > APPEND_ENTRIES_MAX)
+        return "row record out of range";
+    if (!p)
+        return "row record names a place that is not there";
+    if (p->sealed || row != p->rows_recorded || row >= CHUNK_ROWS_MAX)
+        return "row record out of order";
+    if (row < p->row_count) {
+        if (p->row_len[row] != len)
+            return "row record contradicts the row's length";
+    } else {
+        p->row_len[p->row_count++] = (uint16_t)len;
+    }
+    p->rows_recorded++;
+    if (place_length_blocks(p, p->rows_recorded) > p->capacity_blocks)
+        return "row record beyond the place's capacity";
+    return NULL;
+}
+
+static const char *apply_item(struct state *s, struct reader *r)
+{
+    uint64_t trim = read_int(r, 1), row = read_int(r, 2), chunk_index = read_int(r, 8);
+    uint64_t block = read_int(r, 8), len = read_int(r, 8), seq = read_int(r, 8);
+    uint64_t group = read_int(r, 8);
+    if (r->bad || trim > 1 || block >= 1ull << 52 || len > 1ull << 52)
+        return "item record out of range";
+    if (!trim) {
+        struct lchunk *chunk = state_chunk(s, chunk_index);
+        if (!chunk || row >= chunk->place->row_count)
+            return "item record names a row that is not there";
+        chunk->unmerged_rows++;
+    }
+    if (s->item_count == s->item_capacity) {
+        s->item_capacity = s->item_capacity ? s->item_capacity * 2 : 64;
+        s->items = mem_realloc(s->items, s->item_capacity * sizeof(*s->items));
+    }
+    s->items[s->item_count++] = (struct item){.trim = trim,
+        .row = (uint16_t)row,
+        .chunk_index = chunk_index,
+        .block = block,
+        .len = len,
+        .seq = seq,
+        .group = group};
+    return NULL;
+}
+
+static const char *apply_sealed(struct state *s, struct reader *r)
+{
+    struct place *p = state_place(s, read_int(r, 8));
+    if (r->bad || !p)
+        return "seal record names a place that is not there";
+    if (p->row_count != p->rows_recorded)
+        return "seal record before the place's last row";
+    p->sealed = true;
+    return NULL;
+}
+
+static const char *apply_shard(struct state *s, struct reader *r)
+{
+    struct place *p = state_place(s, read_int(r, 8));
+    uint64_t index = read_int(r, 1);
+    struct chunk_shard shard;
+    if (!read_shards(r, &shard, 1) || !p || index >= place_shards(p))
+        return "shard record names a shard that is not there";
+    p->shards[index] = shard;
+    return NULL;
+}
+
+static const char *apply_place_freed(struct state *s, struct reader *r)
+{
+    uint64_t chunk = read_int(r, 8);
+    struct place *p = state_place(s, chunk);
+    if (r->bad || !p)
+        return "freed record names a place that is not there";
+    if (p->chunk_refs > 0)
+        return "freed record names a place in use";
+    place_free(idmap_remove(&s->places, chunk));
+    return NULL;
+}
+
+static const char *apply_chunk_freed(struct state *s, struct reader *r)
+{
+    uint64_t index = read_int(r, 8);
+    struct lchunk *chunk = state_chunk(s, index);
+    if (r->bad || !chunk)
+        return "freed record names a chunk that is not there";
+    chunk->place->chunk_refs--;
+    chunk_free(idmap_remove(&s->chunks, index));
+    return NULL;
+}
+
+static struct wal *find_wal(struct state *s, uint64_t chunk)
+{
+    list_for_each (it, &s->wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->chunk == chunk)
+            return wal;
+    }
+    return NULL;
+}
+
+static const char *apply_wal(struct state *s, struct reader *r)
+{
+    uint64_t chunk = read_int(r, 8), epoch = read_int(r, 4), capacity = read_int(r, 4);
+    uint64_t length = read_int(r, 4), last_seq = read_int(r, 8), sealed = read_int(r, 1);
+    uint64_t copies = read_int(r, 1);
+    if (r->bad || chunk == 0 || capacity == 0 || capacity > LOG_CAPACITY_BLOCKS_MAX ||
+        length > capacity || sealed > 1 || copies == 0 || copies > CODE_M_MAX + 1)
+        return "log record out of range";
+    struct wal *wal = find_wal(s, chunk);
+    if (!wal) {
+        wal = NEW(struct wal);
+        wal->chunk = chunk;
+        list_push_back(&s->wals, &wal->link);
+    } else if (wal->copies != copies || wal->capacity_blocks != capacity) {
+        return "log record contradicts an earlier one";
+    }
+    wal->epoch = (uint32_t)epoch;
+    wal->capacity_blocks = (uint32_t)capacity;
+    wal->copies = (uint8_t)copies;
+    if (sealed) {
+        wal->length_blocks = (uint32_t)length;
+        wal->last_seq = last_seq;
+        wal->sealed = true;
+    }
+    return read_shards(r, wal->shards, (unsigned)copies) ? NULL : "log record cut short";
+}
+
+static const char *apply_wal_freed(struct state *s, struct reader *r)
+{
+    struct wal *wal = find_wal(s, read_int(r, 8));
+    if (r->bad || !wal)
+        return "freed record names a log that is not there";
+    list_remove(&wal->link);
+    mem_free(wal);
+    return NULL;
+}
+
+static const char *apply_map(struct state *s, struct reader *r)
+{
+    uint64_t root = read_int(r, 8), levels = read_int(r, 1), merged = read_int(r, 8);
+    if (r->bad || levels == 0 || levels > 5 || merged < s->item_first ||
+        merged - s->item_first > s->item_count)
+        return "map record out of range";
+    s->map_root = root;
+    s->map_levels = (unsigned)levels;
+    uint32_t n = (uint32_t)(merged - s->item_first);
+    for (uint32_t i = 0; i < n; i++) {
+        if (s->items[i].trim)
+            continue;
+        struct lchunk *chunk = state_chunk(s, s->items[i].chunk_index);
+        if (!chunk || chunk->unmerged_rows == 0)
+            return "map record merges rows of a chunk that is not there";
+        chunk->unmerged_rows--;
+    }
+    memmove(s->items, s->items + n, (s->item_count - n) * sizeof(*s->items));
+    s->item_count -= n;
+    s->item_first = merged;
+    return NULL;
+}
+
+static const char *apply_live(struct state *s, struct reader *r)
+{
+    struct lchunk *chunk = state_chunk(s, read_int(r, 8));
+    uint64_t live = read_int(r, 4);
+    if (r->bad || !chunk)
+        return "live count of a chunk that is not there";
+    chunk->live = (uint32_t)live;
+    return NULL;
+}
+
+static const char *apply_continue(struct state *s, struct reader *r)
+{
+    struct copies_ref ref = {.chunk = read_int(r, 8), .count = (uint8_t)read_int(r, 1)};
+    if (r->bad || ref.chunk == 0 || ref.count == 0 || ref.count > CODE_M_MAX + 1)
+        return "continuation record out of range";
+    for (unsigned i = 0; i < ref.count; i++) {
+        ref.places[i].disk = (uint32_t)read_int(r, 4);
+        ref.places[i].instance = read_int(r, 8);
+    }
+    s->continued = ref;
+    return r->bad ? "continuation record cut short" : NULL;
+}
+
+enum record_type {
+    REC_VOLUME = 1,
+    REC_PLACE,
+    REC_CHUNK,
+    REC_ROW,
+    REC_ITEM,
+    REC_SEALED,
+    REC_SHARD,
+    REC_PLACE_FREED,
+    REC_CHUNK_FREED,
+    REC_WAL,
+    REC_WAL_FREED,
+    REC_COMMITTED,
+    REC_MAP,
+    REC_LIVE,
+    REC_SIZE,
+    REC_CONTINUE,
+};
+
+static const char *apply_one(struct state *s, unsigned type, struct reader *r)
+{
+    switch (type) {
+    case REC_VOLUME:
+        return apply_volume(s, r);
+    case REC_PLACE:
+        return apply_place(s, r);
+    case REC_CHUNK:
+        return apply_chunk(s, r);
+    case REC_ROW:
+        return apply_row(s, r);
+    case REC_ITEM:
+        return apply_item(s, r);
+    case REC_SEALED:
+        return apply_sealed(s, r);
+    case REC_SHARD:
+        return apply_shard(s, r);
+    case REC_PLACE_FREED:
+        return apply_place_freed(s, r);
+    case REC_CHUNK_FREED:
+        return apply_chunk_freed(s, r);
+    case REC_WAL:
+        return apply_wal(s, r);
+    case REC_WAL_FREED:
+        return apply_wal_freed(s, r);
+    case REC_COMMITTED:
+        s->committed_seq = read_int(r, 8);
+        return r->bad ? "commit record cut short" : NULL;
+    case REC_MAP:
+        return apply_map(s, r);
+    case REC_LIVE:
+        return apply_live(s, r);
+    case REC_SIZE:
+        s->size_bytes = read_int(r, 8);
+        return r->bad || s->size_bytes % 512 ? "size record out of range" : NULL;
+    case REC_CONTINUE:
+        return apply_continue(s, r);
+    default:
+        return "record of a type that this version does not know";
+    }
+}
+
+int state_apply(struct state *state, const void *bytes, size_t len_bytes, char ret_error[256])
+{
+    struct reader all = {.at = bytes, .end = (const uint8_t *)bytes + len_bytes};
+    while (all.at < all.end) {
+        size_t at = (size_t)(all.at - (const uint8_t *)bytes);
+        unsigned type = (unsigned)read_int(&all, 2);
+        (void)read_int(&all, 2);
+        size_t body = read_int(&all, 4);
+        const char *problem = "record cut short";
+        if (!all.bad && body <= (size_t)(all.end - all.at)) {
+            struct reader r = {.at = all.at, .end = all.at + body};
+            problem = apply_one(state, type, &r);
+            if (!problem && r.at != r.end)
+                problem = "record longer than its type";
+            all.at += body;
+        }
+        if (problem) {
+            snprintf(
+                ret_error, 256, "manifest record of type %u at byte %zu: %s", type, at, problem);
+            return -EBADMSG;
+        }
+    }
+    return 0;
+}
+
+/* --- Encoding ---------------------------------------------------------------------------------- */
+
+void records_fini(struct records *records)
+{
+    mem_free(records->bytes);
+    *records = (struct records){0};
+}
+
+void records_clear(struct records *records)
+{
+    records->len_bytes = 0;
+}
+
+static void put(struct records *records, uint64_t value, unsigned bytes)
+{
+    if (records->len_bytes + 8 > records->capacity_bytes) {
+        records->capacity_bytes = records->capacity_bytes ? records->capacity_bytes * 2 : 512;
+        records->bytes = mem_realloc(records->bytes, records->capacity_bytes);
+    }
+    for (unsigned i = 0; i < bytes; i++)
+        records->bytes[records->len_bytes++] = (uint8_t)(value >> 8 * i);
+}
+
+static size_t record_begin(struct records *records, enum record_type type)
+{
+    put(records, type, 2);
+    put(records, 0, 2);
+    put(records, 0, 4);
+    return records->len_bytes;
+}
+
+static void record_end(struct records *records, size_t start)
+{
+    size_t body = records->len_bytes - start;
+    for (unsigned i = 0; i < 4; i++)
+        records->bytes[start - 4 + i] = (uint8_t)(body >> 8 * i);
+}
+
+static void put_shards(struct records *records, const struct chunk_shard *shards, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        put(records, shards[i].place.disk, 4);
+        put(records, shards[i].place.instance, 8);
+        put(records, shards[i].state, 1);
+    }
+}
+
+void record_volume(struct records *records, const struct state *state)
+{
+    size_t start = record_begin(records, REC_VOLUME);
+    put(records, state->size_bytes, 8);
+    put(records, state->chunk_index_next, 8);
+    put(records, state->committed_seq, 8);
+    put(records, state->map_root, 8);
+    put(records, state->map_levels, 1);
+    put(records, state->item_first, 8);
+    record_end(records, start);
+}
+
+void record_new_place(struct records *records, const struct chunk_place *place)
+{
+    size_t start = record_begin(records, REC_PLACE);
+    put(records, place->chunk, 8);
+    put(records, place->kind, 1);
+    put(records, place->code.k, 1);
+    put(records, place->code.m, 1);
+    put(records, place->sealed, 1);
+    put(records, place->epoch, 4);
+    put(records, place->capacity_blocks, 4);
+    put(records, place->row_count, 2);
+    for (unsigned i = 0; i < place->row_count; i++)
+        put(records, place->row_len[i], 2);
+    put_shards(records, place->shards, place->code.k + place->code.m);
+    record_end(records, start);
+}
+
+void record_place(struct records *records, const struct place *place)
+{
+    struct chunk_place full;
+    struct state none = {0};
+    place_expand(&none, place, &full);
+    full.row_count = place->rows_recorded;
+    record_new_place(records, &full);
+}
+
+void record_chunk(struct records *records, uint64_t index, uint64_t place_chunk, uint32_t live,
+    uint32_t base, const uint64_t *bitmap, unsigned bitmap_words)
+{
+    size_t start = record_begin(records, REC_CHUNK);
+    put(records, index, 8);
+    put(records, place_chunk, 8);
+    put(records, live, 4);
+    put(records, base, 4);
+    put(records, bitmap_words, 2);
+    for (unsigned i = 0; i < bitmap_words; i++)
+        put(records, bitmap[i], 8);
+    record_end(records, start);
+}
+
+void record_row(struct records *records, uint64_t place_chunk, unsigned row, unsigned len)
+{
+    size_t start = record_begin(records, REC_ROW);
+    put(records, place_chunk, 8);
+    put(records, row, 2);
+    put(records, len, 2);
+    record_end(records, start);
+}
+
+void record_item(struct records *records, const struct item *item)
+{
+    size_t start = record_begin(records, REC_ITEM);
+    put(records, item->trim, 1);
+    put(records, item->row, 2);
+    put(records, item->chunk_index, 8);
+    put(records, item->block, 8);
+    put(records, item->len, 8);
+    put(records, item->seq, 8);
+    put(records, item->group, 8);
+    record_end(records, start);
+}
+
+static void record_u64(struct records *records, enum record_type type, uint64_t value)
+{
+    size_t start = record_begin(records, type);
+    put(records, value, 8);
+    record_end(records, start);
+}
+
+void record_sealed(struct records *records, uint64_t place_chunk)
+{
+    record_u64(records, REC_SEALED, place_chunk);
+}
+
+void record_shard(
+    struct records *records, uint64_t place_chunk, unsigned shard, const struct chunk_shard *value)
+{
+    size_t start = record_begin(records, REC_SHARD);
+    put(records, place_chunk, 8);
+    put(records, shard, 1);
+    put_shards(records, value, 1);
+    record_end(records, start);
+}
+
+void record_place_freed(struct records *records, uint64_t place_chunk)
+{
+    record_u64(records, REC_PLACE_FREED, place_chunk);
+}
+
+void record_chunk_freed(struct records *records, uint64_t index)
+{
+    record_u64(records, REC_CHUNK_FREED, index);
+}
+
+void record_wal(struct records *records, const struct wal *wal)
+{
+    size_t start = record_begin(records, REC_WAL);
+    put(records, wal->chunk, 8);
+    put(records, wal->epoch, 4);
+    put(records, wal->capacity_blocks, 4);
+    put(records, wal->sealed ? wal->length_blocks : 0, 4);
+    put(records, wal->sealed ? wal->last_seq : 0, 8);
+    put(records, wal->sealed, 1);
+    put(records, wal->copies, 1);
+    put_shards(records, wal->shards, wal->copies);
+    record_end(records, start);
+}
+
+void record_wal_freed(struct records *records, uint64_t chunk)
+{
+    record_u64(records, REC_WAL_FREED, chunk);
+}
+
+void record_committed(struct records *records, uint64_t seq)
+{
+    record_u64(records, REC_COMMITTED, seq);
+}
+
+void record_map(struct records *records, uint64_t root, unsigned levels, uint64_t items_merged)
+{
+    size_t start = record_begin(records, REC_MAP);
+    put(records, root, 8);
+    put(records, levels, 1);
+    put(records, items_merged, 8);
+    record_end(records, start);
+}
+
+void record_live(struct records *records, uint64_t index, uint32_t live)
+{
+    size_t start = record_begin(records, REC_LIVE);
+    put(records, index, 8);
+    put(records, live, 4);
+    record_end(records, start);
+}
+
+void record_size(struct records *records, uint64_t size_bytes)
+{
+    record_u64(records, REC_SIZE, size_bytes);
+}
+
+void record_continue(struct records *records, const struct copies_ref *ref)
+{
+    size_t start = record_begin(records, REC_CONTINUE);
+    put(records, ref->chunk, 8);
+    put(records, ref->count, 1);
+    for (unsigned i = 0; i < ref->count; i++) {
+        put(records, ref->places[i].disk, 4);
+        put(records, ref->places[i].instance, 8);
+    }
+    record_end(records, start);
+}
+
+void state_snapshot(const struct state *state, struct records *ret_records)
+{
+    records_clear(ret_records);
+    record_volume(ret_records, state);
+    uint32_t pos = 0;
+    for (const struct place *place; (place = idmap_next(&state->places, &pos));)
+        record_place(ret_records, place);
+    pos = 0;
+    for (const struct lchunk *chunk; (chunk = idmap_next(&state->chunks, &pos));)
+        record_chunk(ret_records, chunk->index, chunk->place->chunk, chunk->live, chunk->base,
+            chunk->bitmap, chunk->bitmap_words);
+    list_for_each (it, &state->wals)
+        record_wal(ret_records, list_entry(it, struct wal, link));
+    for (uint32_t i = 0; i < state->item_count; i++)
+        record_item(ret_records, &state->items[i]);
+}

@@ -1,0 +1,291 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What all files of a volume share: the budget, halting, the background fibers, information.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+/* Shares of the budget: parity and decode buffers need at most a few rows at a time. */
+#define IO_SHARE 8
+#define IO_BYTES_MIN (48ull << 20)
+
+void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
+{
+    uint64_t io = MAX(memory_bytes / IO_SHARE, IO_BYTES_MIN);
+    uint64_t blocks = memory_bytes > 2 * io ? memory_bytes / 2 : MAX(memory_bytes / 4, 16ull << 20);
+    budget->blocks = bufpool_new(blocks);
+    budget->io = bufpool_new(io);
+    fiber_queue_init(&budget->waiters);
+    list_init(&budget->volumes);
+    fiber_mutex_init(&budget->replay);
+}
+
+void memory_budget_fini(struct memory_budget *budget)
+{
+    CHECK(list_empty(&budget->volumes));
+    bufpool_free(budget->blocks);
+    bufpool_free(budget->io);
+}
+
+struct disk *volume_host_disk(const struct volume_host *host, uint32_t number)
+{
+    list_for_each (it, host->disks) {
+        struct disk *disk = list_entry(it, struct disk, link);
+        if (disk->number == number && number != 0)
+            return disk;
+    }
+    return NULL;
+}
+
+struct disk *volume_disk(const struct volume *volume, uint32_t number)
+{
+    return volume_host_disk(volume->host, number);
+}
+
+bool disk_usable(const struct disk *disk)
+{
+    return disk && (disk->state == DISK_IN || disk->state == DISK_OUT);
+}
+
+uint64_t volume_new_chunk_id(struct volume *volume)
+{
+    return (uint64_t)volume->root.epoch << 32 | ++volume->chunk_counter;
+}
+
+void volume_halt(struct volume *volume, int error, const char *format, ...)
+{
+    if (volume->halted)
+        return;
+    volume->halted = error;
+    volume->closed_to_io = true;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(volume->problem, sizeof(volume->problem), format, args);
+    va_end(args);
+    log_error("volume %s: halted: %s", volume->root.name, volume->problem);
+    /* Everybody who waits looks at `halted`. */
+    list_for_each (it, &volume->commit_queue) {
+        struct commit *commit = list_entry(it, struct commit, link);
+        if (commit->waiter)
+            fiber_wake(commit->waiter);
+    }
+    struct fiber_queue *queues[] = {&volume->ack_waiters, &volume->committer_wake,
+        &volume->syncer_wake, &volume->sync_waiters, &volume->provisioner_wake,
+        &volume->space_waiters, &volume->destager_wake, &volume->destaged, &volume->checkpoint_wake,
+        &volume->checkpoint_waiters, &volume->repair_wake, &volume->bypass_turn,
+        &volume->host->budget->waiters};
+    for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
+        fiber_queue_wake_all(queues[i]);
+}
+
+/* --- Buffers ----------------------------------------------------------------------------------- */
+
+void volume_put_block(struct volume *volume, void *block)
+{
+    bufpool_put(volume->host->budget->blocks, block);
+    fiber_queue_wake_one(&volume->host->budget->waiters);
+}
+
+void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        bufpool_put(volume->host->budget->blocks, blocks[i]);
+    fiber_queue_wake_all(&volume->host->budget->waiters);
+}
+
+/* Largest first: asks the volume that holds most to destage what it has. */
+void budget_pressure(struct memory_budget *budget)
+{
+    struct volume *largest = NULL;
+    list_for_each (it, &budget->volumes) {
+        struct volume *v = list_entry(it, struct volume, budget_link);
+        if (!largest || memtable_bytes(&v->memtable) > memtable_bytes(&largest->memtable))
+            largest = v;
+    }
+    if (largest && memtable_bytes(&largest->memtable) > 0) {
+        largest->destage_all = true;
+        fiber_queue_wake_all(&largest->destager_wake);
+    }
+}
+
+int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
+{
+    struct memory_budget *budget = volume->host->budget;
+    for (;;) {
+        unsigned n = 0;
+        while (n < count && (ret_blocks[n] = bufpool_get(budget->blocks)))
+            n++;
+        if (n == count)
+            return 0;
+        while (n > 0)
+            bufpool_put(budget->blocks, ret_blocks[--n]);
+        if (volume->halted)
+            return -ESHUTDOWN;
+        budget_pressure(budget);
+        fiber_queue_wait(&budget->waiters);
+    }
+}
+
+/* --- Shard operations in groups ------------------------------------------------------------------ */
+
+static void group_append_done(struct shard_append *append)
+{
+    fiber_group_done(container_of(append, struct group_append, append)->group, append->result);
+}
+
+void group_append_submit(struct group_append *append, struct fiber_group *group)
+{
+    append->group = group;
+    append->append.done = group_append_done;
+    fiber_group_add(group, 1);
+    shard_append_submit(&append->append);
+}
+
+static void group_sync_done(struct shard_sync *sync)
+{
+    fiber_group_done(container_of(sync, struct group_sync, sync)->group, sync->result);
+}
+
+void group_sync_submit(struct group_sync *sync, struct fiber_group *group)
+{
+    sync->group = group;
+    sync->sync.done = group_sync_done;
+    fiber_group_add(group, 1);
+    shard_sync_submit(&sync->sync);
+}
+
+/* --- Information ------------------------------------------------------------------------------- */
+
+uint64_t volume_id(const struct volume *volume)
+{
+    return volume->root.id;
+}
+
+const char *volume_name(const struct volume *volume)
+{
+    return volume->root.name;
+}
+
+uint64_t volume_size_bytes(const struct volume *volume)
+{
+    return volume->state.size_bytes;
+}
+
+const struct volume_stats *volume_stats(const struct volume *volume)
+{
+    return &volume->stats;
+}
+
+static void count_place(
+    const struct volume *volume, const struct place *place, struct volume_info *info)
+{
+    unsigned bad = 0, shards = place_shards(place);
+    for (unsigned i = 0; i < shards; i++) {
+        const struct chunk_shard *shard = &place->shards[i];
+        if (shard->state != CHUNK_SHARD_OK || !disk_usable(volume_disk(volume, shard->place.disk)))
+            bad++;
+    }
+    uint32_t blocks =
+        place->sealed ? place_length_blocks(place, place->row_count) : place->capacity_blocks;
+    info->stored_bytes += (uint64_t)blocks * BLOCK_BYTES * (shards - bad);
+    info->chunks++;
+    info->chunks_degraded += bad > 0;
+    info->chunks_lost += bad > place->code.m;
+}
+
+void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
+{
+    struct volume_info info = {.id = volume->root.id,
+        .size_bytes = volume->state.size_bytes,
+        .epoch = volume->root.epoch,
+        .log_bytes = log_bytes(volume),
+        .memtable_bytes = memtable_bytes(&volume->memtable)};
+    snprintf(info.name, sizeof(info.name), "%s", volume->root.name);
+    snprintf(info.pool, sizeof(info.pool), "%s", volume->root.pool);
+    uint32_t pos = 0;
+    for (const struct place *p; (p = idmap_next(&volume->state.places, &pos));)
+        count_place(volume, p, &info);
+    pos = 0;
+    for (const struct lchunk *c; (c = idmap_next(&volume->state.chunks, &pos));) {
+        if (c->place->kind == SHARD_DATA)
+            info.allocated_bytes += (uint64_t)c->live * BLOCK_BYTES;
+    }
+    /* What is not merged yet is not in the live counts; new blocks and overwrites look alike there. */
+    info.allocated_bytes +=
+        memtable_bytes(&volume->memtable) + volume->unmerged_blocks * BLOCK_BYTES;
+    info.allocated_bytes = MIN(info.allocated_bytes, info.size_bytes);
+    bool log_degraded = false;
+    list_for_each (it, &volume->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        for (unsigned i = 0; i < wal->copies; i++)
+            log_degraded = log_degraded || wal->shards[i].state != CHUNK_SHARD_OK;
+        info.stored_bytes += (uint64_t)wal->capacity_blocks * BLOCK_BYTES * wal->copies;
+    }
+    info.health = "ok";
+    if (volume->halted) {
+        info.health = "halted";
+        snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
+    } else if (info.chunks_lost > 0 || volume->damaged_ranges) {
+        info.health = "damaged";
+        snprintf(info.problem, sizeof(info.problem),
+            "%llu chunks have lost more shards than their code can rebuild; reads of them fail "
+            "until "
+            "their disks come back",
+            (unsigned long long)info.chunks_lost);
+    } else if (info.chunks_degraded > 0 || log_degraded) {
+        info.health = "degraded";
+        snprintf(info.problem, sizeof(info.problem), "%llu of %llu chunks lack shards%s%s",
+            (unsigned long long)info.chunks_degraded, (unsigned long long)info.chunks,
+            log_degraded ? "; the log lacks a copy" : "",
+            volume->repair_result < 0 ? "; repair waits for a healthy disk to rebuild to" : "");
+    } else if (volume->problem[0]) {
+        snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
+    }
+    *ret_info = info;
+}
+
+void volume_renamed(struct volume *volume, const char *name)
+{
+    snprintf(volume->root.name, sizeof(volume->root.name), "%s", name);
+}
+
+/* --- Background fibers ------------------------------------------------------------------------- */
+
+struct fiber_start {
+    struct volume *volume;
+    void (*run)(void *arg);
+};
+
+static void fiber_main(void *arg)
+{
+    struct fiber_start start = *(struct fiber_start *)arg;
+    mem_free(arg);
+    start.run(start.volume);
+    start.volume->fibers--;
+    fiber_queue_wake_all(&start.volume->idle_waiters);
+}
+
+void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg))
+{
+    struct fiber_start *start = NEW(struct fiber_start);
+    *start = (struct fiber_start){.volume = volume, .run = run};
+    volume->fibers++;
+    fiber_spawn(name, fiber_main, start);
+}
+
+void volume_start_fibers(struct volume *volume)
+{
+    volume_spawn(volume, "committer", log_committer);
+    volume_spawn(volume, "syncer", log_syncer);
+    volume_spawn(volume, "provisioner", provisioner);
+    volume_spawn(volume, "destager", destager);
+    volume_spawn(volume, "checkpointer", checkpointer);
+    volume_spawn(volume, "repairer", repairer);
+}

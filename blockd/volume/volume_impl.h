@@ -1,0 +1,283 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The inside of a volume, shared by the files of this folder only. README.md has the invariants.
+ *
+ *   io.c          read, write, trim, flush: the front ends' calls
+ *   log.c         group commit, roll, sync
+ *   destage.c     memtable generations -> rows;   large_write.c   rows before their log record
+ *   checkpoint.c  delta table -> map pages
+ *   manifest.c    the one place where durable state changes
+ *   provision.c   chunks and logs made before they are needed
+ *   clean.c, repair.c  background;   open.c, close.c  life
+ */
+#pragma once
+
+#include "blockd/volume/log_record.h"
+#include "blockd/volume/map.h"
+#include "blockd/volume/memtable.h"
+#include "blockd/volume/row.h"
+#include "blockd/volume/state.h"
+#include "blockd/volume/volume.h"
+#include "common/env.h"
+
+/* One log record on its way; on the stack of the fiber that waits for it. */
+struct commit {
+    struct list link;
+    struct log_record record;
+    uint64_t seq;
+    unsigned block_count;              /* WRITE: payload */
+    void *const *data;                 /* WRITE: block_count buffers, the memtable's */
+    const struct shard_entry *entries; /* WRITE: block_count */
+    bool fua;
+    bool done;
+    struct fiber *waiter;
+};
+
+struct manifest {
+    struct fiber_mutex mutex; /* one append or rewrite at a time (S13) */
+    struct copies_ref ref;    /* where appends go */
+    uint32_t capacity_blocks, length_blocks;
+    uint64_t bytes; /* appended since the snapshot, snapshot included */
+    uint64_t snapshot_bytes;
+    bool broken; /* a copy failed: rewrite before the next append (S11) */
+    struct copies_ref
+        *chain; /* every chunk of the current manifest, to be removed by the next rewrite */
+    unsigned chain_count;
+};
+
+/* An append target: a place of this epoch that takes rows. */
+struct open_chunk {
+    uint64_t index; /* logical; 0 = none */
+};
+
+#define SPARE_CHUNKS_MAX 64
+
+struct volume {
+    struct volume_host *host;
+    struct list budget_link;
+    struct volume_root root;
+    struct pool pool;
+    struct state state;
+    struct manifest manifest;
+    struct row_io row_io;
+
+    /* Limits, from the host's settings and the code. */
+    unsigned row_blocks;        /* per data shard */
+    unsigned gen_blocks;        /* data blocks of one generation: one row */
+    uint64_t bypass_blocks_min; /* 0 = never */
+
+    /* Order (section 6): next_seq > acked_seq >= synced_seq; acked >= committed (state). */
+    uint64_t next_seq, acked_seq, synced_seq;
+    struct memtable memtable;
+    struct fiber_queue ack_waiters;
+
+    /* Log. */
+    struct list commit_queue; /* struct commit, in order of seq */
+    struct fiber_queue committer_wake;
+    struct wal *wal_open, *wal_next; /* in state.wals */
+    bool committing;                 /* an append is in flight */
+    unsigned unsynced_rows;          /* of all places */
+    bool wal_roll; /* a copy of wal_open failed: roll before anything else is acknowledged */
+    unsigned wal_capacity_blocks; /* of the next one to be made; follows the write rate */
+    uint64_t wal_opened_ns;
+    unsigned appends_since_flush, dsync_score;
+    struct fiber_queue syncer_wake, sync_waiters;
+    uint64_t sync_wanted_seq;
+    uint64_t oldest_unsynced_ns; /* 0 = nothing unsynced */
+
+    /* Space already allocated for what is in memory (D7). */
+    struct open_chunk destage_chunks[SPARE_CHUNKS_MAX]; /* [0] is the one being filled */
+    unsigned destage_chunk_count;
+    struct open_chunk bypass_chunk, bypass_spare, meta_chunk;
+    uint64_t reserved_blocks; /* admitted and not yet in the memtable */
+    int space_error;          /* of the last attempt to provision; 0 = none */
+    bool bypass_active;
+    bool has_written; /* the first write has come: keep chunks ready */
+    unsigned space_wanted_blocks;
+    uint64_t chunk_index_claimed; /* highest logical chunk index given out */
+    bool clean_wanted;
+    struct open_chunk clean_chunk;
+    struct fiber_queue provisioner_wake, space_waiters;
+
+    /* Large writes: rows in flight complete in order. */
+    struct list bypass_queue;
+    struct fiber_mutex bypass_mutex;
+    struct fiber_queue bypass_turn;
+
+    /* Map. */
+    struct extmap delta, delta_frozen;
+    uint64_t unmerged_blocks; /* blocks put into the delta since the last merge */
+    bool delta_merging;
+    struct map *map;
+    struct map_store map_store;
+    struct idmap live_changes; /* chunk index -> struct live_change, while a merge runs */
+    uint64_t unmerged_blocks_frozen;
+    bool meta_rewrites;       /* pages are marked for rewriting: merge also without updates */
+    struct list meta_pending; /* rows of pages written by the running merge, not recorded yet */
+
+    /* Background fibers. */
+    struct fiber_queue destager_wake, destaged, checkpoint_wake, checkpoint_waiters, repair_wake,
+        idle_waiters, reader_waiters;
+    struct fiber_mutex clean_mutex;
+    bool destage_all; /* also small generations, now */
+    unsigned destage_waiters;
+    uint64_t checkpoint_wanted, checkpoint_done;
+    int checkpoint_result;
+    uint64_t repair_generation, repair_done;
+    int repair_result;
+    uint32_t repair_round;
+    bool manifest_suspect;
+    struct fiber_queue repair_waiters;
+    unsigned fibers;   /* running background fibers */
+    unsigned ios;      /* front-end calls inside */
+    bool stopping;     /* background fibers end when their work is done */
+    bool closed_to_io; /* -ESHUTDOWN for new calls */
+    int halted;        /* 0, or why: nothing durable may change any more */
+    char problem[256];
+    bool damaged_ranges;
+
+    struct list partials;   /* struct partial: read-modify-writes under way */
+    uint32_t chunk_counter; /* low half of shard_key.chunk */
+    struct volume_stats stats;
+};
+
+/* volume.c */
+uint64_t volume_new_chunk_id(struct volume *volume);
+/* Stops everything durable for ever: this node was deposed, or an invariant of the outside is broken. */
+void volume_halt(struct volume *volume, int error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+void volume_free(struct volume *volume);
+void volume_start_fibers(struct volume *volume);
+struct disk *volume_disk(const struct volume *volume, uint32_t number);
+bool disk_usable(const struct disk *disk);
+/* Buffers of the memtable's pool, all or none; waits for the budget. -ESHUTDOWN when halted. */
+MAY_SUSPEND int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks);
+void volume_put_block(struct volume *volume, void *block);
+void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned count);
+void budget_pressure(struct memory_budget *budget);
+/* Runs run(volume) on a fiber that close waits for. */
+void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg));
+
+/* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The caller has put it into the memtable. */
+void log_enqueue(struct volume *volume, struct commit *commit);
+MAY_SUSPEND int log_wait(struct volume *volume, struct commit *commit);
+/* Waits until everything up to seq is durable. */
+MAY_SUSPEND int log_sync_to(struct volume *volume, uint64_t seq);
+/* Waits until `seq` is acknowledged. */
+MAY_SUSPEND int log_wait_acked(struct volume *volume, uint64_t seq);
+void log_committer(void *arg);
+void log_syncer(void *arg);
+void log_copy_failed(struct volume *volume, struct wal *wal, unsigned copy, int error);
+uint64_t log_bytes(const struct volume *volume);
+/* Frees logs whose records are all committed: appends to `records`; the shards are removed by log_remove_freed. */
+struct removed_wal {
+    struct list link;
+    struct wal wal;
+};
+void log_collect_freed(struct volume *volume, uint64_t committed_seq, struct records *records,
+    struct list *ret_removed);
+/* Everything up to committed_seq is durable in rows: flushes need not wait for its log. */
+void log_committed(struct volume *volume, uint64_t committed_seq);
+MAY_SUSPEND void log_remove_freed(struct volume *volume, struct list *removed);
+
+/* Appends and syncs that tell a group when they are done. */
+struct group_append {
+    struct shard_append append;
+    struct fiber_group *group;
+};
+struct group_sync {
+    struct shard_sync sync;
+    struct fiber_group *group;
+};
+void group_append_submit(struct group_append *append, struct fiber_group *group);
+void group_sync_submit(struct group_sync *sync, struct fiber_group *group);
+
+/* copies.c: reading logs and manifests of an earlier epoch, which are whole on each copy. */
+struct copies_set {
+    uint64_t volume, chunk;
+    unsigned count;
+    struct disk *disks[CODE_M_MAX + 1]; /* NULL = that copy cannot be used */
+    struct shard_info infos[CODE_M_MAX + 1];
+    int errors[CODE_M_MAX + 1];
+    uint32_t length_max; /* longest valid prefix */
+    unsigned usable, suspect;
+};
+/* Fences every copy that is there. -ESTALE: a higher epoch is there (S15); -ENOENT: every copy is gone; -EHOSTUNREACH: none can
+ * be used, at least one cannot be reached. */
+MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
+    uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
+/* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no copy can give. */
+MAY_SUSPEND int copies_read(
+    const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf, uint32_t *ret_bad);
+
+/* manifest.c */
+typedef void manifest_applied_fn(void *ctx);
+/* Makes the records durable and applies them to the state; then, without suspending in between, calls applied(ctx) if
+ * not NULL. Either all of it happened (0) or none, and the volume is halted (-ESHUTDOWN). */
+MAY_SUSPEND int manifest_commit(
+    struct volume *volume, const struct records *records, manifest_applied_fn *applied, void *ctx);
+/* Writes the state afresh on new shards and makes it current by one CAS of the root (S11). root_state: what the root becomes. */
+MAY_SUSPEND int manifest_rewrite(struct volume *volume);
+/* Reads the manifest that `ref` names, fencing every copy with `epoch`, into an empty state. *ret_chain as in struct manifest. */
+MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root *root,
+    struct state *ret_state, struct copies_ref **ret_chain, unsigned *ret_chain_count,
+    char **ret_error);
+MAY_SUSPEND void copies_remove(struct volume *volume, const struct copies_ref *ref);
+
+/* placement of copies and chunks (provision.c) */
+MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, uint64_t chunk,
+    unsigned copies_max, unsigned copies_min, uint32_t capacity_blocks,
+    uint32_t capacity_blocks_min, struct chunk_shard *ret_shards, unsigned *ret_copies,
+    uint32_t *ret_capacity);
+MAY_SUSPEND int chunk_new(
+    struct volume *volume, enum shard_kind kind, enum shard_priority priority, uint64_t *ret_index);
+MAY_SUSPEND int wal_new(struct volume *volume, struct wal *ret_wal);
+void provisioner(void *arg);
+uint64_t place_room_blocks(const struct volume *volume, const struct place *place);
+uint64_t provisioned_blocks(const struct volume *volume);
+MAY_SUSPEND int space_reserve(struct volume *volume, unsigned blocks);
+void space_unreserve(struct volume *volume, unsigned blocks);
+/* Takes a place out of use for new rows and seals it once its rows are recorded. */
+void place_retire(struct volume *volume, struct place *place);
+MAY_SUSPEND int place_seal_retired(struct volume *volume);
+void place_seal_retired_kick(struct volume *volume);
+
+/* destage.c, large_write.c, checkpoint.c, clean.c, repair.c */
+void destager(void *arg);
+MAY_SUSPEND int destage_everything(struct volume *volume);
+MAY_SUSPEND int large_write(struct volume *volume, uint64_t block, unsigned count, const void *buf,
+    unsigned flags, struct request_id id);
+void checkpointer(void *arg);
+/* The clean mutex is held: merging, freeing and cleaning exclude one another. */
+MAY_SUSPEND int checkpoint_now(struct volume *volume);
+/* Asks for a checkpoint and waits for it. */
+MAY_SUSPEND int checkpoint_wait(struct volume *volume);
+MAY_SUSPEND void clean_if_due(struct volume *volume);
+void checkpoint_init_store(struct volume *volume);
+/* Rebuilds the delta table from the items (recovery). */
+MAY_SUSPEND int delta_rebuild(struct volume *volume, char **ret_error);
+/* row_io.trouble of a volume. */
+void volume_trouble(
+    void *ctx, const struct chunk_place *place, unsigned shard, int error, uint32_t block);
+void repairer(void *arg);
+void repair_kick(struct volume *volume);
+MAY_SUSPEND int clean_pass(struct volume *volume, bool aggressive);
+/* Rewrites all that is live in `place` elsewhere. */
+MAY_SUSPEND int clean_place(struct volume *volume, uint64_t place_chunk);
+/* Removes places that no chunk needs. */
+MAY_SUSPEND int free_dead_chunks(struct volume *volume);
+MAY_SUSPEND int free_place(struct volume *volume, uint64_t place_chunk);
+void reconcile(void *arg);
+/* Moves the pages of one metadata chunk by marking and merging them. */
+MAY_SUSPEND int clean_meta_chunk(struct volume *volume, uint64_t index);
+/* The place is no longer one that rows are written to. */
+void volume_forget_target(struct volume *volume, const struct place *place);
+
+/* io.c */
+void partials_touch(struct volume *volume, uint64_t block, uint64_t count);
+/* What the newest committed state (delta, map; not the memtable) says of `block`. */
+MAY_SUSPEND int lookup_committed(
+    struct volume *volume, uint64_t block, uint64_t len_max, struct map_run *ret_run);
+/* Reads a run that a map entry names. -ENOENT: freed meanwhile, look up again. */
+MAY_SUSPEND int read_mapped(
+    struct volume *volume, uint64_t entry, uint32_t count, uint64_t block, void *buf);
