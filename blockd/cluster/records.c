@@ -41,6 +41,12 @@ const char *key_cluster(void)
     return "holdfast/cluster";
 }
 
+const char *key_node(const char *name, char *ret_key)
+{
+    snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_NODES "%s", name);
+    return ret_key;
+}
+
 const char *key_disk(uint32_t number, char *ret_key)
 {
     snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_DISKS "%" PRIu32, number);
@@ -205,6 +211,14 @@ char *cluster_record_encode(const struct cluster_record *record, const char *old
     json_t *object = encode_begin(old_text);
     put_uuid(object, "uuid", &record->uuid);
     put_number(object, "disk_number_next", record->disk_number_next);
+    return encode_end(object);
+}
+
+char *node_record_encode(const struct node_record *record, const char *old_text)
+{
+    json_t *object = encode_begin(old_text);
+    put_uuid(object, "uuid", &record->uuid);
+    put_text(object, "name", record->name);
     return encode_end(object);
 }
 
@@ -413,6 +427,23 @@ int cluster_record_decode(const char *text, struct cluster_record *ret_record, c
         return r;
     read_uuid(&reader, "uuid", &record.uuid);
     record.disk_number_next = (uint32_t)read_number(&reader, "disk_number_next", 1, UINT32_MAX);
+    r = decode_end(&reader, ret_error);
+    if (r == 0)
+        *ret_record = record;
+    return r;
+}
+
+int node_record_decode(const char *text, struct node_record *ret_record, char **ret_error)
+{
+    struct node_record record = {0};
+    struct reader reader;
+    int r = decode_begin(&reader, "node record", text, ret_error);
+    if (r < 0)
+        return r;
+    read_uuid(&reader, "uuid", &record.uuid);
+    read_text(&reader, "name", 1, record.name, sizeof(record.name));
+    if (!reader.error && !name_valid(record.name))
+        wrong(&reader, "name", "a name");
     r = decode_end(&reader, ret_error);
     if (r == 0)
         *ret_record = record;

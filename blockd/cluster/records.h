@@ -4,6 +4,7 @@
  * are kept when a record is changed (a newer daemon may have put them there).
  *
  *   holdfast/cluster              cluster UUID, next numbers
+ *   holdfast/nodes/<name>         struct node_record
  *   holdfast/disks/<number>       struct disk_record
  *   holdfast/pools/<name>         struct pool
  *   holdfast/names/<name>         volume id (text, hexadecimal)
@@ -21,6 +22,11 @@
 struct cluster_record {
     struct uuid uuid;
     uint32_t disk_number_next;
+};
+
+struct node_record {
+    struct uuid uuid;
+    char name[64]; /* a name as pools have (name_valid) */
 };
 
 struct disk_record {
@@ -77,12 +83,14 @@ struct volume_root {
 };
 
 #define KEY_BYTES_MAX 256
+#define KEY_PREFIX_NODES "holdfast/nodes/"
 #define KEY_PREFIX_DISKS "holdfast/disks/"
 #define KEY_PREFIX_POOLS "holdfast/pools/"
 #define KEY_PREFIX_NAMES "holdfast/names/"
 #define KEY_PREFIX_VOLUMES "holdfast/volumes/"
 /* Keys into `ret_key` (KEY_BYTES_MAX bytes); returned for convenience. */
 const char *key_cluster(void);
+const char *key_node(const char *name, char *ret_key);
 const char *key_disk(uint32_t number, char *ret_key);
 const char *key_pool(const char *name, char *ret_key);
 const char *key_name(const char *name, char *ret_key);
@@ -90,11 +98,13 @@ const char *key_volume(uint64_t id, char *ret_key);
 
 /* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */
 char *cluster_record_encode(const struct cluster_record *record, const char *old_text);
+char *node_record_encode(const struct node_record *record, const char *old_text);
 char *disk_record_encode(const struct disk_record *record, const char *old_text);
 char *pool_encode(const struct pool *pool, const char *old_text);
 char *volume_root_encode(const struct volume_root *root, const char *old_text);
 /* -EBADMSG with *ret_error (mem_free) naming the member that is wrong. ret_ untouched then. */
 int cluster_record_decode(const char *text, struct cluster_record *ret_record, char **ret_error);
+int node_record_decode(const char *text, struct node_record *ret_record, char **ret_error);
 int disk_record_decode(const char *text, struct disk_record *ret_record, char **ret_error);
 int pool_decode(const char *text, struct pool *ret_pool, char **ret_error);
 int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error);

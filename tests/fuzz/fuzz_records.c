@@ -34,7 +34,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
     memcpy(text, data + 1, len_bytes - 1);
     text[len_bytes - 1] = 0;
     int r = 0;
-    switch (data[0] % 4) {
+    switch (data[0] % 8) {
     case 0:
         ROUND_TRIP(cluster_record, cluster_record_decode, cluster_record_encode, text);
         break;
@@ -43,6 +43,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
         break;
     case 2:
         ROUND_TRIP(pool, pool_decode, pool_encode, text);
+        break;
+    case 4:
+        ROUND_TRIP(node_record, node_record_decode, node_record_encode, text);
         break;
     case 3:
         ROUND_TRIP(volume_root, volume_root_decode, volume_root_encode, text);

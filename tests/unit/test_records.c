@@ -19,6 +19,11 @@ static struct cluster_record some_cluster(void)
     return (struct cluster_record){some_uuid, UINT32_MAX};
 }
 
+static struct node_record some_node(void)
+{
+    return (struct node_record){some_uuid, "node-1.example"};
+}
+
 static struct disk_record some_disk(void)
 {
     return (struct disk_record){7, some_uuid, "/dev/disk/by-id/x \"y\"", "node1", "ssd", DISK_OUT};
@@ -50,10 +55,14 @@ static struct volume_root some_root(void)
 static void version_1_is_this_text(void **state)
 {
     struct cluster_record cluster = some_cluster();
+    struct node_record node = some_node();
     struct disk_record disk = some_disk();
     struct pool pool = some_pool();
     struct volume_root root = some_root();
     CLEANUP_FREE char *a = cluster_record_encode(&cluster, NULL);
+    CLEANUP_FREE char *n = node_record_encode(&node, NULL);
+    assert_string_equal(n, "{\"version\":1,\"uuid\":\"deadbeef-0506-0708-090a-0b0c0d0e0f10\","
+                           "\"name\":\"node-1.example\"}");
     CLEANUP_FREE char *b = disk_record_encode(&disk, NULL);
     CLEANUP_FREE char *c = pool_encode(&pool, NULL);
     CLEANUP_FREE char *d = volume_root_encode(&root, NULL);
@@ -150,6 +159,12 @@ static int decode_cluster(const char *text, char **ret_error)
     return cluster_record_decode(text, &record, ret_error);
 }
 
+static int decode_node(const char *text, char **ret_error)
+{
+    struct node_record record;
+    return node_record_decode(text, &record, ret_error);
+}
+
 static int decode_disk(const char *text, char **ret_error)
 {
     struct disk_record record;
@@ -171,6 +186,7 @@ static int decode_root(const char *text, char **ret_error)
 static void each_member_is_needed_and_of_its_type(void **state)
 {
     struct cluster_record cluster = some_cluster();
+    struct node_record node = some_node();
     struct disk_record disk = some_disk();
     struct pool pool = some_pool();
     struct volume_root root = some_root();
@@ -179,6 +195,7 @@ static void each_member_is_needed_and_of_its_type(void **state)
         char *text;
     } all[] = {
         {decode_cluster, cluster_record_encode(&cluster, NULL)},
+        {decode_node, node_record_encode(&node, NULL)},
         {decode_disk, disk_record_encode(&disk, NULL)},
         {decode_pool, pool_encode(&pool, NULL)},
         {decode_root, volume_root_encode(&root, NULL)},

@@ -1,0 +1,537 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/disks.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/env.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define SECOND_NS 1000000000ull
+
+struct disks {
+    struct store *store;
+    struct disks_options options;
+    struct list entries; /* by number */
+    struct list present;
+    struct list removed; /* struct disk.link: failed and forgotten, closed at the end */
+    unsigned present_count;
+    struct fiber_mutex changing; /* one add or remove at a time */
+};
+
+/* --- Entries --------------------------------------------------------------------------------- */
+
+static struct disks_entry *entry_of_disk(struct disks *disks, const struct disk *disk)
+{
+    list_for_each (it, &disks->entries)
+        if (list_entry(it, struct disks_entry, link)->disk == disk)
+            return list_entry(it, struct disks_entry, link);
+    return NULL;
+}
+
+static struct disks_entry *entry_of_uuid(struct disks *disks, const struct uuid *uuid)
+{
+    list_for_each (it, &disks->entries)
+        if (uuid_equal(&list_entry(it, struct disks_entry, link)->record.uuid, uuid))
+            return list_entry(it, struct disks_entry, link);
+    return NULL;
+}
+
+/* By number, UUID or path. */
+static struct disks_entry *entry_find(struct disks *disks, const char *which)
+{
+    struct uuid uuid;
+    if (uuid_parse(which, &uuid) == 0)
+        return entry_of_uuid(disks, &uuid);
+    char *end;
+    unsigned long number = strtoul(which, &end, 10);
+    bool is_number = which[0] >= '0' && which[0] <= '9' && !*end;
+    /* Of two on one path the one that is there is meant, not the one that was. */
+    struct disks_entry *found = NULL;
+    list_for_each (it, &disks->entries) {
+        struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        bool match =
+            is_number ? entry->record.number == number : strcmp(entry->record.path, which) == 0;
+        if (match && (!found || !found->disk))
+            found = entry;
+    }
+    return found;
+}
+
+static struct disks_entry *entry_new(struct disks *disks, const struct disk_record *record)
+{
+    struct disks_entry *entry = NEW(struct disks_entry);
+    entry->disks = disks;
+    entry->record = *record;
+    entry->state = DISK_MISSING;
+    struct list *at = &disks->entries;
+    list_for_each (it, &disks->entries)
+        if (list_entry(it, struct disks_entry, link)->record.number > record->number) {
+            at = it;
+            break;
+        }
+    list_insert_before(at, &entry->link);
+    return entry;
+}
+
+static void entry_free(struct disks_entry *entry)
+{
+    list_remove(&entry->link);
+    mem_free(entry->problem);
+    mem_free(entry);
+}
+
+/* `problem` is stolen. */
+static void entry_set(struct disks_entry *entry, enum disk_state state, char *problem)
+{
+    entry->state = state;
+    mem_free(entry->problem);
+    entry->problem = problem;
+}
+
+static void share_trailer_cache(struct disks *disks)
+{
+    list_for_each (it, &disks->present)
+        local_disk_set_trailer_cache(list_entry(it, struct disk, link),
+            disks->options.trailer_cache_bytes / disks->present_count);
+}
+
+/* The disk is open and has its number: volumes may use it. */
+static void entry_present(struct disks_entry *entry, struct disk *disk)
+{
+    struct disks *disks = entry->disks;
+    disk->number = entry->record.number;
+    disk->state = entry->record.state;
+    strcpy(disk->node, entry->record.node);
+    entry->disk = disk;
+    entry_set(entry, entry->record.state, NULL);
+    list_push_back(&disks->present, &disk->link);
+    disks->present_count++;
+    share_trailer_cache(disks);
+}
+
+static void entry_absent(struct disks_entry *entry)
+{
+    struct disks *disks = entry->disks;
+    entry->disk->number = 0;
+    list_remove(&entry->disk->link);
+    entry->disk = NULL;
+    disks->present_count--;
+    if (disks->present_count > 0)
+        share_trailer_cache(disks);
+}
+
+static void tell_changed(struct disks *disks)
+{
+    if (disks->options.changed)
+        disks->options.changed(disks->options.ctx);
+}
+
+/* --- Told by disks ---------------------------------------------------------------------------- */
+
+static void disk_failed(void *ctx, struct disk *disk, int error)
+{
+    struct disks *disks = ctx;
+    struct disks_entry *entry = entry_of_disk(disks, disk);
+    if (!entry)
+        return; /* being removed */
+    entry_set(entry, DISK_FAILED,
+        mem_printf("disk %" PRIu32 " (%s) has failed: %s; its data is rebuilt on the others: "
+                   "replace it, then 'holdfast disk remove %" PRIu32 " --force'",
+            entry->record.number, entry->record.path, strerror(-error), entry->record.number));
+    tell_changed(disks);
+}
+
+static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uint32_t block)
+{
+    struct disks *disks = ctx;
+    if (disks->options.damaged)
+        disks->options.damaged(disks->options.ctx, disk, key, block);
+}
+
+/* --- Opening --------------------------------------------------------------------------------- */
+
+static int open_disk(
+    struct disks *disks, const char *path, struct disk **ret_disk, char **ret_error)
+{
+    struct local_disk_options options = {
+        .trailer_cache_bytes = disks->options.trailer_cache_bytes / (disks->present_count + 1),
+        .failed = disk_failed,
+        .damaged = disk_damaged,
+        .ctx = disks,
+    };
+    return local_disk_open(path, disks->options.cluster, &options, ret_disk, ret_error);
+}
+
+static void missing(struct disks_entry *entry, const char *reason)
+{
+    entry_set(entry, DISK_MISSING,
+        mem_printf("disk %" PRIu32
+                   " is missing: %s; bring it back with 'holdfast disk add PATH', or "
+                   "forget it with 'holdfast disk remove %" PRIu32 " --force'",
+            entry->record.number, reason, entry->record.number));
+}
+
+static void entry_open(struct disks_entry *entry)
+{
+    struct disk *disk;
+    CLEANUP_FREE char *error = NULL;
+    if (open_disk(entry->disks, entry->record.path, &disk, &error) < 0) {
+        missing(entry, error);
+    } else if (!uuid_equal(&disk->uuid, &entry->record.uuid)) {
+        CLEANUP_FREE char *reason = mem_printf("another disk is at %s now", entry->record.path);
+        local_disk_close(disk);
+        missing(entry, reason);
+    } else {
+        entry_present(entry, disk);
+    }
+    if (entry->state == DISK_MISSING)
+        log_error("%s", entry->problem);
+}
+
+static void entry_open_fiber(void *arg)
+{
+    struct fiber_group *group = ((void **)arg)[1];
+    entry_open(((void **)arg)[0]);
+    mem_free(arg);
+    fiber_group_done(group, 0);
+}
+
+/* Reading tables takes a while: all at once. */
+static void open_entries(struct disks *disks)
+{
+    struct fiber_group group;
+    fiber_group_init(&group);
+    list_for_each (it, &disks->entries) {
+        void **arg = mem_zalloc(2, sizeof(void *));
+        arg[0] = list_entry(it, struct disks_entry, link);
+        arg[1] = &group;
+        fiber_group_add(&group, 1);
+        fiber_spawn("disk open", entry_open_fiber, arg);
+    }
+    fiber_group_wait(&group);
+}
+
+int disks_open_all(struct disks *disks, char **ret_error)
+{
+    struct store_value *values;
+    unsigned count;
+    int r = store_list(disks->store, KEY_PREFIX_DISKS, &values, &count);
+    if (r < 0) {
+        *ret_error = mem_printf("the store cannot list the disks: %s", strerror(-r));
+        return r;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        struct disk_record record;
+        CLEANUP_FREE char *error = NULL;
+        if (disk_record_decode(values[i].data, &record, &error) < 0)
+            log_error("store: %s: %s; the disk is not used", values[i].key, error);
+        else if (strcmp(record.node, disks->options.node_name) == 0)
+            entry_new(disks, &record);
+    }
+    store_list_free(values, count);
+    open_entries(disks);
+    return 0;
+}
+
+/* --- Add ------------------------------------------------------------------------------------- */
+
+int disks_format(struct disks *disks, const char *path, uint64_t size_bytes, const char *class_name,
+    bool force, struct uuid *ret_uuid, uint64_t *ret_size_bytes, char **ret_error)
+{
+    struct disks_entry *entry = entry_find(disks, path);
+    if (entry && entry->disk) {
+        *ret_error = mem_printf("%s: is disk %" PRIu32 " of this node; remove it first: 'holdfast "
+                                "disk remove %" PRIu32 "'",
+            path, entry->record.number, entry->record.number);
+        return -EBUSY;
+    }
+    int r = local_disk_format(path, size_bytes, disks->options.cluster, disks->options.node,
+        class_name, force, ret_uuid, ret_error);
+    if (r < 0)
+        return r;
+    struct local_disk_superblock super;
+    r = local_disk_probe(path, &super, ret_error);
+    if (r == 0)
+        *ret_size_bytes = super.size_bytes;
+    return r;
+}
+
+/* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
+static int record_try(struct disks *disks, struct disk_record *record)
+{
+    struct store_value value;
+    struct cluster_record cluster;
+    CLEANUP_FREE char *error = NULL;
+    int r = store_get(disks->store, key_cluster(), &value);
+    if (r < 0)
+        return r;
+    r = cluster_record_decode(value.data, &cluster, &error);
+    if (r < 0) {
+        log_error("store: %s: %s", value.key, error);
+        store_value_fini(&value);
+        return r;
+    }
+    char key[KEY_BYTES_MAX];
+    record->number = cluster.disk_number_next++;
+    CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
+    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
+    struct store_compare compares[] = {
+        {key_cluster(), value.revision}, {key_disk(record->number, key), 0}};
+    struct store_op ops[] = {{.type = STORE_PUT,
+                                 .key = key_cluster(),
+                                 .data = cluster_text,
+                                 .len_bytes = strlen(cluster_text)},
+        {.type = STORE_PUT, .key = key, .data = text, .len_bytes = strlen(text)}};
+    r = store_txn(disks->store, compares, 2, ops, 2, NULL);
+    store_value_fini(&value);
+    return r;
+}
+
+static int add_new(
+    struct disks *disks, const char *path, struct disk *disk, struct disks_entry **ret_entry)
+{
+    struct disk_record record = {.uuid = disk->uuid, .state = DISK_IN};
+    strcpy(record.path, path);
+    strcpy(record.node, disks->options.node_name);
+    strcpy(record.class_name, disk->class_name);
+    int r;
+    do
+        r = record_try(disks, &record);
+    while (r == -ECANCELED);
+    if (r == 0)
+        *ret_entry = entry_new(disks, &record);
+    return r;
+}
+
+/* A missing one that is there again, perhaps elsewhere. */
+static int move_record(struct disks *disks, struct disks_entry *entry, const char *path)
+{
+    if (strcmp(entry->record.path, path) == 0)
+        return 0;
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    struct disk_record record = entry->record;
+    strcpy(record.path, path);
+    int r = store_get(disks->store, key_disk(record.number, key), &value);
+    if (r < 0)
+        return r;
+    CLEANUP_FREE char *text = disk_record_encode(&record, value.data);
+    struct store_compare compare = {key, value.revision};
+    struct store_op op = {STORE_PUT, key, text, strlen(text), false};
+    r = store_txn(disks->store, &compare, 1, &op, 1, NULL);
+    store_value_fini(&value);
+    if (r == 0)
+        entry->record = record;
+    return r;
+}
+
+static int add_open_disk(struct disks *disks, const char *path, struct disk *disk, char **ret_error)
+{
+    struct disks_entry *entry = entry_of_uuid(disks, &disk->uuid);
+    int r = entry ? move_record(disks, entry, path) : add_new(disks, path, disk, &entry);
+    if (r < 0) {
+        *ret_error = mem_printf(
+            "%s: the disk was not recorded in the store: %s; try again", path, strerror(-r));
+        return r;
+    }
+    entry_present(entry, disk);
+    log_info("disk %" PRIu32 " added: %s", entry->record.number, path);
+    return 0;
+}
+
+/* Said before the lock of our own open disk says "in use by another process". */
+static int refuse_present(struct disks *disks, const char *path, char **ret_error)
+{
+    struct disks_entry *entry = entry_find(disks, path);
+    struct local_disk_superblock super;
+    if (!entry || !entry->disk) {
+        if (local_disk_probe(path, &super, ret_error) < 0)
+            return -EINVAL;
+        entry = entry_of_uuid(disks, &super.disk);
+    }
+    if (!entry || !entry->disk)
+        return 0;
+    *ret_error = entry->state == DISK_FAILED
+                     ? mem_strdup(entry->problem)
+                     : mem_printf("%s: is disk %" PRIu32 " already", path, entry->record.number);
+    return -EEXIST;
+}
+
+int disks_add(
+    struct disks *disks, const char *path, struct disk_record *ret_record, char **ret_error)
+{
+    if (strlen(path) >= sizeof(ret_record->path)) {
+        *ret_error = mem_printf("a path has at most %zu bytes", sizeof(ret_record->path) - 1);
+        return -ENAMETOOLONG;
+    }
+    fiber_mutex_lock(&disks->changing);
+    struct disk *disk;
+    int r = refuse_present(disks, path, ret_error);
+    if (r == 0)
+        r = open_disk(disks, path, &disk, ret_error);
+    if (r == 0) {
+        r = add_open_disk(disks, path, disk, ret_error);
+        if (r < 0)
+            local_disk_close(disk);
+        else
+            *ret_record = entry_of_disk(disks, disk)->record;
+    }
+    fiber_mutex_unlock(&disks->changing);
+    if (r == 0)
+        tell_changed(disks);
+    return r;
+}
+
+/* --- Remove ---------------------------------------------------------------------------------- */
+
+static int delete_record(struct disks *disks, const struct disks_entry *entry)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {.type = STORE_DELETE, .key = key_disk(entry->record.number, key)};
+    return store_txn(disks->store, NULL, 0, &op, 1, NULL);
+}
+
+/* Shards that are more than tombstones. */
+static int live_shards(struct disk *disk, unsigned *ret_count)
+{
+    struct shard_info *shards;
+    unsigned count, live = 0;
+    int r = shard_list(disk, 0, &shards, &count);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < count; i++)
+        live += !shards[i].tombstone;
+    mem_free(shards);
+    *ret_count = live;
+    return 0;
+}
+
+/* Takes an empty disk out of use and sees that it stays empty: a volume may just have been creating
+ * a shard there. */
+static int retire_empty(struct disks_entry *entry, char **ret_error)
+{
+    struct disk *disk = entry->disk;
+    unsigned shards = 0;
+    disk->state = DISK_OUT;
+    int r = live_shards(disk, &shards);
+    if (r == 0 && shards == 0) {
+        disk->number = 0; /* N2 */
+        env_sleep_ns(SECOND_NS);
+        r = live_shards(disk, &shards);
+    }
+    if (r == 0 && shards == 0)
+        return 0;
+    disk->number = entry->record.number;
+    disk->state = entry->state;
+    *ret_error =
+        r < 0 ? mem_strdup(entry->problem ? entry->problem : strerror(-r))
+              : mem_printf(
+                    "disk %" PRIu32 " (%s) holds %u shards; moving them away is not built yet: "
+                    "--force gives them up, and their volumes rebuild them on the other disks",
+                    entry->record.number, entry->record.path, shards);
+    return -EBUSY;
+}
+
+static int check_removable(struct disks_entry *entry, bool force, char **ret_error)
+{
+    if (force)
+        return 0;
+    if (entry->disk && entry->state != DISK_FAILED)
+        return retire_empty(entry, ret_error);
+    *ret_error = mem_strdup(entry->problem);
+    return -EBUSY;
+}
+
+static void drop_entry(struct disks *disks, struct disks_entry *entry, bool force)
+{
+    struct disk *disk = entry->disk;
+    if (disk) {
+        entry_absent(entry);
+        /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
+         * when no volume is open any more. */
+        if (force) {
+            list_push_back(&disks->removed, &disk->link);
+            local_disk_fail(disk, -ENODEV);
+        } else {
+            local_disk_close(disk);
+        }
+    }
+    log_info("disk %" PRIu32 " removed: %s", entry->record.number, entry->record.path);
+    entry_free(entry);
+}
+
+int disks_remove(struct disks *disks, const char *which, bool force, char **ret_error)
+{
+    fiber_mutex_lock(&disks->changing);
+    struct disks_entry *entry = entry_find(disks, which);
+    int r = entry ? check_removable(entry, force, ret_error) : -ENOENT;
+    if (!entry)
+        *ret_error = mem_printf("there is no disk '%s'; see 'holdfast disk list'", which);
+    if (r == 0) {
+        r = delete_record(disks, entry);
+        if (r < 0) {
+            *ret_error =
+                mem_printf("disk %" PRIu32 " was not removed from the store: %s; try again",
+                    entry->record.number, strerror(-r));
+            if (entry->disk) {
+                entry->disk->number = entry->record.number;
+                entry->disk->state = entry->state;
+            }
+        } else {
+            drop_entry(disks, entry, force);
+        }
+    }
+    fiber_mutex_unlock(&disks->changing);
+    if (r == 0)
+        tell_changed(disks);
+    return r;
+}
+
+/* --- Life ------------------------------------------------------------------------------------ */
+
+struct disks *disks_new(struct store *store, const struct disks_options *options)
+{
+    struct disks *disks = NEW(struct disks);
+    disks->store = store;
+    disks->options = *options;
+    list_init(&disks->entries);
+    list_init(&disks->present);
+    list_init(&disks->removed);
+    fiber_mutex_init(&disks->changing);
+    return disks;
+}
+
+void disks_free(struct disks *disks)
+{
+    disks->options.changed = NULL;
+    disks->options.damaged = NULL;
+    while (!list_empty(&disks->entries)) {
+        struct disks_entry *entry = list_entry(disks->entries.next, struct disks_entry, link);
+        struct disk *disk = entry->disk;
+        if (disk) {
+            entry_absent(entry);
+            local_disk_close(disk);
+        }
+        entry_free(entry);
+    }
+    while (!list_empty(&disks->removed)) {
+        struct list *item = list_pop_front(&disks->removed);
+        local_disk_close(list_entry(item, struct disk, link));
+    }
+    mem_free(disks);
+}
+
+struct list *disks_present(struct disks *disks)
+{
+    return &disks->present;
+}
+
+struct list *disks_entries(struct disks *disks)
+{
+    return &disks->entries;
+}

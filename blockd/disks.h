@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The disks of this node: what the store records, what is open, and what is wrong with the rest.
+ *
+ * Invariants
+ *  N1 A disk's number is unique in the cluster and never reused: it is assigned in the transaction
+ *     that makes its record.
+ *  N2 A disk is in the list that volumes see (disks_present) only while it is open; one without a
+ *     number is on its way out, volumes do not see it.
+ *  N3 A disk that is missing or has failed stays recorded until somebody removes it: its shards are
+ *     counted as lost, not forgotten.
+ */
+#pragma once
+
+#include "blockd/cluster/records.h"
+#include "blockd/disk/local_disk.h"
+
+struct disks;
+
+struct disks_options {
+    const char *node_name;
+    struct uuid cluster, node;
+    uint64_t trailer_cache_bytes; /* of all disks together */
+    /* A disk came, went or failed; blocks are damaged. From the env's loop or a fiber. */
+    void (*changed)(void *ctx);
+    void (*damaged)(void *ctx, struct disk *disk, struct shard_key key, uint32_t block);
+    void *ctx;
+};
+
+struct disks_entry {
+    struct list link; /* disks_entries */
+    struct disks *disks;
+    struct disk_record record;
+    struct disk *disk; /* NULL while missing */
+    enum disk_state state;
+    char *problem; /* a sentence with the way out; NULL when all is well */
+};
+
+struct disks *disks_new(struct store *store, const struct disks_options *options);
+/* Opens what the store records for this node. A disk that cannot be opened is missing (logged); the
+ * node goes on without it. Fails only when the store does. */
+MAY_SUSPEND int disks_open_all(struct disks *disks, char **ret_error);
+/* No volume may be open. */
+MAY_SUSPEND void disks_free(struct disks *disks);
+
+/* struct disk.link of those that are open: for struct volume_host. */
+struct list *disks_present(struct disks *disks);
+/* struct disks_entry.link, by number. */
+struct list *disks_entries(struct disks *disks);
+
+/* All with *ret_error (mem_free) that names the disk and the way out. `which` is a number, UUID or
+ * path. */
+MAY_SUSPEND int disks_format(struct disks *disks, const char *path, uint64_t size_bytes,
+    const char *class_name, bool force, struct uuid *ret_uuid, uint64_t *ret_size_bytes,
+    char **ret_error);
+/* A new disk gets the next number; one that is missing is taken back, from whatever path. */
+MAY_SUSPEND int disks_add(
+    struct disks *disks, const char *path, struct disk_record *ret_record, char **ret_error);
+/* Refused while shards live there (or might, on a missing disk) unless `force`. */
+MAY_SUSPEND int disks_remove(struct disks *disks, const char *which, bool force, char **ret_error);

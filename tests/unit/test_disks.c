@@ -1,0 +1,241 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The node's disks: real files of 64 MiB in the production env, the memory store. Inside fibers
+ * CHECK takes the place of assertions.
+ */
+#include "uring_run.h"
+
+#include <errno.h>
+
+#include "blockd/cluster/identity.h"
+#include "blockd/disks.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define SIZE_BYTES (64ull << 20)
+
+static struct store_mem *mem;
+static struct store *store;
+static struct uuid cluster;
+static struct disks *disks;
+static unsigned changes;
+
+static void on_changed(void *ctx)
+{
+    changes++;
+}
+
+static void start(const char *node)
+{
+    struct disks_options options = {.node_name = node,
+        .cluster = cluster,
+        .trailer_cache_bytes = 1 << 20,
+        .changed = on_changed};
+    CLEANUP_FREE char *error = NULL;
+    disks = disks_new(store, &options);
+    CHECK_MSG(disks_open_all(disks, &error) == 0, "%s", error);
+}
+
+static void restart(void)
+{
+    disks_free(disks);
+    start("n1");
+}
+
+static int format(const char *name, bool force, const char *want_error)
+{
+    struct uuid uuid;
+    uint64_t size_bytes;
+    CLEANUP_FREE char *error = NULL;
+    int r = disks_format(
+        disks, scratch_path("", name), SIZE_BYTES, "ssd", force, &uuid, &size_bytes, &error);
+    CHECK_MSG(!want_error == !error && (!error || strstr(error, want_error)), "%s", error);
+    CHECK(r < 0 || size_bytes == SIZE_BYTES);
+    return r;
+}
+
+/* The number, or a negative errno. */
+static int add(const char *name, const char *want_error)
+{
+    struct disk_record record;
+    CLEANUP_FREE char *error = NULL;
+    int r = disks_add(disks, scratch_path("", name), &record, &error);
+    CHECK_MSG(!want_error == !error && (!error || strstr(error, want_error)), "%s", error);
+    return r < 0 ? r : (int)record.number;
+}
+
+static int take_away(const char *which, bool force, const char *want_error)
+{
+    CLEANUP_FREE char *error = NULL;
+    int r = disks_remove(disks, which, force, &error);
+    CHECK_MSG(!want_error == !error && (!error || strstr(error, want_error)), "%s", error);
+    return r;
+}
+
+static struct disks_entry *entry(uint32_t number)
+{
+    list_for_each (it, disks_entries(disks))
+        if (list_entry(it, struct disks_entry, link)->record.number == number)
+            return list_entry(it, struct disks_entry, link);
+    return NULL;
+}
+
+static unsigned present(void)
+{
+    unsigned count = 0;
+    list_for_each (it, disks_present(disks))
+        count++;
+    return count;
+}
+
+static void make_shard(uint32_t number)
+{
+    struct shard_create create = {.key = {.volume = 1, .chunk = 1, .index = 0},
+        .kind = SHARD_LOG,
+        .code = {1, 1},
+        .instance = 5,
+        .epoch = 1,
+        .capacity_blocks = 64,
+        .capacity_blocks_min = 1};
+    CHECK(shard_create(entry(number)->disk, &create, NULL) == 0);
+}
+
+static void rename_file(const char *from, const char *to)
+{
+    CHECK(rename(scratch_path("", from), scratch_path("", to)) == 0);
+}
+
+static int disks_are_numbered_once_and_opened_again_body(void *arg)
+{
+    CHECK(add("a", "no such file") < 0);
+    CHECK(format("a", false, NULL) == 0);
+    CHECK(format("a", false, "--force") == -EEXIST);
+    CHECK(format("a", true, NULL) == 0);
+    CHECK(format("b", false, NULL) == 0);
+    CHECK(add("a", NULL) == 1);
+    CHECK(add("b", NULL) == 2);
+    CHECK(changes == 2);
+    CHECK(add("a", "is disk 1 already") == -EEXIST);
+    CHECK(format("a", true, "is disk 1 of this node") == -EBUSY);
+    CHECK(present() == 2 && entry(1)->disk->number == 1 && entry(1)->state == DISK_IN);
+    CHECK(
+        strcmp(entry(2)->disk->node, "n1") == 0 && strcmp(entry(2)->disk->class_name, "ssd") == 0);
+    restart();
+    CHECK(present() == 2 && entry(2)->disk->number == 2 && !entry(2)->problem);
+    CHECK(take_away("2", false, NULL) == 0);
+    CHECK(take_away("2", false, "no disk '2'") == -ENOENT);
+    CHECK(format("b", true, NULL) == 0);
+    CHECK(add("b", NULL) == 3); /* N1 */
+    return 0;
+}
+
+static int missing_disk_is_named_and_taken_back_from_anywhere_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    CHECK(format("b", false, NULL) == 0 && add("b", NULL) == 2);
+    disks_free(disks);
+    rename_file("a", "elsewhere");
+    start("n1");
+    CHECK(present() == 1 && entry(1)->state == DISK_MISSING && !entry(1)->disk);
+    CHECK(strstr(entry(1)->problem, "disk 1 is missing") && strstr(entry(1)->problem, "disk add"));
+    CHECK(take_away("1", false, "disk 1 is missing") == -EBUSY);
+    CHECK(add("elsewhere", NULL) == 1);
+    CHECK(present() == 2 && entry(1)->state == DISK_IN && !entry(1)->problem);
+    restart();
+    CHECK(present() == 2 && strstr(entry(1)->record.path, "elsewhere"));
+    /* Another disk in its place. */
+    disks_free(disks);
+    rename_file("elsewhere", "away");
+    rename_file("b", "elsewhere");
+    start("n1");
+    CHECK(present() == 0 && strstr(entry(1)->problem, "another disk is at"));
+    CHECK(add("elsewhere", NULL) == 2);
+    CHECK(take_away("1", true, NULL) == 0);
+    CHECK(!entry(1));
+    restart();
+    CHECK(!entry(1) && present() == 1);
+    CHECK(add("away", NULL) == 3);
+    return 0;
+}
+
+static int disk_with_shards_is_removed_by_force_only_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    make_shard(1);
+    CHECK(take_away(scratch_path("", "a"), false, "holds 1 shards") == -EBUSY);
+    CHECK(entry(1)->disk->number == 1 && entry(1)->disk->state == DISK_IN);
+    struct disk *disk = entry(1)->disk;
+    CHECK(take_away("1", true, NULL) == 0);
+    CHECK(present() == 0 && disk->state == DISK_FAILED); /* open operations end with errors */
+    return 0;
+}
+
+static int failed_disk_says_so_and_asks_for_force_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    local_disk_fail(entry(1)->disk, -EIO);
+    CHECK(entry(1)->state == DISK_FAILED && changes == 2);
+    CHECK(strstr(entry(1)->problem, "disk 1") && strstr(entry(1)->problem, "Input/output"));
+    CHECK(add("a", "has failed") == -EEXIST);
+    CHECK(take_away("1", false, "has failed") == -EBUSY);
+    CHECK(take_away("1", true, NULL) == 0);
+    return 0;
+}
+
+static int foreign_disks_are_refused_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    disks_free(disks);
+    cluster = uuid_random();
+    start("n2"); /* of the same store, but another node: none of its disks are here */
+    CHECK(present() == 0 && list_empty(disks_entries(disks)));
+    CHECK(add("a", "belongs to cluster") == -EPERM);
+    return 0;
+}
+
+static int run_body(void *arg)
+{
+    int (*body)(void *) = *(int (**)(void *))arg;
+    struct cluster_record record, again;
+    CLEANUP_FREE char *error = NULL;
+    store = store_mem_open(mem);
+    CHECK(cluster_load_or_make(store, &record, &error) == 0);
+    CHECK(cluster_load_or_make(store, &again, &error) == 0);
+    CHECK(uuid_equal(&record.uuid, &again.uuid));
+    cluster = record.uuid;
+    changes = 0;
+    start("n1");
+    int r = body(NULL);
+    disks_free(disks);
+    store_close(store);
+    return r;
+}
+
+#define TEST(name)                                                     \
+    static void name(void **state)                                     \
+    {                                                                  \
+        int (*body)(void *) = name##_body;                             \
+        struct env_uring_options options = {0};                        \
+        mem = store_mem_new();                                         \
+        log_set_level(LOG_LEVEL_ERROR);                                \
+        assert_int_equal(env_uring_run(&options, run_body, &body), 0); \
+        store_mem_free(mem);                                           \
+    }
+TEST(disks_are_numbered_once_and_opened_again)
+TEST(missing_disk_is_named_and_taken_back_from_anywhere)
+TEST(disk_with_shards_is_removed_by_force_only)
+TEST(failed_disk_says_so_and_asks_for_force)
+TEST(foreign_disks_are_refused)
+
+int main(void)
+{
+#define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
+    const struct CMUnitTest tests[] = {
+        T(disks_are_numbered_once_and_opened_again),
+        T(missing_disk_is_named_and_taken_back_from_anywhere),
+        T(disk_with_shards_is_removed_by_force_only),
+        T(failed_disk_says_so_and_asks_for_force),
+        T(foreign_disks_are_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
