@@ -25,14 +25,14 @@ struct map *map_new(
     map->store = *store;
     map->root = root;
     map->levels = levels;
-    list_init(&map->pages);
+    map_owner_init(&map->owner, cache);
     return map;
 }
 
 void map_free(struct map *map)
 {
     CHECK(!map->merging && map->walking == 0);
-    list_for_each_safe (it, &map->pages) {
+    list_for_each_safe (it, &map->owner.pages) {
         struct map_page *page = list_entry(it, struct map_page, map_link);
         CHECK_MSG(page->pins == 0, "a map is freed while it is read");
         map_cache_drop(map->cache, page);
@@ -65,20 +65,6 @@ static void run_in_page(const uint64_t *page, unsigned level, unsigned i, uint64
     ret_run->len = MIN(len - skip, len_max);
 }
 
-/* One step down: the page at `pointer`, preferably without suspending. *ret_pinned says whether it
- * had to be loaded and must be unpinned. */
-static MAY_SUSPEND int lookup_page(struct map *map, uint64_t pointer, unsigned level,
-    uint64_t address, struct map_page **ret_page, bool *ret_pinned)
-{
-    struct map_page *page = map_cache_find(map->cache, map, pointer);
-    *ret_pinned = !page || page->loading;
-    if (*ret_pinned)
-        return map_page_load(map, pointer, level, address >> 9 * (level + 1), ret_page);
-    map_cache_touch(page);
-    *ret_page = page;
-    return 0;
-}
-
 static MAY_SUSPEND int lookup_in_tree(struct map *map, uint64_t root, unsigned levels,
     uint64_t address, uint64_t len_max, struct map_run *ret_run)
 {
@@ -88,18 +74,21 @@ static MAY_SUSPEND int lookup_in_tree(struct map *map, uint64_t root, unsigned l
     }
     uint64_t pointer = root;
     for (unsigned level = levels - 1;; level--) {
-        struct map_page *page;
-        bool pinned;
-        int r = lookup_page(map, pointer, level, address, &page, &pinned);
-        if (r < 0)
-            return r;
+        struct map_page *page = NULL;
+        const uint64_t *entries = map_cache_hit(map->cache, &map->owner, pointer, level);
+        if (!entries) {
+            int r = map_page_load(map, pointer, level, address >> 9 * (level + 1), &page);
+            if (r < 0)
+                return r;
+            entries = page->entries;
+        }
         unsigned i = address >> 9 * level & (MAP_FANOUT - 1);
-        pointer = map_page_get(page->entries, i);
+        pointer = map_page_get(entries, i);
         bool found = map_entry_type(pointer) != MAP_PAGE;
         if (found)
             run_in_page(
-                page->entries, level, i, address & (map_entry_blocks(level) - 1), len_max, ret_run);
-        if (pinned)
+                entries, level, i, address & (map_entry_blocks(level) - 1), len_max, ret_run);
+        if (page)
             map_cache_unpin(map->cache, page);
         if (found)
             return 0;

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "blockd/volume/map_cache.h"
 
-#include "blockd/volume/map_impl.h"
 #include "common/check.h"
 #include "common/mem.h"
 
-static uint64_t bucket_count_for(uint64_t cap_bytes)
+static uint64_t slot_count_for(uint64_t pages)
 {
-    uint64_t count = 1024;
-    while (count < cap_bytes / MAP_CACHE_PAGE_BYTES)
+    uint64_t count = 64;
+    while (count < 2 * pages)
         count *= 2;
     return count;
 }
@@ -17,16 +16,18 @@ struct map_cache *map_cache_new(uint64_t cap_bytes)
 {
     struct map_cache *cache = NEW(struct map_cache);
     cache->cap_bytes = cap_bytes;
-    cache->bucket_mask = bucket_count_for(cap_bytes) - 1;
-    cache->buckets = mem_zalloc(cache->bucket_mask + 1, sizeof(*cache->buckets));
+    uint64_t count = slot_count_for(cap_bytes / MAP_CACHE_PAGE_BYTES);
+    cache->slot_mask = count - 1;
+    cache->slots = mem_zalloc(count, sizeof(*cache->slots));
+    cache->blocks = bufpool_new(UINT64_MAX);
     return cache;
 }
 
 void map_cache_free(struct map_cache *cache)
 {
-    CHECK_MSG(cache->clock_count == 0 && cache->used_bytes == 0, "maps must be freed before");
-    mem_free(cache->buckets);
-    mem_free(cache->clock);
+    CHECK_MSG(cache->slot_used == 0 && cache->used_bytes == 0, "maps must be freed before");
+    bufpool_free(cache->blocks);
+    mem_free(cache->slots);
     mem_free(cache);
 }
 
@@ -35,25 +36,47 @@ uint64_t map_cache_used_bytes(const struct map_cache *cache)
     return cache->used_bytes;
 }
 
-static void remove_from_clock(struct map_cache *cache, struct map_page *page)
+/* --- The table ------------------------------------------------------------------------------------ */
+
+static void put_slot(struct map_cache *cache, const struct map_slot *slot)
 {
-    struct map_page *last = cache->clock[--cache->clock_count];
-    cache->clock[page->clock_slot] = last;
-    last->clock_slot = page->clock_slot;
+    uint64_t i = map_cache_home(cache, slot->map, slot->pointer);
+    while (cache->slots[i].map)
+        i = (i + 1) & cache->slot_mask;
+    cache->slots[i] = *slot;
 }
 
-static void remove_from_bucket(struct map_cache *cache, struct map_page *page)
+static void resize(struct map_cache *cache, uint64_t count)
 {
-    struct map_page **at = map_cache_bucket(cache, page->map, page->pointer);
-    while (*at != page)
-        at = &(*at)->bucket_next;
-    *at = page->bucket_next;
+    struct map_slot *old = cache->slots;
+    uint64_t old_count = cache->slot_mask + 1;
+    cache->slots = mem_zalloc(count, sizeof(*cache->slots));
+    cache->slot_mask = count - 1;
+    for (uint64_t i = 0; i < old_count; i++) {
+        if (old[i].map)
+            put_slot(cache, &old[i]);
+    }
+    mem_free(old);
 }
 
-static void remove_from_table(struct map_cache *cache, struct map_page *page)
+/* Closes the gap, so that every page stays reachable from its home without tombstones. */
+static void clear_slot(struct map_cache *cache, struct map_slot *slot)
 {
-    remove_from_bucket(cache, page);
-    remove_from_clock(cache, page);
+    uint64_t gap = (uint64_t)(slot - cache->slots), mask = cache->slot_mask;
+    for (uint64_t i = (gap + 1) & mask; cache->slots[i].map; i = (i + 1) & mask) {
+        uint64_t home = map_cache_home(cache, cache->slots[i].map, cache->slots[i].pointer);
+        if (((i - home) & mask) >= ((i - gap) & mask)) {
+            cache->slots[gap] = cache->slots[i];
+            gap = i;
+        }
+    }
+    cache->slots[gap] = (struct map_slot){0};
+}
+
+static void take_out(struct map_cache *cache, struct map_page *page)
+{
+    clear_slot(cache, map_cache_slot(cache, page->map, page->pointer));
+    cache->slot_used--;
     list_remove(&page->map_link);
     page->map = NULL;
 }
@@ -62,25 +85,31 @@ static void page_free(struct map_cache *cache, struct map_page *page)
 {
     CHECK(page->pins == 0 && !page->map);
     cache->used_bytes -= MAP_CACHE_PAGE_BYTES;
-    mem_free_pages(page->entries, MAP_PAGE_BYTES);
+    bufpool_put(cache->blocks, page->entries);
     mem_free(page);
 }
+
+/* --- Eviction ------------------------------------------------------------------------------------- */
 
 /* The next page that can go, out of the table; NULL when all are pinned. */
 static struct map_page *take_victim(struct map_cache *cache)
 {
-    /* Three rounds use up all chances; what is left then is pinned. */
-    for (uint64_t steps = 3ull * cache->clock_count; steps > 0; steps--) {
-        if (cache->clock_hand >= cache->clock_count)
-            cache->clock_hand = 0;
-        struct map_page *page = cache->clock[cache->clock_hand];
-        if (page->pins == 0 && page->chances == 0) {
-            remove_from_table(cache, page);
-            return page;
+    if (cache->slot_used == 0)
+        return NULL;
+    /* Four rounds use up all chances; what is left then is pinned. */
+    for (uint64_t steps = 4 * (cache->slot_mask + 1); steps > 0; steps--) {
+        struct map_slot *slot = &cache->slots[cache->clock_hand++ & cache->slot_mask];
+        if (!slot->map || !slot->entries_chances)
+            continue;
+        if (slot->entries_chances & MAP_CHANCES_MASK) {
+            slot->entries_chances--;
+            continue;
         }
-        if (page->chances > 0)
-            page->chances--;
-        cache->clock_hand++;
+        struct map_page *page = slot->page;
+        if (page->pins > 0)
+            continue;
+        take_out(cache, page);
+        return page;
     }
     return NULL;
 }
@@ -99,18 +128,18 @@ void map_cache_set_cap(struct map_cache *cache, uint64_t cap_bytes)
 {
     cache->cap_bytes = cap_bytes;
     shrink(cache);
-    uint64_t count = bucket_count_for(cap_bytes);
-    if (count == cache->bucket_mask + 1)
-        return;
-    mem_free(cache->buckets);
-    cache->buckets = mem_zalloc(count, sizeof(*cache->buckets));
-    cache->bucket_mask = count - 1;
-    for (unsigned i = 0; i < cache->clock_count; i++) {
-        struct map_page *page = cache->clock[i];
-        struct map_page **bucket = map_cache_bucket(cache, page->map, page->pointer);
-        page->bucket_next = *bucket;
-        *bucket = page;
-    }
+    uint64_t count = slot_count_for(MAX(cap_bytes / MAP_CACHE_PAGE_BYTES, cache->slot_used));
+    if (count != cache->slot_mask + 1)
+        resize(cache, count);
+}
+
+/* --- Pages ---------------------------------------------------------------------------------------- */
+
+void map_owner_init(struct map_owner *map, struct map_cache *cache)
+{
+    /* Far apart in the hash, whatever pointers the maps use. */
+    map->salt = ++cache->owner_count * 0xd6e8feb86659fd93;
+    list_init(&map->pages);
 }
 
 struct map_page *map_cache_page_new(struct map_cache *cache, unsigned level)
@@ -120,40 +149,54 @@ struct map_page *map_cache_page_new(struct map_cache *cache, unsigned level)
         page = take_victim(cache);
     if (!page) {
         page = NEW(struct map_page);
-        page->entries = mem_alloc_pages(MAP_PAGE_BYTES);
+        page->entries = bufpool_get(cache->blocks);
         list_init(&page->map_link);
         cache->used_bytes += MAP_CACHE_PAGE_BYTES;
     }
     page->pins = 1;
     page->level = (uint8_t)level;
-    page->chances = 0;
     page->loading = false;
     page->error = 0;
     fiber_queue_init(&page->loaded);
     return page;
 }
 
-void map_cache_insert(
-    struct map_cache *cache, struct map_page *page, struct map *map, uint64_t pointer)
+void map_cache_insert(struct map_cache *cache, struct map_page *page, struct map_owner *map,
+    uint64_t pointer, bool chance)
 {
-    CHECK(!page->map && !map_cache_find(cache, map, pointer));
+    CHECK(!page->map && !map_cache_slot(cache, map, pointer));
+    if (2 * (cache->slot_used + 1) > cache->slot_mask)
+        resize(cache, 2 * (cache->slot_mask + 1));
     page->map = map;
     page->pointer = pointer;
-    struct map_page **bucket = map_cache_bucket(cache, map, pointer);
-    page->bucket_next = *bucket;
-    *bucket = page;
-    if (cache->clock_count == cache->clock_capacity) {
-        cache->clock_capacity = MAX(64u, 2 * cache->clock_capacity);
-        cache->clock = mem_realloc(cache->clock, cache->clock_capacity * sizeof(*cache->clock));
-    }
-    page->clock_slot = cache->clock_count;
-    cache->clock[cache->clock_count++] = page;
+    struct map_slot slot = {.map = map, .pointer = pointer, .page = page};
+    if (!page->loading)
+        slot.entries_chances = (uintptr_t)page->entries;
+    if (chance)
+        map_slot_touch(&slot, page->level);
+    put_slot(cache, &slot);
+    cache->slot_used++;
     list_push_back(&map->pages, &page->map_link);
+}
+
+void map_cache_loaded(struct map_cache *cache, struct map_page *page)
+{
+    struct map_slot *slot = map_cache_slot(cache, page->map, page->pointer);
+    page->loading = false;
+    slot->entries_chances = (uintptr_t)page->entries;
+    map_slot_touch(slot, page->level);
+}
+
+void map_cache_forget(struct map_cache *cache, const struct map_owner *map, uint64_t pointer)
+{
+    struct map_slot *slot = map_cache_slot(cache, map, pointer);
+    if (slot)
+        slot->entries_chances &= ~MAP_CHANCES_MASK;
 }
 
 void map_cache_drop(struct map_cache *cache, struct map_page *page)
 {
-    remove_from_table(cache, page);
+    take_out(cache, page);
     if (page->pins == 0)
         page_free(cache, page);
 }

@@ -15,11 +15,11 @@ struct map_mark {
 };
 
 struct map {
+    struct map_owner owner;
     struct map_cache *cache;
     struct map_store store;
     uint64_t root;
     unsigned levels;
-    struct list pages; /* in the cache */
     struct map_mark *marks;
     unsigned mark_count, mark_capacity;
     bool merging;

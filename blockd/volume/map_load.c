@@ -38,33 +38,35 @@ static MAY_SUSPEND int wait_loaded(struct map *map, struct map_page *page)
 int map_page_load(
     struct map *map, uint64_t pointer, unsigned level, uint64_t index, struct map_page **ret_page)
 {
-    struct map_page *page = map_cache_find(map->cache, map, pointer);
-    if (page) {
-        map_cache_touch(page);
+    struct map_slot *slot = map_cache_slot(map->cache, &map->owner, pointer);
+    if (slot) {
+        map_slot_touch(slot, level);
+        struct map_page *page = slot->page;
         int r = wait_loaded(map, page);
         if (r == 0)
             *ret_page = page;
         return r;
     }
 
-    page = map_cache_page_new(map->cache, level);
+    struct map_page *page = map_cache_page_new(map->cache, level);
     page->loading = true;
-    map_cache_insert(map->cache, page, map, pointer);
+    map_cache_insert(map->cache, page, &map->owner, pointer, true);
     int r = map->store.page_read(
         map->store.ctx, pointer, map_page_address(level, index), page->entries);
     if (r == 0)
         r = check_content(map, page, index);
-    page->loading = false;
-    page->error = r;
-    fiber_queue_wake_all(&page->loaded);
-    if (r < 0) {
+    if (r == 0) {
+        map_cache_loaded(map->cache, page);
+        *ret_page = page;
+    } else {
+        page->loading = false;
+        page->error = r;
         map_cache_drop(map->cache, page);
-        map_cache_unpin(map->cache, page);
-        return r;
     }
-    map_cache_touch(page);
-    *ret_page = page;
-    return 0;
+    fiber_queue_wake_all(&page->loaded);
+    if (r < 0)
+        map_cache_unpin(map->cache, page);
+    return r;
 }
 
 void map_batch_init(struct map_batch *batch, struct map *map)
@@ -98,7 +100,8 @@ int map_batch_load(struct map_batch *batch)
 {
     bool all_cached = true;
     for (unsigned i = 0; i < batch->count && all_cached; i++) {
-        struct map_page *page = map_cache_find(batch->map->cache, batch->map, batch->pointers[i]);
+        struct map_page *page =
+            map_cache_find(batch->map->cache, &batch->map->owner, batch->pointers[i]);
         all_cached = page && !page->loading;
     }
     batch->error = 0;

@@ -166,9 +166,7 @@ static void report_change(struct merge *m, uint64_t old, uint64_t new, uint64_t 
 
 static void tell_freed(struct merge *m, uint64_t pointer)
 {
-    struct map_page *page = map_cache_find(m->map->cache, m->map, pointer);
-    if (page)
-        page->chances = 0; /* of use only until the switch */
+    map_cache_forget(m->map->cache, &m->map->owner, pointer); /* of use only until the switch */
     if (m->callbacks->page_freed)
         m->callbacks->page_freed(m->callbacks->ctx, pointer);
 }
@@ -208,9 +206,8 @@ static MAY_SUSPEND int window_write(struct merge *m)
         return r;
     for (unsigned i = 0; i < count; i++) {
         struct map_page *page = m->window[i].page;
-        map_cache_insert(m->map->cache, page, m->map, pointers[i]);
-        if (page->level > 0) /* a big merge must not wash out the leaves that are being read */
-            map_cache_touch(page);
+        /* A big merge must not wash out the leaves that are being read: no chance for its own. */
+        map_cache_insert(m->map->cache, page, &m->map->owner, pointers[i], page->level > 0);
         map_cache_unpin(m->map->cache, page);
     }
     m->window_count = 0;
@@ -536,7 +533,7 @@ static void merge_abort(struct merge *m)
     if (m->callbacks->aborted)
         m->callbacks->aborted(m->callbacks->ctx);
     for (unsigned i = 0; i < m->new_count; i++) {
-        struct map_page *page = map_cache_find(cache, m->map, m->new_pointers[i]);
+        struct map_page *page = map_cache_find(cache, &m->map->owner, m->new_pointers[i]);
         if (page)
             map_cache_drop(cache, page);
         if (m->callbacks->page_freed)

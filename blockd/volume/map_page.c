@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "blockd/volume/map_page.h"
 
+#include <string.h>
+
 #include "common/check.h"
 
 uint64_t map_page_address(unsigned level, uint64_t index)
@@ -91,6 +93,10 @@ unsigned map_page_run(const uint64_t *page, unsigned level, unsigned i, unsigned
 void map_page_expand(uint64_t *page, uint64_t entry)
 {
     uint64_t step = map_entry_type(entry) == MAP_MAPPED;
+    if (entry == 0) {
+        memset(page, 0, MAP_PAGE_BYTES);
+        return;
+    }
     for (unsigned i = 0; i < MAP_FANOUT; i++)
         map_page_set(page, i, entry + step * i);
 }
