@@ -39,6 +39,7 @@ struct sim_image;
 struct sim_options {
     uint64_t seed;
     unsigned fiber_count_max; /* for all nodes together; 0 = 1024 */
+    bool strict_io;           /* a malformed disk request fails a CHECK, not with -EINVAL */
     bool trace;               /* prints every event to stderr as it happens */
 };
 
@@ -194,8 +195,10 @@ uint64_t sim_disk_volatile_pages(const struct sim_disk *disk);
 struct sim_image *sim_disk_snapshot(const struct sim_disk *disk);
 void sim_image_free(struct sim_image *image);
 struct sim_image *sim_image_copy(const struct sim_image *image);
-/* What a power cut at the moment of the snapshot may leave. */
+/* Makes it what a power cut at the moment of the snapshot may leave. */
 void sim_image_cut(struct sim_image *image, enum sim_cut_mode mode, uint64_t seed);
+/* Without a sim_image_cut the writes that were under way have not happened, those that were
+ * volatile still are. */
 void sim_disk_restore(struct sim_disk *disk, const struct sim_image *image);
 
 /* Called when a write or sync of any disk completes, before it takes effect, outside fibers. By

@@ -253,6 +253,7 @@ void sim_disk_restore(struct sim_disk *disk, const struct sim_image *image)
     CHECK_MSG(disk->open_count == 0, "%s is open", disk->path);
     sim_media_fini(&disk->media);
     sim_media_copy(&disk->media, &image->media);
+    sim_media_drop_under_way(&disk->media);
     /* A sync from now on covers what the image has (it may come from another simulation). */
     disk->sim->write_number = MAX(disk->sim->write_number, sim_media_number_max(&disk->media));
 }

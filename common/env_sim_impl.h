@@ -56,7 +56,7 @@ struct sim_version {
     uint64_t number; /* of the write, in order of completion */
     uint32_t page_in_write;
     bool doomed;    /* V2 */
-    bool under_way; /* only in images: not in `current` */
+    bool under_way; /* never completed, not in `current`; only in images and during a cut */
     struct sim_block *block;
 };
 
@@ -84,6 +84,7 @@ void sim_media_write(struct sim_media *media, uint64_t page, const void *buf, ui
     uint32_t page_in_write, uint8_t sectors, bool durable);
 void sim_media_add_under_way(struct sim_media *media, uint64_t page, const void *buf,
     uint64_t number, uint32_t page_in_write);
+void sim_media_drop_under_way(struct sim_media *media);
 /* A sync that covers writes up to `number` completed, or failed (V2). */
 void sim_media_sync(struct sim_media *media, uint64_t number);
 void sim_media_doom(struct sim_media *media, uint64_t number);

@@ -296,6 +296,9 @@ static void file_submit(struct env_io *io)
     sio->file = file;
     sio->io = io;
     sio->error = env_io_check(io);
+    CHECK_MSG(!sio->error || !node->sim->options.strict_io,
+        "malformed request to %s: operation %d at %lu, %u buffers", file->disk->path, io->op,
+        io->off_bytes, io->iov_count);
     sio->sync_number = node->sim->write_number;
     sio->len_bytes = io_len_bytes(io);
     io->impl = sio;

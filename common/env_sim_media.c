@@ -240,6 +240,25 @@ void sim_media_add_under_way(struct sim_media *media, uint64_t page, const void 
     page_add_version(media, page, version);
 }
 
+void sim_media_drop_under_way(struct sim_media *media)
+{
+    for (uint64_t i = media->dirty_count; i-- > 0;) {
+        struct sim_page *page = page_find(media, media->dirty[i]);
+        /* They are the newest: nothing completes on an image. */
+        struct sim_version **at = &page->oldest;
+        while (*at && !(*at)->under_way)
+            at = &(*at)->newer;
+        while (*at) {
+            struct sim_version *version = *at;
+            *at = version->newer;
+            block_put(version->block);
+            free(version);
+        }
+        if (!page->oldest)
+            dirty_remove(media, page);
+    }
+}
+
 void sim_media_sync(struct sim_media *media, uint64_t number)
 {
     for (uint64_t i = media->dirty_count; i-- > 0;) {
@@ -247,7 +266,7 @@ void sim_media_sync(struct sim_media *media, uint64_t number)
         /* The newest version that becomes durable takes those before it along. */
         const struct sim_version *newest = NULL;
         for (const struct sim_version *v = page->oldest; v; v = v->newer) {
-            if (v->number <= number && !v->doomed && !v->under_way)
+            if (v->number <= number && !v->doomed)
                 newest = v;
         }
         if (!newest)

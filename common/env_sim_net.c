@@ -126,7 +126,8 @@ void sim_conn_send(struct sim_conn *conn, unsigned to, enum sim_packet_type type
     packet->len_bytes = len_bytes;
     if (bytes)
         memcpy(packet->bytes, bytes, len_bytes);
-    packet->due_ns = MAX(pipe->last_due_ns, conn->sim->now_ns + travel_ns(conn, to, len_bytes));
+    uint64_t due_ns = conn->sim->now_ns + travel_ns(conn, to, len_bytes);
+    packet->due_ns = MAX(pipe->last_due_ns, due_ns);
     pipe->last_due_ns = packet->due_ns;
     bool first = list_empty(&pipe->packets);
     list_push_back(&pipe->packets, &packet->link);

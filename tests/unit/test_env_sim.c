@@ -7,10 +7,13 @@
 
 #include <errno.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -868,6 +871,160 @@ static void test_images_rewind_a_disk_to_any_outcome_of_a_cut(void **state)
     sim_free(sim);
 }
 
+/* What a write under way leaves must be able to be everything, nothing and, at a cut, parts. */
+enum {
+    LEFT_NOTHING = 1,
+    LEFT_ALL = 2,
+    LEFT_PARTS = 4,
+};
+
+static void submit_and_wait(void *arg)
+{
+    submit(open_disk("/d"), ENV_IO_WRITE, 3, page_of(9));
+    never(NULL);
+}
+
+static unsigned left_by_write_under_way(uint64_t seed, bool cut, bool *ret_image_kept)
+{
+    struct sim *sim = sim_with(seed);
+    struct env *node = sim_node_new(sim, "a");
+    struct sim_disk *disk = sim_disk_new(node, "/d", 16 * PAGE);
+    sim_disk_set_latency(disk, &(struct sim_disk_latency){.write_ns = SEC});
+    sim_node_start(node, "writer", submit_and_wait, NULL);
+    sim_run_for(sim, 100 * MS);
+    struct sim_image *image = sim_disk_snapshot(disk);
+    if (cut)
+        sim_node_power_cut(node, SIM_CUT_SECTORS);
+    else
+        sim_node_crash(node);
+    uint8_t bytes[PAGE];
+    unsigned count = 0;
+    sim_disk_peek(disk, 3 * PAGE, bytes, PAGE);
+    for (unsigned i = 0; i < PAGE; i++)
+        count += bytes[i] == 9;
+
+    /* The image of that moment: not there by itself, there or not after a cut. */
+    sim_disk_restore(disk, image);
+    assert_int_equal(peek_byte(disk, 3), 0);
+    assert_int_equal(sim_disk_volatile_pages(disk), 0);
+    sim_image_cut(image, SIM_CUT_WRITES, seed);
+    sim_disk_restore(disk, image);
+    assert_true(peek_byte(disk, 3) == 0 || peek_byte(disk, 3) == 9);
+    *ret_image_kept |= peek_byte(disk, 3) == 9;
+    sim_image_free(image);
+    sim_free(sim);
+    return count == 0 ? LEFT_NOTHING : count == PAGE ? LEFT_ALL : LEFT_PARTS;
+}
+
+static void test_a_write_under_way_may_leave_anything(void **state)
+{
+    unsigned by_crash = 0, by_cut = 0;
+    bool image_kept = false;
+    for (uint64_t seed = 0; seed < 60; seed++) {
+        by_crash |= left_by_write_under_way(seed, false, &image_kept);
+        by_cut |= left_by_write_under_way(seed, true, &image_kept);
+    }
+    assert_int_equal(by_crash, LEFT_NOTHING | LEFT_ALL);
+    assert_int_equal(by_cut, LEFT_NOTHING | LEFT_ALL | LEFT_PARTS);
+    assert_true(image_kept);
+}
+
+static void write_and_mark(void *arg)
+{
+    struct env_file *file = open_disk("/d");
+    assert_int_equal(write_page(file, 0, 1, false), 0);
+    *(uint64_t *)arg = sim_now_ns(sim_current());
+    env_file_close(file);
+}
+
+static void test_a_pause_holds_completions_too_and_ends_with_a_crash(void **state)
+{
+    struct sim *sim = sim_with(4);
+    struct env *node = sim_node_new(sim, "a");
+    struct sim_disk *disk = sim_disk_new(node, "/d", 16 * PAGE);
+    sim_disk_set_latency(disk, &(struct sim_disk_latency){.write_ns = 10 * MS});
+    uint64_t at_ns = 0;
+    sim_node_start(node, "writer", write_and_mark, &at_ns);
+    sim_run_for(sim, 5 * MS);
+    sim_node_pause(node, SEC);
+    sim_run_for(sim, 500 * MS);
+    assert_int_equal(at_ns, 0);
+    sim_run_for(sim, SEC);
+    assert_int_equal(at_ns, SEC + 5 * MS);
+
+    sim_node_pause(node, 100 * SEC);
+    sim_node_crash(node);
+    uint64_t begin_ns = sim_now_ns(sim);
+    run_on(node, write_and_mark, &at_ns);
+    assert_true(at_ns - begin_ns < SEC);
+    sim_free(sim);
+}
+
+static void write_misaligned(void *arg)
+{
+    struct env_file *file = open_disk("/d");
+    char *buf = mem_alloc_pages(PAGE);
+    assert_int_equal(env_file_write(file, buf, 512, 0, false), -EINVAL);
+    mem_free_pages(buf, PAGE);
+    env_file_close(file);
+}
+
+static void strict_io_run(bool strict)
+{
+    struct sim *sim = sim_new(&(struct sim_options){.seed = 1, .strict_io = strict});
+    struct env *node = sim_node_new(sim, "a");
+    sim_disk_new(node, "/d", 16 * PAGE);
+    run_on(node, write_misaligned, NULL);
+    sim_free(sim);
+}
+
+/* Does fn(arg) abort? In a child, its stderr closed. */
+static bool aborts(void (*fn)(bool arg), bool arg)
+{
+    int status;
+    pid_t child = fork();
+    if (child == 0) {
+        close(STDERR_FILENO);
+        fn(arg);
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    return WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT;
+}
+
+static void test_strict_io_makes_a_malformed_request_a_failed_check(void **state)
+{
+    strict_io_run(false);
+    assert_true(aborts(strict_io_run, true));
+}
+
+static void change_under_way(void *arg)
+{
+    struct env_file *file = open_disk("/d");
+    char *buf = page_of(1);
+    struct lone_io *write = submit(file, ENV_IO_WRITE, 0, buf);
+    if (*(bool *)arg)
+        buf[5] = 2;
+    while (!write->done)
+        env_sleep_ns(MS);
+    env_file_close(file);
+}
+
+static void change_under_way_run(bool change)
+{
+    struct sim *sim = sim_with(1);
+    struct env *node = sim_node_new(sim, "a");
+    sim_disk_new(node, "/d", 16 * PAGE);
+    run_on(node, change_under_way, &change);
+    sim_free(sim);
+}
+
+static void test_a_buffer_changed_under_way_is_a_failed_check(void **state)
+{
+    assert_false(aborts(change_under_way_run, false));
+    assert_true(aborts(change_under_way_run, true));
+}
+
 /* --- Network ------------------------------------------------------------ */
 
 #define FOR_EVER UINT64_MAX
@@ -1045,9 +1202,11 @@ static void end_streams(void *arg)
     assert_int_equal(env_accept(listener, &theirs), 0);
     char buf[100];
     assert_int_equal(send_bytes(ours, "hello", 5, FOR_EVER), 0);
+    assert_int_equal(env_stream_peer_state(theirs), ENV_PEER_OPEN);
     env_stream_close(ours);
     assert_int_equal(recv_whole(theirs, buf, 100), 5);
     assert_int_equal(env_recv(theirs, buf, 1, FOR_EVER), 0);
+    assert_int_equal(env_stream_peer_state(theirs), ENV_PEER_GONE);
     assert_int_equal(send_bytes(theirs, "x", 1, FOR_EVER), 0); /* met by a reset */
     env_sleep_ns(MS);
     assert_int_equal(send_bytes(theirs, "x", 1, FOR_EVER), -ECONNRESET);
@@ -1339,6 +1498,10 @@ int main(void)
         cmocka_unit_test(test_the_model_catches_lost_syncs),
         cmocka_unit_test(test_power_goes_before_half_way_or_after_write_three),
         cmocka_unit_test(test_images_rewind_a_disk_to_any_outcome_of_a_cut),
+        cmocka_unit_test(test_a_write_under_way_may_leave_anything),
+        cmocka_unit_test(test_a_pause_holds_completions_too_and_ends_with_a_crash),
+        cmocka_unit_test(test_strict_io_makes_a_malformed_request_a_failed_check),
+        cmocka_unit_test(test_a_buffer_changed_under_way_is_a_failed_check),
         cmocka_unit_test(test_streams_keep_bytes_and_order_both_ways),
         cmocka_unit_test(test_addresses_are_global_or_of_the_machine),
         cmocka_unit_test(test_a_reader_that_stops_holds_up_the_sender),
