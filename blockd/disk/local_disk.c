@@ -22,8 +22,7 @@ static const struct disk_ops LOCAL_DISK_OPS = {
     .list = local_list,
 };
 
-/* --- Answers given later -------------------------------------------------------------------------
- */
+/* --- Answers given later ---------------------------------------------------------------------- */
 
 static void answer_later(struct env_timer *timer)
 {
@@ -81,8 +80,7 @@ void local_sync_later(struct local_disk *disk, struct shard_sync *sync, int resu
     arm_later(disk);
 }
 
-/* --- Shards in use -------------------------------------------------------------------------------
- */
+/* --- Shards in use ---------------------------------------------------------------------------- */
 
 uint32_t local_slot_no(const struct local_disk *disk, const struct table_slot *slot)
 {
@@ -277,8 +275,7 @@ void local_update_space(struct local_disk *disk)
     disk->base.free_bytes = (uint64_t)disk->slabs.free_units * SLAB_UNIT_BYTES;
 }
 
-/* --- Damage and failure --------------------------------------------------------------------------
- */
+/* --- Damage and failure ----------------------------------------------------------------------- */
 
 void local_report_damage(struct local_disk *disk, uint32_t slot_no, uint32_t block)
 {
@@ -313,8 +310,7 @@ void local_disk_fail(struct disk *base, int error)
     local_retire(local_disk_of(base), error, "retired by request");
 }
 
-/* --- Life ----------------------------------------------------------------------------------------
- */
+/* --- Life ------------------------------------------------------------------------------------- */
 
 struct local_disk *local_disk_new(
     struct env_file *file, const struct superblock *super, const struct local_disk_options *options)
@@ -373,6 +369,7 @@ void local_disk_delete(struct local_disk *disk)
     local_sync_pool_free(disk);
     env_timer_cancel(&disk->later);
     trailer_cache_fini(&disk->trailers);
+    mem_free_pages(disk->walk_window, WALK_WINDOW_BLOCKS * BLOCK_BYTES);
     mem_free(disk->actives);
     mem_free_pages(disk->table_buffer, TABLE_COMMIT_BLOCKS * BLOCK_BYTES);
     mem_free(disk->table_dirty);

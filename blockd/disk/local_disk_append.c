@@ -2,11 +2,12 @@
  *
  * Append: one header block and its payload, one device write, strictly at the shard's end.
  *
- *  D10 An offset of a shard has one content for ever (S8): the end in memory moves when an append
- * is submitted, a second append at the same place succeeds only if its header (with all CRCs) comes
- * out the same. D11 Each header carries its predecessor's CRC and the marks of append_header.h:
- * bytes left behind by an append that never completed cannot join what was appended after it, and
- * damage is not taken for a torn end.
+ *  D10 An offset of a shard has one content for ever (S8): the end in memory moves when an append is
+ *      submitted; a second append at the same place succeeds only if its header, with all CRCs,
+ *      comes out the same.
+ *  D11 Each header carries its predecessor's CRC and the marks of append_header.h: bytes left behind
+ *      by an append that never completed cannot join what was appended after it, and damage is not
+ *      taken for a torn end.
  */
 #include <errno.h>
 #include <string.h>
@@ -52,8 +53,7 @@ void local_append_pool_free(struct local_disk *disk)
     }
 }
 
-/* --- Completion ----------------------------------------------------------------------------------
- */
+/* --- Completion ------------------------------------------------------------------------------- */
 
 static void answer(struct local_disk *disk, struct shard_append *append, int result)
 {
@@ -127,8 +127,7 @@ static void append_done(struct env_io *io)
     }
 }
 
-/* --- Checks --------------------------------------------------------------------------------------
- */
+/* --- Checks ----------------------------------------------------------------------------------- */
 
 /* The wire's check: what the owner says the payload's CRCs are, against the payload. */
 static bool payload_matches(const struct shard_append *append)
@@ -165,7 +164,7 @@ static int check_slot(struct local_disk *disk, const struct table_slot *slot, ui
         return -ESTALE;
     if (slot->state == TABLE_TOMBSTONE)
         return -ENOENT;
-    if (slot->state == TABLE_SEALED)
+    if (table_slot_has_length(slot))
         return -EROFS;
     if ((slot->flags & TABLE_SUSPECT) != 0)
         return -EREMOTEIO;
@@ -194,8 +193,7 @@ static void fill_header(const struct active *active, const struct shard_append *
     };
 }
 
-/* --- Retry ---------------------------------------------------------------------------------------
- */
+/* --- Retry ------------------------------------------------------------------------------------ */
 
 /* The header that an append at off_blocks had when it was first made, built again and compared
  * (S8). */
@@ -267,8 +265,7 @@ static int retry(struct active *active, struct shard_append *append)
     return 1;
 }
 
-/* --- Submission ----------------------------------------------------------------------------------
- */
+/* --- Submission ------------------------------------------------------------------------------- */
 
 static void record_entries(struct active *active, const struct append_op *op, uint32_t header_crc)
 {

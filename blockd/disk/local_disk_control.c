@@ -2,10 +2,11 @@
  *
  * Create, fence, stat, list.
  *
- *  D6  A fence is durable before it is answered, and it is answered only when no append of a lower
- * epoch is in flight. D7  Full is a state: each priority has a share of space and of table entries
- * it may not use. D13 Of one shard, create, seal, remove and fence run one after the other; each
- * answer waits for the table write that carries it, an answer "it is so already" too.
+ *  D6  A fence is durable before it is answered, and is answered only when no append of a lower
+ *      epoch is in flight.
+ *  D7  Full is a state: each priority has a share of space and of table entries it may not use.
+ *  D13 Of one shard, create, seal, remove and fence run one after the other; each answer waits for
+ *      the table write that carries it, an answer "it is so already" too.
  */
 #include <errno.h>
 #include <string.h>
@@ -13,8 +14,7 @@
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
 
-/* --- Create --------------------------------------------------------------------------------------
- */
+/* --- Create ----------------------------------------------------------------------------------- */
 
 static unsigned reserved_percent(enum shard_priority priority)
 {
@@ -196,8 +196,7 @@ MAY_SUSPEND int local_create(
     return create_new(disk, create, ret_info);
 }
 
-/* --- Fence ---------------------------------------------------------------------------------------
- */
+/* --- Fence ------------------------------------------------------------------------------------ */
 
 static int fence_absent(struct local_disk *disk, struct shard_key key, uint32_t epoch, int error)
 {
@@ -270,8 +269,7 @@ MAY_SUSPEND int local_fence(
     }
 }
 
-/* --- Stat, list ----------------------------------------------------------------------------------
- */
+/* --- Stat, list ------------------------------------------------------------------------------- */
 
 MAY_SUSPEND int local_stat(struct disk *base, struct shard_key key, struct shard_info *ret_info)
 {

@@ -11,8 +11,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-/* --- Who was here before -------------------------------------------------------------------------
- */
+/* --- Who was here before ---------------------------------------------------------------------- */
 
 struct signature {
     uint32_t off_bytes;
@@ -87,8 +86,7 @@ static int refuse_used(struct env_file *file, char **ret_error)
     return -EEXIST;
 }
 
-/* --- Writing -------------------------------------------------------------------------------------
- */
+/* --- Writing ---------------------------------------------------------------------------------- */
 
 #define FILL_BYTES (1u << 20)
 #define FILL_DEPTH 4
@@ -191,8 +189,7 @@ static int write_disk(struct env_file *file, const struct superblock *super, boo
     return r < 0 ? r : local_write_superblocks(file, super);
 }
 
-/* --- Format --------------------------------------------------------------------------------------
- */
+/* --- Format ----------------------------------------------------------------------------------- */
 
 /* *ret_created: made by this call, and zeroed. */
 static int open_target(const char *path, uint64_t size_bytes, struct env_file **ret_file,

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What the files of the local shard store share. Included by blockd/disk/local_disk*.c and
- * trailer_cache.c only. Rules: README.md (D1..).
+ * What the files of the local shard store share. Included by blockd/disk/local_disk*.c only.
+ * Rules: README.md (D1..).
  *
  *   local_disk.c          life of a disk, its shards in use, failure (D2), answers given later
  *   local_disk_open.c     open, probe          local_disk_format.c   format
  *   local_disk_table.c    table: load, group commit (D8)
  *   local_disk_append.c   append, retry        local_disk_read.c     verified reads
- *   local_disk_sync.c     device flushes       local_disk_walk.c     finding an unsealed shard's
- * end local_disk_control.c  create, fence, stat, list    local_disk_seal.c  seal, remove
+ *   local_disk_sync.c     device flushes       local_disk_walk.c     an unsealed shard's end (D9)
+ *   local_disk_seal.c     seal, remove         local_disk_control.c  create, fence, stat, list
  *   local_disk_scrub.c    scrub
  */
 #pragma once
@@ -90,6 +90,7 @@ struct local_disk {
 
     struct trailer_cache trailers;
     struct fiber_mutex walk_lock; /* one walk at a time: one window of memory */
+    void *walk_window;            /* from the first walk on */
 
     bool flush_in_flight;
     struct env_io flush_io;
@@ -132,8 +133,7 @@ static inline uint64_t slot_block_off(
            (uint64_t)block * BLOCK_BYTES;
 }
 
-/* --- local_disk.c -------------------------------------------------------------------------------
- */
+/* --- local_disk.c ----------------------------------------------------------------------------- */
 
 /* The slot of a shard or tombstone that is there; else NULL and *ret_error = -ENOENT, or -EBADMSG
  * while the table has lost entries: it may have been one of those (D4). */
@@ -174,8 +174,7 @@ static inline bool error_is_gone(int error)
     return error == -ENODEV || error == -ENXIO || error == -ESHUTDOWN;
 }
 
-/* --- local_disk_open.c, local_disk_format.c -----------------------------------------------------
- */
+/* --- local_disk_open.c, local_disk_format.c --------------------------------------------------- */
 
 /* Reads the superblock copies of an open file and gives the best one. Negative errno and *ret_error
  * otherwise. */
@@ -184,16 +183,14 @@ MAY_SUSPEND int local_read_superblock(struct env_file *file, struct superblock *
 /* Writes all copies, durably. */
 MAY_SUSPEND int local_write_superblocks(struct env_file *file, const struct superblock *super);
 
-/* --- local_disk_table.c -------------------------------------------------------------------------
- */
+/* --- local_disk_table.c ----------------------------------------------------------------------- */
 
 void local_table_dirty(struct local_disk *disk, uint32_t slot_no);
 /* Everything marked dirty before the call is durable when it returns 0 (D8); -EIO. */
 MAY_SUSPEND int local_table_commit(struct local_disk *disk);
 MAY_SUSPEND int local_table_load(struct local_disk *disk, char **ret_error);
 
-/* --- local_disk_walk.c --------------------------------------------------------------------------
- */
+/* --- local_disk_walk.c ------------------------------------------------------------------------ */
 
 /* Makes sure that the shard's entries and end are known. -EHOSTUNREACH; -ENOENT when removed
  * meanwhile. */
@@ -205,8 +202,7 @@ void active_load_start(struct active *active);
 MAY_SUSPEND int local_read_blocks(
     struct local_disk *disk, void *buf, uint32_t count, uint64_t off_bytes);
 
-/* --- The operations ------------------------------------------------------------------------------
- */
+/* --- The operations --------------------------------------------------------------------------- */
 
 void local_append(struct shard_append *append);
 void local_read(struct shard_read *read);

@@ -12,8 +12,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-/* --- Superblock copies ---------------------------------------------------------------------------
- */
+/* --- Superblock copies ------------------------------------------------------------------------ */
 
 struct candidates {
     struct superblock best;
@@ -129,8 +128,7 @@ MAY_SUSPEND int local_write_superblocks(struct env_file *file, const struct supe
     return r;
 }
 
-/* --- Open ----------------------------------------------------------------------------------------
- */
+/* --- Open ------------------------------------------------------------------------------------- */
 
 static int explain_open(const char *path, int error, char **ret_error)
 {

@@ -71,8 +71,7 @@ static void finish(struct read_op *op, int result)
     read->done(read);
 }
 
-/* --- Checking ------------------------------------------------------------------------------------
- */
+/* --- Checking --------------------------------------------------------------------------------- */
 
 static struct shard_entry entry_of(const struct read_op *op, uint32_t block)
 {
@@ -137,8 +136,7 @@ static bool accept_trailers(struct read_op *op)
     return true;
 }
 
-/* --- The slow path -------------------------------------------------------------------------------
- */
+/* --- The slow path ---------------------------------------------------------------------------- */
 
 /* Reads into the caller's pieces again, block by block where need be. */
 static int reread_data(struct read_op *op)
@@ -172,13 +170,20 @@ static void read_slowly(void *arg)
     finish(op, r < 0 ? r : verify(op));
 }
 
-/* --- Submission ----------------------------------------------------------------------------------
- */
+/* --- Submission ------------------------------------------------------------------------------- */
 
 static void complete(struct read_op *op)
 {
     if (--op->pending > 0)
         return;
+    struct disk *disk = &op->active->disk->base;
+    disk->error_count += op->data_io.result < 0;
+    disk->error_count += op->trailer_submitted && op->trailer_io.result < 0;
+    if (error_is_gone((int)op->data_io.result) ||
+        (op->trailer_submitted && error_is_gone((int)op->trailer_io.result))) {
+        finish(op, -EHOSTUNREACH);
+        return;
+    }
     op->trailer_ok = !op->trailer_submitted || accept_trailers(op);
     if (op->data_io.result < 0 || !op->trailer_ok)
         fiber_spawn("shard-read-slow", read_slowly, op);

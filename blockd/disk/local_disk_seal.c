@@ -3,8 +3,11 @@
  * Seal and remove.
  *
  *  D5  Space is used again only when the table entry that gave it up is durable and the last read
- * begun before has ended. D14 A seal writes the trailer behind the cut, makes data and trailer
- * durable, then marks the table: a sealed entry always has all its blocks and its trailer.
+ *      begun before has ended.
+ *  D14 A seal makes the data durable up to the cut, writes the trailer behind it, durably, then
+ *      marks the table: a sealed entry always has all its blocks and its trailer. Blocks beyond the
+ *      cut are void from the moment the seal is asked for; if there are any in the trailer's way,
+ *      an entry that says "cut here" comes before it.
  */
 #include <errno.h>
 #include <string.h>
@@ -12,8 +15,7 @@
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
 
-/* --- Seal ----------------------------------------------------------------------------------------
- */
+/* --- Seal ------------------------------------------------------------------------------------- */
 
 static void build_trailer(struct active *active, uint32_t length, uint8_t *blocks)
 {
@@ -34,26 +36,39 @@ static void build_trailer(struct active *active, uint32_t length, uint8_t *block
     }
 }
 
-/* D14's first half: data and trailer durable. */
+/* Data up to the cut durable. Where the trailer will stand on blocks that were appended, the table
+ * says so first: after a crash these would look damaged. */
+static int cut(struct active *active, uint32_t length)
+{
+    struct local_disk *disk = active->disk;
+    struct table_slot *slot = active_slot(active);
+    int r = active->durable_blocks >= length ? 0 : local_flush(disk);
+    if (r < 0 || !slot_has_trailer(slot) || length == active->end_blocks)
+        return r;
+    slot->flags |= TABLE_CUT;
+    slot->length_blocks = (uint16_t)length;
+    active->end_blocks = active->completed_blocks = active->durable_blocks = length;
+    local_table_dirty(disk, active->slot_no);
+    return local_table_commit(disk);
+}
+
 static int write_trailer(struct active *active, uint32_t length)
 {
     struct local_disk *disk = active->disk;
     const struct table_slot *slot = active_slot(active);
-    bool data_durable = active->durable_blocks >= length;
     uint32_t count = shard_trailer_blocks((enum shard_kind)slot->kind, length);
-    int r = 0;
-    if (count > 0) {
-        uint8_t *blocks = mem_alloc_pages(count * BLOCK_BYTES);
-        build_trailer(active, length, blocks);
-        r = env_file_write(disk->file, blocks, count * BLOCK_BYTES,
-            slot_block_off(disk, slot, length), data_durable);
-        mem_free_pages(blocks, count * BLOCK_BYTES);
-        if (r < 0) {
-            local_retire(disk, r, "writing a trailer failed");
-            return -EIO;
-        }
+    if (count == 0)
+        return 0;
+    uint8_t *blocks = mem_alloc_pages(count * BLOCK_BYTES);
+    build_trailer(active, length, blocks);
+    int r = env_file_write(
+        disk->file, blocks, count * BLOCK_BYTES, slot_block_off(disk, slot, length), true);
+    mem_free_pages(blocks, count * BLOCK_BYTES);
+    if (r < 0) {
+        local_retire(disk, r, "writing a trailer failed");
+        return -EIO;
     }
-    return data_durable ? 0 : local_flush(disk);
+    return 0;
 }
 
 static void give_tail_back(struct active *active)
@@ -78,7 +93,7 @@ static int mark_sealed(struct active *active, uint32_t length)
     slot->length_blocks = (uint16_t)length;
     slot->unit_count = (uint16_t)units;
     /* The content is whole up to the cut and durable: nothing is left to suspect. */
-    slot->flags &= (uint8_t)~TABLE_SUSPECT;
+    slot->flags &= (uint8_t) ~(TABLE_SUSPECT | TABLE_CUT);
     active->end_blocks = active->completed_blocks = active->durable_blocks = length;
     local_table_dirty(disk, active->slot_no);
     int r = local_table_commit(disk);
@@ -105,6 +120,8 @@ static int seal_open(struct active *active, uint32_t length)
     else if (!at_boundary)
         r = -ERANGE;
     else
+        r = cut(active, length);
+    if (r == 0)
         r = write_trailer(active, length);
     if (r == 0)
         r = mark_sealed(active, length);
@@ -137,8 +154,7 @@ MAY_SUSPEND int local_seal(
     return r;
 }
 
-/* --- Remove --------------------------------------------------------------------------------------
- */
+/* --- Remove ----------------------------------------------------------------------------------- */
 
 static int remove_present(struct active *active)
 {

@@ -3,7 +3,7 @@
  * Sync: one device flush serves all that wait for one.
  *
  *  D12 A waiter joins only a flush that is submitted after its appends completed (S4). One flush is
- * in flight at a time; what asks meanwhile shares the next one.
+ *      in flight at a time; what asks meanwhile shares the next one.
  */
 #include <errno.h>
 
@@ -76,8 +76,7 @@ MAY_SUSPEND int local_flush(struct local_disk *disk)
     return flush.error;
 }
 
-/* --- shard_sync ----------------------------------------------------------------------------------
- */
+/* --- shard_sync ------------------------------------------------------------------------------- */
 
 struct sync_op {
     struct flush_waiter waiter;

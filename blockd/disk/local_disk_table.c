@@ -2,9 +2,9 @@
  *
  * The shard table on disk: read at open, written by group commit.
  *
- *  D8  Table blocks are written (durably, WRITE_DSYNC) from the state in memory at the time of the
- * write, one round in flight at a time: an entry on disk never goes back to an earlier state. A
- * waiter is answered by a round that began after its change.
+ *  D8  Table blocks are written, durably, from the state in memory at the time of the write, one
+ *      round in flight at a time: an entry on disk never goes back to an earlier state. A waiter is
+ *      answered by a round that began after its change.
  */
 #include <errno.h>
 #include <string.h>
@@ -20,8 +20,7 @@ void local_table_dirty(struct local_disk *disk, uint32_t slot_no)
     disk->table_generation++;
 }
 
-/* --- Group commit --------------------------------------------------------------------------------
- */
+/* --- Group commit ----------------------------------------------------------------------------- */
 
 struct table_write {
     struct env_io io;
@@ -135,8 +134,7 @@ MAY_SUSPEND int local_table_commit(struct local_disk *disk)
     return disk->failed ? -EIO : 0;
 }
 
-/* --- Load ----------------------------------------------------------------------------------------
- */
+/* --- Load ------------------------------------------------------------------------------------- */
 
 struct load {
     struct local_disk *disk;

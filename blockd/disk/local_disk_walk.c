@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Finding out what a shard holds from the shard itself: header by header, each payload block
- * against its CRC. Done at the first use of an open shard after a restart, of a sealed log or
- * manifest, and where a trailer is damaged.
+ * Finding out what a shard holds from the shard itself: header by header, each payload block against
+ * its CRC. Done at the first use of an open shard after a restart, of a sealed log or manifest, and
+ * where a trailer is damaged.
  *
  *  D9  The end of an unsealed shard is the first append that is not whole, unless a later header
- * proves that it once was: then it is damage, the blocks stay inside the length and reads of them
- * say so (D4). Proof is a header of the same creation whose mark lies beyond: "completed" while the
- * boot of creation lasts, "durable" after it (a power cut takes unsynced blocks in any order, that
- * is no damage). A sealed shard has its recorded length whatever is found.
+ *      proves that it once was: then it is damage, the blocks stay inside the length and reads of
+ *      them say so (D4). Proof is a header of the same creation whose mark lies beyond: "completed"
+ *      while the boot of creation lasts, "durable" after it (a power cut takes unsynced blocks in
+ *      any order, that is no damage).
+ *      A sealed (or cut, D14) shard has its recorded length whatever is found.
  */
 #include <errno.h>
 #include <string.h>
@@ -19,8 +20,7 @@
 
 #define APPEND_BLOCKS_MAX (APPEND_ENTRIES_MAX + 1)
 
-/* --- Reading around bad sectors ------------------------------------------------------------------
- */
+/* --- Reading around bad sectors --------------------------------------------------------------- */
 
 MAY_SUSPEND int local_read_blocks(
     struct local_disk *disk, void *buf, uint32_t count, uint64_t off_bytes)
@@ -42,12 +42,11 @@ MAY_SUSPEND int local_read_blocks(
     return 0;
 }
 
-/* --- The walk ------------------------------------------------------------------------------------
- */
+/* --- The walk --------------------------------------------------------------------------------- */
 
 struct walk {
     struct active *active;
-    uint32_t limit; /* blocks looked at: the length if sealed, else the capacity */
+    uint32_t limit; /* blocks looked at: the recorded length, else the capacity */
     uint8_t *window;
     uint32_t window_first, window_count;
     uint32_t *append_nos; /* by header block */
@@ -223,7 +222,7 @@ static void set_end(struct walk *walk, uint32_t end)
     for (uint32_t block = end; block < active->entries_capacity; block++)
         active->header_bits[block / 64] &= ~(UINT64_C(1) << (block % 64));
     active->end_blocks = active->completed_blocks = end;
-    active->durable_blocks = slot->state == TABLE_SEALED ? end : MIN(walk->durable, end);
+    active->durable_blocks = table_slot_has_length(slot) ? end : MIN(walk->durable, end);
     active->next_append_no = 0;
     active->last_header_crc = 0;
     for (uint32_t block = end; block-- > 0;) {
@@ -249,7 +248,7 @@ static int walk_all(struct walk *walk)
             break;
         block = next;
     }
-    if (slot->state == TABLE_SEALED) {
+    if (table_slot_has_length(slot)) {
         if (block < walk->limit)
             take_lost(walk, block, walk->limit);
         prove_damage(walk, walk->limit);
@@ -267,13 +266,15 @@ static int run_walk(struct active *active)
     const struct table_slot *slot = active_slot(active);
     if (slot->state != TABLE_OPEN && slot->state != TABLE_SEALED)
         return -ENOENT;
-    bool sealed = slot->state == TABLE_SEALED;
+    bool has_length = table_slot_has_length(slot);
     uint32_t limit =
-        sealed ? slot->length_blocks : shard_capacity_blocks(slot->kind, slot->unit_count);
+        has_length ? slot->length_blocks : shard_capacity_blocks(slot->kind, slot->unit_count);
+    if (active->disk->walk_window == NULL)
+        active->disk->walk_window = mem_alloc_pages(WALK_WINDOW_BLOCKS * BLOCK_BYTES);
     struct walk walk = {
         .active = active,
         .limit = limit,
-        .window = mem_alloc_pages(WALK_WINDOW_BLOCKS * BLOCK_BYTES),
+        .window = active->disk->walk_window,
         .append_nos = mem_alloc((limit + 1) * sizeof(uint32_t)),
         .bad_at = mem_zalloc(limit / 64 + 1, sizeof(uint64_t)),
         .previous_known = true,
@@ -282,8 +283,7 @@ static int run_walk(struct active *active)
     int r = walk_all(&walk);
     mem_free(walk.bad_at);
     mem_free(walk.append_nos);
-    mem_free_pages(walk.window, WALK_WINDOW_BLOCKS * BLOCK_BYTES);
-    CHECK(sealed == (slot->state == TABLE_SEALED)); /* seal loads first */
+    CHECK(has_length == table_slot_has_length(slot)); /* seal loads first */
     if (r < 0)
         active_drop_entries(active);
     else
@@ -291,8 +291,7 @@ static int run_walk(struct active *active)
     return r;
 }
 
-/* --- Who waits for it ----------------------------------------------------------------------------
- */
+/* --- Who waits for it ------------------------------------------------------------------------- */
 
 static void fail_parked(struct active *active, int error)
 {

@@ -57,8 +57,7 @@ MAY_SUSPEND int shard_list(
     return disk->ops->list(disk, volume, ret_list, ret_count);
 }
 
-/* --- Fiber forms ---------------------------------------------------------------------------------
- */
+/* --- Fiber forms ------------------------------------------------------------------------------ */
 
 /* The disk works on a copy that stands beside who waits for it: `link` and `impl` are the disk's
  * own. */

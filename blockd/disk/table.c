@@ -151,7 +151,7 @@ void table_entry_encode(
     bool removed = (slot->flags & TABLE_REMOVING) != 0;
     p[AT_STATE] = removed ? TABLE_FREE : slot->state;
     if (p[AT_STATE] != TABLE_FREE && p[AT_STATE] != TABLE_LOST) {
-        p[AT_FLAGS] = slot->flags & TABLE_SUSPECT;
+        p[AT_FLAGS] = slot->flags & TABLE_FLAGS_ON_DISK;
         p[AT_KIND] = slot->kind;
         p[AT_K] = slot->k;
         p[AT_M] = slot->m;
@@ -213,7 +213,7 @@ static int decode_exact(const struct table *table, uint32_t slot_no, const uint8
         .k = p[AT_K],
         .m = p[AT_M],
         .state = p[AT_STATE],
-        .flags = p[AT_FLAGS] & TABLE_SUSPECT,
+        .flags = p[AT_FLAGS] & TABLE_FLAGS_ON_DISK,
     };
     if (!slot_is_sane(&slot, length, units, unit_limit))
         return -EBADMSG;

@@ -1,12 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The shard table of one disk: the codec of its 128-byte entries (version 1, docs/FORMAT.md) and
- * its form in memory, at most 64 bytes an entry with the hash buckets. Pure: no I/O.
+ * The shard table of one disk: the codec of its 128-byte entries (version 1, docs/FORMAT.md) and its
+ * form in memory, at most 64 bytes an entry with the hash buckets. Pure: no I/O.
  *
- * An entry carries its slot number and a CRC seeded by the disk's UUID, and never crosses a
- * 512-byte sector: a torn write harms no neighbour, a misdirected one is seen. Free entries are
- * written out too (all zeros is damage), so that a lost or wiped table never reads as "no shards
- * here" (D4).
+ * An entry carries its slot number and a CRC seeded by the disk's UUID, and never crosses a 512-byte
+ * sector: a torn write harms no neighbour, a misdirected one is seen. Free entries are written out
+ * too (all zeros is damage), so that a lost or wiped table never reads as "no shards here" (D4).
  */
 #pragma once
 
@@ -29,8 +28,12 @@ enum table_state {
     TABLE_LOST = 4, /* was damaged: some shard's entry, nobody knows which */
 };
 
+#define TABLE_FLAGS_ON_DISK (TABLE_SUSPECT | TABLE_CUT)
+
 enum table_flags {
-    TABLE_SUSPECT = 1, /* on disk too (S6) */
+    /* On disk too: */
+    TABLE_SUSPECT = 1, /* S6 */
+    TABLE_CUT = 32,    /* open, but being sealed at length_blocks, below what was appended (D14) */
     /* In memory only: */
     TABLE_OLD_BOOT = 2,  /* made in an earlier boot of the machine */
     TABLE_DAMAGED = 4,   /* a block of it, or what its entry says, is known bad */
@@ -44,7 +47,7 @@ struct table_slot {
     uint32_t first_unit;
     uint32_t next; /* in its hash chain, or in the free list */
     uint16_t unit_count;
-    uint16_t length_blocks; /* sealed ones */
+    uint16_t length_blocks; /* sealed and cut ones */
     uint8_t index, kind, k, m;
     uint8_t state, flags;
 } __attribute__((packed, aligned(4)));
@@ -70,6 +73,12 @@ static inline struct shard_key table_slot_key(const struct table_slot *slot)
     return (struct shard_key){.volume = slot->volume, .chunk = slot->chunk, .index = slot->index};
 }
 
+/* The shard's length is recorded: whatever does not match below it is damage. */
+static inline bool table_slot_has_length(const struct table_slot *slot)
+{
+    return slot->state == TABLE_SEALED || (slot->flags & TABLE_CUT) != 0;
+}
+
 /* The slot of `key`, or TABLE_NONE. */
 uint32_t table_find(const struct table *table, struct shard_key key);
 /* Takes a free slot (lowest first after open), or TABLE_NONE; its content is zero. */
@@ -84,7 +93,7 @@ void table_release(struct table *table, uint32_t slot_no);
 void table_entry_encode(
     const struct table *table, uint32_t slot_no, const uint8_t boot_id[16], void *entry);
 /* 0; 1: a single flipped bit was put right (write the entry again); -EBADMSG: damaged.
- * `unit_limit`: units of the disk. ret_slot's flags hold TABLE_SUSPECT or nothing. */
+ * `unit_limit`: units of the disk. ret_slot's flags are TABLE_FLAGS_ON_DISK only. */
 int table_entry_decode(const struct table *table, uint32_t slot_no, const void *entry,
     uint64_t unit_limit, struct table_slot *ret_slot, uint8_t ret_boot_id[16]);
 

@@ -20,9 +20,10 @@
 #include "common/check.h"
 #include "common/crc32c.h"
 #include "common/env_sim.h"
+#include "common/log.h"
 #include "common/mem.h"
 
-#define FIXTURE_PATH "/disk0"
+#define FIXTURE_PATH "/dev/disk0" /* a device: format does not write zeros over all of it */
 
 struct fixture {
     struct sim *sim;
@@ -36,6 +37,11 @@ struct fixture {
     uint64_t cache_bytes;
     bool verify_appends;
 };
+
+/* For log_set_output, where thousands of lines would say the same. */
+static inline void fixture_quiet(void *ctx, enum log_level level, const char *line)
+{
+}
 
 struct fixture_job {
     void (*fn)(struct fixture *f);
@@ -135,8 +141,7 @@ static inline void fixture_fini(struct fixture *f)
     sim_free(f->sim);
 }
 
-/* --- Shards with known contents ------------------------------------------------------------------
- */
+/* --- Shards with known contents --------------------------------------------------------------- */
 
 static inline struct shard_key key_of(uint64_t volume, uint64_t chunk, uint8_t index)
 {

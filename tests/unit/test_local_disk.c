@@ -25,7 +25,7 @@ static void reopen(struct fixture *f)
     fixture_open(f);
 }
 
-/* --- Appends and reads --------------------------------------------------------------------------- */
+/* --- Appends and reads ------------------------------------------------------------------------ */
 
 static void appends_and_reads(struct fixture *f)
 {
@@ -183,7 +183,7 @@ static void test_a_shard_can_be_filled_to_its_capacity(void **state)
     on_disk(64 * MIB, capacity);
 }
 
-/* --- Pipelining ---------------------------------------------------------------------------------- */
+/* --- Pipelining ------------------------------------------------------------------------------- */
 
 #define PIPE_DEPTH 16
 
@@ -259,7 +259,7 @@ static void test_appends_in_flight_together_and_retried_are_all_there(void **sta
     on_disk(64 * MIB, pipelines);
 }
 
-/* --- Retries (S8) -------------------------------------------------------------------------------- */
+/* --- Retries (S8) ----------------------------------------------------------------------------- */
 
 static void retries(struct fixture *f)
 {
@@ -317,7 +317,7 @@ static void test_payload_that_does_not_match_its_crc_is_not_written(void **state
     on_disk(64 * MIB, wrong_crcs);
 }
 
-/* --- Fences (D6, S7, S8) ------------------------------------------------------------------------- */
+/* --- Fences (D6, S7, S8) ---------------------------------------------------------------------- */
 
 static void fences(struct fixture *f)
 {
@@ -412,7 +412,7 @@ static void test_a_fence_is_answered_after_the_appends_in_flight(void **state)
     on_disk(64 * MIB, fences_in_flight);
 }
 
-/* --- Space (D5, D7) ------------------------------------------------------------------------------ */
+/* --- Space (D5, D7) --------------------------------------------------------------------------- */
 
 static int fill(struct fixture *f, enum shard_priority priority, uint64_t chunk)
 {
@@ -554,7 +554,7 @@ static void test_space_is_used_again_only_after_the_last_reader(void **state)
     on_disk(64 * MIB, readers);
 }
 
-/* --- Restart and reboot (S5, S6) ----------------------------------------------------------------- */
+/* --- Restart and reboot (S5, S6) -------------------------------------------------------------- */
 
 static void make_open_shards(struct fixture *f)
 {
@@ -605,7 +605,7 @@ static void test_open_shards_go_on_after_a_restart_but_not_after_a_reboot(void *
     fixture_fini(&f);
 }
 
-/* --- The trailer cache --------------------------------------------------------------------------- */
+/* --- The trailer cache ------------------------------------------------------------------------ */
 
 static void trailers(struct fixture *f)
 {
@@ -637,7 +637,7 @@ static void test_reads_with_hardly_any_cache_are_right(void **state)
     on_disk(128 * MIB, trailers);
 }
 
-/* --- List, scrub --------------------------------------------------------------------------------- */
+/* --- List, scrub ------------------------------------------------------------------------------ */
 
 static void lists(struct fixture *f)
 {
