@@ -83,7 +83,7 @@ void env_io_submit(struct env_io *io);
 
 enum env_open_flags {
     ENV_OPEN_EXCLUSIVE_LOCK =
-        1,               /* an OFD/flock lock held while open; -EBUSY when another process has it */
+        1,               /* an OFD lock held while open; -EBUSY when another has it for a second */
     ENV_OPEN_CREATE = 2, /* only with regular files; with `size_bytes` */
     ENV_OPEN_READ_ONLY = 4,
 };
@@ -106,7 +106,8 @@ MAY_SUSPEND int env_file_sync(struct env_file *file);
  * Addresses: "unix:/path" or "tcp:HOST:PORT" (HOST numeric, [v6] in brackets; port 0 = any, see env_listener_address).
  * A stream has at most one receiver and one sender at a time. */
 
-/* unix: a stale socket file (nobody listening) is replaced; a live one gives -EADDRINUSE. */
+/* unix: a stale socket file (nobody listening) is replaced; a live one gives -EADDRINUSE (after a second: a killed
+ * process may hold its sockets for a moment). */
 MAY_SUSPEND int env_listen(const char *address, unsigned mode, struct env_listener **ret_listener);
 const char *env_listener_address(const struct env_listener *listener);
 /* -ECANCELED after env_listener_close. */

@@ -22,6 +22,8 @@
 
 #define BLOCK_BYTES 4096u
 #define ZERO_CHUNK_BYTES (4u << 20)
+#define LOCK_TRIES 40
+#define LOCK_RETRY_US 25000
 
 struct uring_file {
     struct env_file file;
@@ -163,6 +165,7 @@ static const struct env_file_ops file_ops = {
 
 struct open_job {
     const char *path;
+    const bool *stop; /* set when the process ends */
     unsigned flags;
     uint64_t size_bytes;
     int ret_fd;
@@ -190,6 +193,11 @@ static int write_zeros(struct open_job *job, int fd)
     memset(zeros, 0, ZERO_CHUNK_BYTES);
     rc = 0;
     for (uint64_t off = 0; off < job->size_bytes && rc == 0;) {
+        if (__atomic_load_n(job->stop, __ATOMIC_RELAXED)) {
+            errno = ECANCELED;
+            rc = fail(job, "the process ends");
+            break;
+        }
         ssize_t n = pwrite(fd, zeros, MIN(job->size_bytes - off, ZERO_CHUNK_BYTES), (off_t)off);
         if (n > 0)
             off += n;
@@ -225,8 +233,15 @@ static int lock(struct open_job *job, int fd)
         .l_type = job->flags & ENV_OPEN_READ_ONLY ? F_RDLCK : F_WRLCK,
         .l_whence = SEEK_SET,
     };
-    if (fcntl(fd, F_OFD_SETLK, &lock) == 0)
-        return 0;
+    /* A killed process's ring may hold its files for a moment after the process is gone. */
+    for (int tries = 0; fcntl(fd, F_OFD_SETLK, &lock) != 0; tries++) {
+        if ((errno != EAGAIN && errno != EACCES) || tries == LOCK_TRIES)
+            goto failed;
+        usleep(LOCK_RETRY_US);
+    }
+    return 0;
+
+failed:
     if (errno == EAGAIN || errno == EACCES)
         errno = EBUSY;
     return fail(job, errno == EBUSY ? "in use by another process (locked)" : "cannot lock");
@@ -300,7 +315,12 @@ int uring_file_open(struct env *env, const char *path, unsigned flags, uint64_t 
     struct env_file **ret_file)
 {
     struct env_uring *uring = uring_of(env);
-    struct open_job job = {.path = path, .flags = flags, .size_bytes = size_bytes};
+    struct open_job job = {
+        .path = path,
+        .stop = &uring->threads_stop,
+        .flags = flags,
+        .size_bytes = size_bytes,
+    };
     int rc = (int)uring_offload(env, open_on_thread, &job);
     if (rc < 0) {
         /* The caller has only the number; the step that failed is known here. */

@@ -26,6 +26,8 @@
 
 #define LISTEN_BACKLOG 1024
 #define CONNECT_RETRY_NS 2000000ull
+#define LISTEN_RETRY_NS 25000000ull
+#define LISTEN_TRIES 40
 
 struct uring_listener {
     struct env_listener listener;
@@ -253,6 +255,8 @@ int uring_send(
         res = uring_wait(uring_of(stream->env), &wait, deadline_ns);
         if (res == -EINTR || res == -EAGAIN)
             res = 0;
+        if (res >= 0 && wait.timed_out && (iov_count > 1 || (size_t)res < iov->iov_len))
+            res = -ETIMEDOUT; /* cancelled after a part: progress does not extend the deadline */
     }
     s->sending = false;
     if (res >= 0)
@@ -362,13 +366,11 @@ static void listener_free(struct uring_listener *l)
     mem_free(l);
 }
 
-int uring_listen(
-    struct env *env, const char *address, unsigned mode, struct env_listener **ret_listener)
+static int listen_once(struct env *env, const char *address, const struct address *at,
+    unsigned mode, struct env_listener **ret_listener)
 {
-    struct address a;
-    int rc = parse_address(address, &a);
-    if (rc < 0)
-        return rc;
+    struct address a = *at;
+    int rc;
     int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
@@ -393,6 +395,23 @@ int uring_listen(
     }
     *ret_listener = &l->listener;
     return 0;
+}
+
+/* A process that was killed with an accept in its ring keeps the socket for a moment after it is gone: its ring is
+ * taken down by a kernel thread. So an address in use is tried again for a while. */
+int uring_listen(
+    struct env *env, const char *address, unsigned mode, struct env_listener **ret_listener)
+{
+    struct address a;
+    int rc = parse_address(address, &a);
+    for (int tries = 0; rc == 0 && tries < LISTEN_TRIES; tries++) {
+        rc = listen_once(env, address, &a, mode, ret_listener);
+        if (rc != -EADDRINUSE || tries == LISTEN_TRIES - 1)
+            return rc;
+        env_sleep_ns(LISTEN_RETRY_NS);
+        rc = 0;
+    }
+    return rc;
 }
 
 const char *uring_listener_address(const struct env_listener *listener)

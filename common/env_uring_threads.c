@@ -150,7 +150,7 @@ int uring_threads_start(struct env_uring *uring)
 void uring_threads_stop(struct env_uring *uring)
 {
     pthread_mutex_lock(&uring->job_mutex);
-    uring->threads_stop = true;
+    __atomic_store_n(&uring->threads_stop, true, __ATOMIC_RELAXED);
     list_init(&uring->jobs); /* not begun, and nobody will wait for them any more */
     pthread_cond_broadcast(&uring->job_cond);
     pthread_mutex_unlock(&uring->job_mutex);

@@ -188,6 +188,53 @@ static void more_io_than_ring_entries_completes(void **state)
     assert_int_equal(run_in_env(many_io, (struct env_uring_options){.power_cut = true}), 0);
 }
 
+static void huge_done(struct env_io *io)
+{
+    done_count++;
+    fiber_wake(done_waiter);
+}
+
+/* The kernel moves at most 2 GiB - 4 KiB at once: the rest is asked for again, into the right buffers. */
+static int huge_read(void *arg)
+{
+    enum { PIECE = 4 * MIB, COUNT = 516 };
+    static struct iovec iov[COUNT];
+    const uint64_t size_bytes = (uint64_t)PIECE * COUNT;
+    const char *path = scratch_path("", "sparse");
+    struct env_file *file;
+    int fd = open(path, O_RDWR | O_CREAT, 0600);
+    CHECK(ftruncate(fd, (off_t)size_bytes) == 0);
+    CHECK(pwrite(fd, "first", 5, 0) == 5 && pwrite(fd, "last", 4, (off_t)size_bytes - PIECE) == 4);
+    CHECK(fsync(fd) == 0);
+    close(fd);
+    CHECK(env_file_open(path, ENV_OPEN_READ_ONLY, 0, &file) == 0);
+    char *first = mem_alloc_pages(PIECE), *middle = mem_alloc_pages(PIECE);
+    char *last = mem_alloc_pages(PIECE);
+    for (int i = 0; i < COUNT; i++)
+        iov[i] = (struct iovec){i == 0 ? first : i == COUNT - 1 ? last : middle, PIECE};
+    static struct env_io io;
+    io = (struct env_io){.op = ENV_IO_READ, .file = file, .iov = iov, .iov_count = COUNT};
+    io.done = huge_done;
+    done_waiter = fiber_self();
+    done_count = 0;
+    env_io_submit(&io);
+    while (!done_count)
+        fiber_suspend();
+    CHECK(io.result == (int64_t)size_bytes);
+    CHECK(memcmp(first, "first", 6) == 0 && memcmp(last, "last", 5) == 0 && !middle[0]);
+    CHECK(iov[0].iov_base == first && iov[0].iov_len == PIECE);
+    env_file_close(file);
+    mem_free_pages(first, PIECE);
+    mem_free_pages(middle, PIECE);
+    mem_free_pages(last, PIECE);
+    return 0;
+}
+
+static void short_transfers_are_continued(void **state)
+{
+    assert_int_equal(run_in_env(huge_read, (struct env_uring_options){0}), 0);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
@@ -198,6 +245,7 @@ int main(void)
         T(exclusive_lock_refuses_a_second_open),
         T(bad_opens_fail_and_leave_nothing),
         T(more_io_than_ring_entries_completes),
+        T(short_transfers_are_continued),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -2,9 +2,12 @@
 #include "uring_run.h"
 
 #include <errno.h>
+#include <netinet/in.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 
 #include "common/mem.h"
 
@@ -327,6 +330,66 @@ static void end_of_main_ends_everything(void **state)
     assert_int_equal(access(scratch_path("", "sock"), F_OK), -1);
 }
 
+static const char *kill_tcp_address;
+
+static void accept_for_ever(void *arg)
+{
+    struct env_stream *s;
+    env_accept(arg, &s);
+}
+
+/* Holds a port, a socket file and a locked disk with operations in the ring, until killed. */
+static int hold_all(void *arg)
+{
+    struct env_listener *l;
+    struct env_file *file;
+    CHECK(env_listen(kill_tcp_address, 0, &l) == 0);
+    fiber_spawn("accept", accept_for_ever, l);
+    CHECK(env_listen(scratch_path("unix:", "sock"), 0600, &l) == 0);
+    fiber_spawn("accept", accept_for_ever, l);
+    int rc = env_file_open(scratch_path("", "disk"), ENV_OPEN_EXCLUSIVE_LOCK, 0, &file);
+    if (rc == -ENOENT)
+        rc = env_file_open(
+            scratch_path("", "disk"), ENV_OPEN_EXCLUSIVE_LOCK | ENV_OPEN_CREATE, 1 << 20, &file);
+    CHECK(rc == 0);
+    char *buf = mem_alloc_pages(4096);
+    memset(buf, 1, 4096);
+    CHECK(write(*(int *)arg, "r", 1) == 1);
+    while (env_file_write(file, buf, 4096, 0, true) == 0) {
+    }
+    return 0;
+}
+
+static void killed_process_leaves_nothing_in_the_way(void **state)
+{
+    char address[64], c;
+    int fds[2];
+    /* A port that is free. */
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(in);
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&in, &len), 0);
+    close(fd);
+    snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ntohs(in.sin_port));
+    kill_tcp_address = address;
+
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(pipe(fds), 0);
+        pid_t pid = fork();
+        if (pid == 0) {
+            struct env_uring_options options = {0};
+            env_uring_run(&options, hold_all, &fds[1]);
+            _exit(1);
+        }
+        close(fds[1]);
+        assert_int_equal(read(fds[0], &c, 1), 1); /* it holds all; 0 = it has failed */
+        close(fds[0]);
+        kill(pid, SIGKILL);
+        assert_int_equal(waitpid(pid, NULL, 0), pid);
+    }
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, scratch_setup, scratch_teardown)
@@ -340,6 +403,7 @@ int main(void)
         T(stale_socket_file_is_replaced_and_a_live_one_is_not),
         T(bad_addresses_are_refused),
         T(end_of_main_ends_everything),
+        T(killed_process_leaves_nothing_in_the_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
