@@ -234,13 +234,14 @@ static void merge_undo(struct volume *v)
 {
     struct extmap_iter iter;
     struct extmap_run run;
+    uint64_t seq = v->state.committed_seq; /* not below anything in either */
     extmap_iter_init(&iter, &v->delta, 0);
     while (extmap_iter_next(&iter, &run))
-        extmap_insert(&v->delta_frozen, run.start, run.len, run.kind, run.value, UINT64_MAX >> 1);
+        extmap_insert(&v->delta_frozen, run.start, run.len, run.kind, run.value, seq);
     extmap_fini(&v->delta);
     v->delta = v->delta_frozen;
     extmap_init(&v->delta_frozen);
-    extmap_set_floor(&v->delta, UINT64_MAX >> 1);
+    extmap_set_floor(&v->delta, seq);
     v->delta_merging = false;
     v->unmerged_blocks_frozen = 0;
     meta_pending_clear(v, false);

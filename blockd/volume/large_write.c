@@ -20,6 +20,8 @@
 #include "common/log.h"
 #include "common/mem.h"
 
+#define RETRY_NS 50000000ull
+
 struct large {
     struct list link; /* volume.bypass_queue: in the order of submission */
     uint64_t chunk_index;
@@ -61,10 +63,14 @@ static int claim_place(struct volume *v, unsigned len, struct place **ret_place)
         }
         uint64_t index;
         int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
-        if (r < 0) {
+        if (r == -ENOSPC || r == -ESHUTDOWN || v->halted || v->closed_to_io) {
             v->clean_wanted = true;
             fiber_queue_wake_all(&v->provisioner_wake);
-            return r;
+            return v->halted || v->closed_to_io ? -ESHUTDOWN : r;
+        }
+        if (r < 0) { /* too few disks are up just now: writes wait (section 8) */
+            env_sleep_ns(RETRY_NS);
+            continue;
         }
         v->bypass_chunk.index = index;
     }
@@ -149,7 +155,7 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     unsigned flags, struct request_id id)
 {
     struct large large;
-    struct place *p;
+    struct place *p = NULL;
     struct chunk_place place;
     uint32_t header_crcs[CODE_SHARDS_MAX] = {0};
     fiber_mutex_lock(&v->bypass_mutex);

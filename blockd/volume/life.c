@@ -172,7 +172,7 @@ int volume_close(struct volume *v)
     fiber_queue_wake_all(&v->space_waiters);
     while (v->ios > 0)
         fiber_queue_wait(&v->idle_waiters);
-    int r = destage_everything(v);
+    int r = v->serving ? destage_everything(v) : -EHOSTUNREACH;
     if (r == 0)
         r = checkpoint_wait(v);
     stop_fibers(v);

@@ -27,6 +27,7 @@
 
 #define WINDOW_BLOCKS 512
 #define WAL_BLOCKS_FIRST 1024
+#define WAIT_FOR_DISKS_NS 500000000ull
 
 /* What is known of the shards of one open place: how far each goes. */
 struct probe {
@@ -555,11 +556,60 @@ static int recover(struct recovery *rec)
         r = close_places(rec);
     if (r == 0)
         r = delta_rebuild(v, rec->ret_error);
-    if (r == 0 && (r = first_wal(v)) < 0)
-        *rec->ret_error =
-            mem_printf("no log can be allocated in pool '%s' (%s): see 'holdfast disk list'",
-                v->root.pool, r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r));
+    return r;
+}
+
+/* A log and a manifest of this epoch: from then on the volume takes writes. */
+static int begin_epoch(struct volume *v)
+{
+    int r = first_wal(v);
     return r == 0 ? manifest_rewrite(v) : r;
+}
+
+static void start(struct volume *v, const struct copies_ref *removed, unsigned removed_count)
+{
+    v->serving = true;
+    volume_start_fibers(v);
+    for (unsigned i = 0; i < removed_count; i++)
+        copies_remove(v, &removed[i]);
+    volume_spawn(v, "reconcile", reconcile);
+    repair_kick(v);
+}
+
+/* Too few disks are up for a log or a manifest: what can be read is served, writes wait (S12). */
+static void wait_for_disks(void *arg)
+{
+    struct volume *v = arg;
+    while (!v->halted && !v->stopping) {
+        int r = begin_epoch(v);
+        if (r == 0) {
+            v->problem[0] = 0;
+            log_info("volume %s: enough disks are up again: taking writes", v->root.name);
+            start(v, NULL, 0);
+            return;
+        }
+        fiber_queue_wait_until(&v->repair_wake, env_now_ns() + WAIT_FOR_DISKS_NS);
+    }
+}
+
+static int serve(struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    int r = begin_epoch(v);
+    if (r == -ESHUTDOWN || r == -ESTALE)
+        return r;
+    list_push_back(&v->host->budget->volumes, &v->budget_link);
+    if (r == 0) {
+        start(v, rec->removed, rec->removed_count);
+        return 0;
+    }
+    snprintf(v->problem, sizeof(v->problem),
+        "no log can be allocated in pool '%s' (%s): reads are served, writes wait; see 'holdfast "
+        "disk list'",
+        v->root.pool, r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r));
+    log_warn("volume %s: %s", v->root.name, v->problem);
+    volume_spawn(v, "wait for disks", wait_for_disks);
+    return 0;
 }
 
 static void recovery_fini(struct recovery *rec)
@@ -596,14 +646,8 @@ int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volum
     struct volume *v = volume_new(host, &root, &pool);
     struct recovery rec = {.volume = v, .ret_error = &error};
     r = recover(&rec);
-    if (r == 0) {
-        list_push_back(&host->budget->volumes, &v->budget_link);
-        volume_start_fibers(v);
-        for (unsigned i = 0; i < rec.removed_count; i++)
-            copies_remove(v, &rec.removed[i]);
-        volume_spawn(v, "reconcile", reconcile);
-        repair_kick(v);
-    }
+    if (r == 0)
+        r = serve(&rec);
     recovery_fini(&rec);
     fiber_mutex_unlock(&host->budget->replay);
     if (r < 0) {

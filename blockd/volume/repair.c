@@ -242,9 +242,11 @@ static int repair_round(struct volume *v)
     v->repair_round++;
     int result = repair_logs(v);
     for (struct place *p; !v->halted && !v->stopping && (p = worst(v));) {
+        uint64_t place_chunk = p->chunk;
         p->repair_round = v->repair_round;
         fiber_mutex_lock(&v->clean_mutex);
-        int r = repair_one(v, p);
+        p = state_place(&v->state, place_chunk); /* it may have been freed while we waited */
+        int r = p && bad_count(v, p) > 0 ? repair_one(v, p) : 0;
         fiber_mutex_unlock(&v->clean_mutex);
         if (r < 0 && (result == 0 || result == -EAGAIN))
             result = r;

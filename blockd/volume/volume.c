@@ -239,6 +239,9 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
             "until "
             "their disks come back",
             (unsigned long long)info.chunks_lost);
+    } else if (!volume->serving) {
+        info.health = "degraded";
+        snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
     } else if (info.chunks_degraded > 0 || log_degraded) {
         info.health = "degraded";
         snprintf(info.problem, sizeof(info.problem), "%llu of %llu chunks lack shards%s%s",

@@ -455,7 +455,10 @@ static void node_main(void *arg)
 
 static void inject(struct world *w)
 {
-    if (w->disks_bad >= w->code.m || !rng_one_in(&w->rng, 2))
+    /* As many as may be lost and still leave enough to write to (the pool's minimum). */
+    unsigned needed = MAX(w->code.k + 1u, 2u);
+    if (w->disks_bad >= w->code.m || w->disk_count - w->disks_bad <= needed ||
+        !rng_one_in(&w->rng, 2))
         return;
     char path[32];
     unsigned i = (unsigned)rng_below(&w->rng, w->disk_count);
