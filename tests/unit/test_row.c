@@ -6,6 +6,7 @@
 #include "fake_env.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "blockd/disk/append_header.h"
@@ -794,6 +795,7 @@ static void run(void **state)
 
 int main(void)
 {
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         FIBER_TEST(places_are_found_again),
         FIBER_TEST(every_code_reads_back_what_was_written),
