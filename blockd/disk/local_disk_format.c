@@ -227,7 +227,7 @@ static int format_file(struct env_file *file, bool created, uint64_t size_bytes,
 {
     const char *path = env_file_path(file);
     uint64_t size = env_file_size_bytes(file);
-    if (size_bytes > size) {
+    if (ROUND_DOWN(size_bytes, (uint64_t)BLOCK_BYTES) > size) {
         *ret_error = mem_printf("%s: has %" PRIu64 " bytes, not the %" PRIu64
                                 " asked for; leave the size out to use all of it",
             path, size, size_bytes);
