@@ -399,9 +399,8 @@ static int start_handshake(struct link *link, int fd, const char *export_name)
     if (nbd_aio_connect_socket(nbd, fd) == -1) /* takes fd in any case */
         return nbd_get_errno() != 0 ? -nbd_get_errno() : -ECONNRESET;
     link->source.fd = fd;
-    unsigned direction = nbd_aio_get_direction(nbd);
-    loop_watch(link->loop, &link->source,
-        direction & LIBNBD_AIO_DIRECTION_WRITE ? EPOLLIN | EPOLLOUT : EPOLLIN);
+    /* A fast server's greeting may be read already; EPOLLOUT brings the loop here in any case. */
+    loop_watch(link->loop, &link->source, EPOLLIN | EPOLLOUT);
     return 0;
 }
 
