@@ -18,9 +18,9 @@ static unsigned class_of(size_t len_bytes)
     return 64 - __builtin_clzl(len_bytes - 1) - 12;
 }
 
-void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max)
+void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max, uint64_t bytes_max)
 {
-    *pool = (struct nbd_pool){.cached_bytes_max = cached_bytes_max};
+    *pool = (struct nbd_pool){.cached_bytes_max = cached_bytes_max, .bytes_max = bytes_max};
     for (unsigned i = 0; i < NBD_POOL_CLASSES; i++)
         list_init(&pool->free[i]);
 }
@@ -40,6 +40,20 @@ size_t nbd_pool_bytes(size_t len_bytes)
     return CLASS_BYTES_MIN << class_of(len_bytes);
 }
 
+/* Gives free buffers back, large ones first, until no more than bytes_max is there. */
+static void shrink(struct nbd_pool *pool)
+{
+    for (unsigned class = NBD_POOL_CLASSES; class -- > 0;) {
+        while (pool->used_bytes + pool->cached_bytes > pool->bytes_max) {
+            struct list *link = list_pop_front(&pool->free[class]);
+            if (!link)
+                break;
+            pool->cached_bytes -= CLASS_BYTES_MIN << class;
+            mem_free_pages(link, CLASS_BYTES_MIN << class);
+        }
+    }
+}
+
 void *nbd_pool_get(struct nbd_pool *pool, size_t len_bytes)
 {
     unsigned class = class_of(len_bytes);
@@ -50,6 +64,8 @@ void *nbd_pool_get(struct nbd_pool *pool, size_t len_bytes)
         pool->cached_bytes -= bytes;
         return link;
     }
+    if (pool->cached_bytes > 0 && pool->used_bytes + pool->cached_bytes > pool->bytes_max)
+        shrink(pool);
     return mem_alloc_pages(bytes);
 }
 
@@ -58,7 +74,8 @@ void nbd_pool_put(struct nbd_pool *pool, void *buf, size_t len_bytes)
     unsigned class = class_of(len_bytes);
     size_t bytes = CLASS_BYTES_MIN << class;
     pool->used_bytes -= bytes;
-    if (pool->cached_bytes + bytes > pool->cached_bytes_max) {
+    if (pool->cached_bytes + bytes > pool->cached_bytes_max ||
+        pool->used_bytes + pool->cached_bytes + bytes > pool->bytes_max) {
         mem_free_pages(buf, bytes);
         return;
     }

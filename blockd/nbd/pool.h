@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * I/O buffers of the NBD server: 4 KiB-aligned, in sizes that are powers of two from 4 KiB to 32
- * MiB, kept for reuse up to a cap. How many may be out at a time is the quota's business (quota.h).
+ * MiB, kept for reuse up to a cap. How many may be out at a time is the quota's business (quota.h);
+ * what is kept beside those shrinks as more are out, so that the sum stays bounded (N7).
  */
 #pragma once
 
@@ -16,9 +17,10 @@ struct nbd_pool {
     struct list free[NBD_POOL_CLASSES];
     uint64_t cached_bytes, cached_bytes_max;
     uint64_t used_bytes; /* handed out */
+    uint64_t bytes_max;  /* beyond this sum of both nothing is kept */
 };
 
-void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max);
+void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max, uint64_t bytes_max);
 /* All buffers must be back (CHECKed). */
 void nbd_pool_fini(struct nbd_pool *pool);
 

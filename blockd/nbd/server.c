@@ -187,7 +187,7 @@ int nbd_server_start(struct volumes *volumes, const char *const *addresses, unsi
     list_init(&server->requests_free);
     fiber_queue_init(&server->gone);
     env_timer_init(&server->stall_timer, stall_timer_fired);
-    nbd_pool_init(&server->pool, MIN(CACHED_BYTES_MAX, server->options.buffer_bytes_max));
+    nbd_pool_init(&server->pool, CACHED_BYTES_MAX, server->options.buffer_bytes_max);
     nbd_quota_init(&server->quota,
         (struct nbd_amount){server->options.requests_max, server->options.buffer_bytes_max});
 

@@ -72,7 +72,7 @@ static void test_a_users_maximum_holds_except_for_a_single_request(void **state)
 static void pool_reuses(void *arg)
 {
     struct nbd_pool pool;
-    nbd_pool_init(&pool, 1 << 20);
+    nbd_pool_init(&pool, 1 << 20, 64 << 20);
     assert_int_equal(nbd_pool_bytes(1), 4096);
     assert_int_equal(nbd_pool_bytes(4096), 4096);
     assert_int_equal(nbd_pool_bytes(4097), 8192);
@@ -86,6 +86,20 @@ static void pool_reuses(void *arg)
     nbd_pool_put(&pool, large, 2 << 20); /* beyond the cap: back to the system */
     assert_int_equal(pool.cached_bytes, 8192);
     assert_int_equal(pool.used_bytes, 0);
+    nbd_pool_fini(&pool);
+
+    /* What is kept makes room for what is used. */
+    nbd_pool_init(&pool, 1 << 20, 1 << 20);
+    a = nbd_pool_get(&pool, 512 << 10);
+    void *b = nbd_pool_get(&pool, 256 << 10);
+    nbd_pool_put(&pool, a, 512 << 10);
+    assert_int_equal(pool.cached_bytes, 512 << 10);
+    large = nbd_pool_get(&pool, 1 << 20);
+    assert_int_equal(pool.cached_bytes, 0);
+    nbd_pool_put(&pool, b, 256 << 10);
+    assert_int_equal(pool.cached_bytes, 0);
+    nbd_pool_put(&pool, large, 1 << 20);
+    assert_int_equal(pool.cached_bytes, 1 << 20);
     nbd_pool_fini(&pool);
     *(bool *)arg = true;
 }
