@@ -21,6 +21,7 @@ struct disks {
     struct list removed; /* struct disk.link: failed and forgotten, closed at the end */
     unsigned present_count;
     struct fiber_mutex changing; /* one add or remove at a time */
+    struct fiber_queue released;
 };
 
 /* --- Entries --------------------------------------------------------------------------------- */
@@ -450,6 +451,8 @@ static int check_removable(struct disks_entry *entry, bool force, char **ret_err
 static void drop_entry(struct disks *disks, struct disks_entry *entry, bool force)
 {
     struct disk *disk = entry->disk;
+    while (entry->holds > 0)
+        fiber_queue_wait(&disks->released);
     if (disk) {
         entry_absent(entry);
         /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
@@ -503,6 +506,7 @@ struct disks *disks_new(struct store *store, const struct disks_options *options
     list_init(&disks->present);
     list_init(&disks->removed);
     fiber_mutex_init(&disks->changing);
+    fiber_queue_init(&disks->released);
     return disks;
 }
 
@@ -524,6 +528,25 @@ void disks_free(struct disks *disks)
         local_disk_close(list_entry(item, struct disk, link));
     }
     mem_free(disks);
+}
+
+struct disks_entry *disks_hold_next(struct disks *disks, uint32_t number)
+{
+    list_for_each (it, &disks->entries) {
+        struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (entry->record.number <= number)
+            continue;
+        entry->holds++;
+        return entry;
+    }
+    return NULL;
+}
+
+void disks_release(struct disks_entry *entry)
+{
+    CHECK(entry->holds > 0);
+    entry->holds--;
+    fiber_queue_wake_all(&entry->disks->released);
 }
 
 struct list *disks_present(struct disks *disks)

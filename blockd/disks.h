@@ -34,6 +34,7 @@ struct disks_entry {
     struct disk *disk; /* NULL while missing */
     enum disk_state state;
     char *problem; /* a sentence with the way out; NULL when all is well */
+    unsigned holds;
 };
 
 struct disks *disks_new(struct store *store, const struct disks_options *options);
@@ -47,6 +48,11 @@ MAY_SUSPEND void disks_free(struct disks *disks);
 struct list *disks_present(struct disks *disks);
 /* struct disks_entry.link, by number. */
 struct list *disks_entries(struct disks *disks);
+
+/* The entry whose number is the lowest above `number`, held: it (and its disk, if any) stays until
+ * disks_release, which a removal waits for: not for long. NULL = none. */
+struct disks_entry *disks_hold_next(struct disks *disks, uint32_t number);
+void disks_release(struct disks_entry *entry);
 
 /* All with *ret_error (mem_free) that names the disk and the way out. `which` is a number, UUID or
  * path. */

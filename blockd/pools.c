@@ -168,3 +168,56 @@ int pools_list(struct store *store, struct pool **ret_pools, unsigned *ret_count
     *ret_count = count;
     return 0;
 }
+
+/* --- Delete ---------------------------------------------------------------------------------- */
+
+/* Name of a volume of the pool (mem_free), also of one being deleted; NULL when there is none. */
+static int first_volume(struct store *store, const char *pool, char **ret_name)
+{
+    struct store_value *values;
+    unsigned count;
+    int r = store_list(store, KEY_PREFIX_VOLUMES, &values, &count);
+    if (r < 0)
+        return r;
+    *ret_name = NULL;
+    for (unsigned i = 0; i < count && !*ret_name; i++) {
+        struct volume_root root;
+        CLEANUP_FREE char *error = NULL;
+        if (volume_root_decode(values[i].data, &root, &error) < 0)
+            *ret_name = mem_strdup(values[i].key); /* damaged: it might be */
+        else if (strcmp(root.pool, pool) == 0)
+            *ret_name = mem_strdup(root.name);
+    }
+    store_list_free(values, count);
+    return 0;
+}
+
+int pools_delete(struct store *store, const char *name, char **ret_error)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    CLEANUP_FREE char *volume = NULL;
+    int r = store_get(store, key_pool(name, key), &value);
+    if (r == -ENOENT)
+        *ret_error = mem_printf("no pool named '%s'; see 'holdfast pool list'", name);
+    else if (r < 0)
+        *ret_error = mem_printf("pool '%s': the store does not answer: %s", name, strerror(-r));
+    if (r < 0)
+        return r;
+    r = first_volume(store, name, &volume);
+    if (r == 0 && volume) {
+        *ret_error =
+            mem_printf("pool '%s' holds volumes ('%s' for one); delete those first", name, volume);
+        r = -EBUSY;
+    } else if (r == 0) {
+        struct store_compare compare = {key, value.revision};
+        struct store_op op = {.type = STORE_DELETE, .key = key};
+        r = store_txn(store, &compare, 1, &op, 1, NULL);
+        if (r < 0)
+            *ret_error = mem_printf("pool '%s' was not deleted: %s; try again", name, strerror(-r));
+    } else {
+        *ret_error = mem_printf("pool '%s': the store does not answer: %s", name, strerror(-r));
+    }
+    store_value_fini(&value);
+    return r;
+}

@@ -102,13 +102,6 @@ static void entry_free(struct entry *entry)
     fiber_queue_wake_all(&volumes->changed);
 }
 
-static bool halted(const struct volume *volume)
-{
-    struct volume_info info;
-    volume_get_info(volume, &info);
-    return strcmp(info.health, "halted") == 0;
-}
-
 /* Takes the idle entry alone and closes its volume; the entry stays, busy. */
 static int entry_close(struct entry *entry)
 {
@@ -152,7 +145,7 @@ static void idle_fired(struct env_timer *timer)
 static void entry_idle(struct entry *entry)
 {
     struct volumes *volumes = entry->volumes;
-    if (halted(entry->volume))
+    if (volume_halted(entry->volume))
         close_in_background(entry); /* V3 */
     else
         env_timer_arm(&entry->idle, env_now_ns() + volumes->options.idle_close_ns);
@@ -189,9 +182,9 @@ static int entry_open(struct entry *entry, struct volume **ret_volume, char **re
 /* 1: *ret_volume is counted. 0: look again, something changed meanwhile. */
 static int entry_join(struct entry *entry, struct volume **ret_volume)
 {
-    if (!entry->busy && halted(entry->volume) && entry->users == 0)
+    if (!entry->busy && volume_halted(entry->volume) && entry->users == 0)
         close_in_background(entry); /* V3 */
-    if (entry->busy || halted(entry->volume)) {
+    if (entry->busy || volume_halted(entry->volume)) {
         fiber_queue_wait(&entry->volumes->changed);
         return 0;
     }

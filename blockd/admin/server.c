@@ -10,6 +10,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 
+#define KEEPALIVE_NS (5 * SECOND_NS)
 #define BUFFER_BYTES_MIN 4096u
 #define SECOND_NS 1000000000ull
 
@@ -35,7 +36,12 @@ struct connection {
     size_t size, used, scanned;
     uint64_t began_ns; /* when the first byte of the buffered request came */
     bool in_method;
-    bool broken;      /* nothing more can be sent */
+    bool broken; /* nothing more can be sent */
+    struct fiber_mutex sending;
+    struct env_timer keepalive; /* while a method runs */
+    uint64_t method_began_ns;
+    bool keepalive_sending; /* its fiber exists */
+    struct fiber_queue keepalive_sent;
     const json_t *id; /* of the request under way */
 };
 
@@ -52,9 +58,11 @@ static void send_line(struct connection *connection, const char *member, json_t 
     json_decref(reply);
     CHECK(text);
     struct iovec iov[] = {{text, strlen(text)}, {(void *)"\n", 1}};
+    fiber_mutex_lock(&connection->sending);
     uint64_t deadline_ns = env_now_ns() + connection->server->options.reply_wait_ns;
     if (!connection->broken && env_send(connection->stream, iov, 2, deadline_ns) < 0)
         connection->broken = true;
+    fiber_mutex_unlock(&connection->sending);
     free(text);
 }
 
@@ -71,6 +79,35 @@ static void send_error(struct connection *connection, int error, const char *mes
 void admin_call_progress(struct admin_call *call, json_t *progress)
 {
     send_line(call->server, "progress", progress);
+}
+
+/* --- Keepalive: a method that takes long says so, before the client gives up ---------------------
+ */
+
+static void keepalive_run(void *arg)
+{
+    struct connection *connection = arg;
+    uint64_t elapsed_ns = env_now_ns() - connection->method_began_ns;
+    send_line(connection, "progress",
+        json_pack("{s:I}", "elapsed_s", (json_int_t)(elapsed_ns / SECOND_NS)));
+    connection->keepalive_sending = false;
+    fiber_queue_wake_all(&connection->keepalive_sent);
+    if (connection->in_method)
+        env_timer_arm(&connection->keepalive, env_now_ns() + KEEPALIVE_NS);
+}
+
+static void keepalive_fired(struct env_timer *timer)
+{
+    struct connection *connection = container_of(timer, struct connection, keepalive);
+    connection->keepalive_sending = true;
+    fiber_spawn("admin keepalive", keepalive_run, connection);
+}
+
+static void keepalive_stop(struct connection *connection)
+{
+    env_timer_cancel(&connection->keepalive);
+    while (connection->keepalive_sending)
+        fiber_queue_wait(&connection->keepalive_sent);
 }
 
 /* --- Requests -------------------------------------------------------------------------------- */
@@ -97,8 +134,11 @@ static void run_method(struct connection *connection, const struct admin_request
     struct admin_call call = {.ctx = server->ctx, .server = connection};
     admin_params_init(&call.params, method->name, request->params);
     connection->in_method = true;
+    connection->method_began_ns = env_now_ns();
+    env_timer_arm(&connection->keepalive, env_now_ns() + KEEPALIVE_NS);
     int r = method->call(&call);
     connection->in_method = false;
+    keepalive_stop(connection);
     mem_free(call.params.error);
     if (r < 0)
         send_error(connection, r, call.error ? call.error : strerror(-r));
@@ -262,6 +302,9 @@ static void accept_run(void *arg)
         struct connection *connection = NEW(struct connection);
         connection->server = server;
         connection->stream = stream;
+        fiber_mutex_init(&connection->sending);
+        fiber_queue_init(&connection->keepalive_sent);
+        env_timer_init(&connection->keepalive, keepalive_fired);
         list_push_back(&server->connections, &connection->link);
         server->connection_count++;
         fiber_spawn("admin connection", connection_run, connection);

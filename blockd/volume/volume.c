@@ -254,6 +254,11 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     *ret_info = info;
 }
 
+bool volume_halted(const struct volume *volume)
+{
+    return volume->halted;
+}
+
 void volume_renamed(struct volume *volume, const char *name)
 {
     snprintf(volume->root.name, sizeof(volume->root.name), "%s", name);

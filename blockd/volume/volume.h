@@ -142,6 +142,8 @@ uint64_t volume_id(const struct volume *volume);
 const char *volume_name(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);
 const struct volume_stats *volume_stats(const struct volume *volume);
+/* Deposed, or unsure whether it is: it serves nothing any more and is to be closed. */
+bool volume_halted(const struct volume *volume);
 void volume_get_info(const struct volume *volume, struct volume_info *ret_info);
 
 /* The node tells an open volume of changes. */

@@ -70,9 +70,9 @@ uint64_t volume_size_bytes(const struct volume *volume)
     return volume->root.size_bytes;
 }
 
-void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
+bool volume_halted(const struct volume *volume)
 {
-    *ret_info = (struct volume_info){.health = volume->health};
+    return strcmp(volume->health, "halted") == 0;
 }
 
 int volume_grow(struct volume *volume, uint64_t size_bytes)

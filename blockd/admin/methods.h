@@ -1,0 +1,41 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The methods of the admin protocol; admin_call.ctx is the struct node. What each takes and answers:
+ * common/admin_client.h.
+ */
+#pragma once
+
+#include "blockd/admin/server.h"
+
+extern const struct admin_method admin_methods[];
+extern const unsigned admin_method_count;
+
+/* methods_disk.c, methods_pool.c, methods_volume.c, methods_node.c */
+int method_disk_format(struct admin_call *call);
+int method_disk_add(struct admin_call *call);
+int method_disk_remove(struct admin_call *call);
+int method_disk_list(struct admin_call *call);
+int method_disk_scrub(struct admin_call *call);
+int method_pool_create(struct admin_call *call);
+int method_pool_list(struct admin_call *call);
+int method_pool_delete(struct admin_call *call);
+int method_volume_create(struct admin_call *call);
+int method_volume_list(struct admin_call *call);
+int method_volume_info(struct admin_call *call);
+int method_volume_resize(struct admin_call *call);
+int method_volume_rename(struct admin_call *call);
+int method_volume_delete(struct admin_call *call);
+int method_volume_flush(struct admin_call *call);
+int method_volume_close(struct admin_call *call);
+int method_status(struct admin_call *call);
+int method_stats(struct admin_call *call);
+int method_shutdown(struct admin_call *call);
+
+struct node;
+/* Arrays for the lists, and for status. */
+json_t *admin_disks_json(struct node *node);
+MAY_SUSPEND int admin_pools_json(struct node *node, json_t **ret_pools);
+MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes);
+
+/* Sets call->error, if it has none, to "<doing>: <error>" and returns `error`. */
+int admin_fail(struct admin_call *call, int error, const char *doing);

@@ -1,0 +1,106 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+
+#include "blockd/admin/methods.h"
+#include "blockd/node.h"
+#include "common/mem.h"
+
+int method_disk_format(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct admin_params *params = &call->params;
+    const char *path = admin_params_path(params, "path", ADMIN_REQUIRED);
+    uint64_t size_bytes =
+        admin_params_number(params, "size_bytes", ADMIN_OPTIONAL, 1, INT64_MAX, 0);
+    const char *class_name = admin_params_text(
+        params, "class", ADMIN_OPTIONAL, sizeof(((struct disk_record *)0)->class_name));
+    bool force = admin_params_bool(params, "force", false);
+    int r = admin_params_end(params, &call->error);
+    if (r < 0)
+        return r;
+    struct uuid uuid;
+    char text[UUID_TEXT_BYTES];
+    r = disks_format(node->disks, path, size_bytes, class_name ? class_name : "", force, &uuid,
+        &size_bytes, &call->error);
+    if (r < 0)
+        return r;
+    call->result = json_pack(
+        "{s:s, s:I}", "disk", uuid_format(&uuid, text), "size_bytes", (json_int_t)size_bytes);
+    return 0;
+}
+
+int method_disk_add(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *path = admin_params_path(&call->params, "path", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    if (r < 0)
+        return r;
+    struct disk_record record;
+    char text[UUID_TEXT_BYTES];
+    r = disks_add(node->disks, path, &record, &call->error);
+    if (r < 0)
+        return r;
+    call->result = json_pack(
+        "{s:s, s:I}", "disk", uuid_format(&record.uuid, text), "number", (json_int_t)record.number);
+    return 0;
+}
+
+int method_disk_remove(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *which = admin_params_text(&call->params, "disk", ADMIN_REQUIRED, 512);
+    bool force = admin_params_bool(&call->params, "force", false);
+    int r = admin_params_end(&call->params, &call->error);
+    return r < 0 ? r : disks_remove(node->disks, which, force, &call->error);
+}
+
+static const char *state_name(enum disk_state state)
+{
+    static const char *const names[] = {
+        [DISK_IN] = "in", [DISK_OUT] = "out", [DISK_FAILED] = "failed", [DISK_MISSING] = "missing"};
+    return names[state];
+}
+
+static json_t *disk_json(const struct disks_entry *entry)
+{
+    static const struct disk absent;
+    const struct disk *disk = entry->disk ? entry->disk : &absent;
+    char uuid[UUID_TEXT_BYTES];
+    json_t *json = json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:i, s:I, s:I}", "disk",
+        uuid_format(&entry->record.uuid, uuid), "number", (json_int_t)entry->record.number, "path",
+        entry->record.path, "node", entry->record.node, "state", state_name(entry->state), "class",
+        entry->record.class_name, "size_bytes", (json_int_t)disk->size_bytes, "free_bytes",
+        (json_int_t)disk->free_bytes, "shards", entry->disk ? (int)local_disk_shard_count(disk) : 0,
+        "errors", (json_int_t)(disk->error_count + disk->damage_count), "append_latency_us",
+        (json_int_t)(disk->latency_ewma_ns / 1000));
+    if (entry->problem)
+        json_object_set_new(json, "problem", json_string(entry->problem));
+    return json;
+}
+
+json_t *admin_disks_json(struct node *node)
+{
+    json_t *disks = json_array();
+    list_for_each (it, disks_entries(node->disks))
+        json_array_append_new(disks, disk_json(list_entry(it, struct disks_entry, link)));
+    return disks;
+}
+
+int method_disk_list(struct admin_call *call)
+{
+    int r = admin_params_end(&call->params, &call->error);
+    if (r < 0)
+        return r;
+    call->result = json_pack("{s:o}", "disks", admin_disks_json(call->ctx));
+    return 0;
+}
+
+int method_disk_scrub(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        scrub_now(node->scrub);
+    return r;
+}

@@ -1,0 +1,200 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/admin/methods.h"
+#include "blockd/node.h"
+#include "common/mem.h"
+
+#define ID_TEXT_BYTES 17
+
+/* --- Create, resize, rename, delete ------------------------------------------------------------ */
+
+int method_volume_create(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct admin_params *params = &call->params;
+    const char *name = admin_params_name(params, "name", ADMIN_REQUIRED);
+    uint64_t size_bytes =
+        admin_params_number(params, "size_bytes", ADMIN_REQUIRED, 512, VOLUME_SIZE_BYTES_MAX, 0);
+    const char *pool = admin_params_name(params, "pool", ADMIN_REQUIRED);
+    int r = admin_params_end(params, &call->error);
+    if (r < 0)
+        return r;
+    if (size_bytes % 512) {
+        call->error =
+            mem_printf("volume '%s': %" PRIu64 " bytes is not a multiple of 512", name, size_bytes);
+        return -EINVAL;
+    }
+    uint64_t id;
+    char text[ID_TEXT_BYTES];
+    fiber_mutex_lock(&node->pool_use);
+    r = volume_create(&node->host, name, size_bytes, pool, &id, &call->error);
+    fiber_mutex_unlock(&node->pool_use);
+    if (r < 0)
+        return r;
+    snprintf(text, sizeof(text), "%016" PRIx64, id);
+    call->result = json_pack("{s:s}", "volume", text);
+    return 0;
+}
+
+int method_volume_resize(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    uint64_t size_bytes = admin_params_number(
+        &call->params, "size_bytes", ADMIN_REQUIRED, 512, VOLUME_SIZE_BYTES_MAX, 0);
+    int r = admin_params_end(&call->params, &call->error);
+    return r < 0 ? r : volumes_resize(node->volumes, name, size_bytes, &call->error);
+}
+
+int method_volume_rename(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    const char *new_name = admin_params_name(&call->params, "new_name", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    return r < 0 ? r : volumes_rename(node->volumes, name, new_name, &call->error);
+}
+
+int method_volume_delete(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    bool force = admin_params_bool(&call->params, "force", false);
+    int r = admin_params_end(&call->params, &call->error);
+    return r < 0 ? r : volumes_delete(node->volumes, name, force, &call->error);
+}
+
+/* --- Flush, close ---------------------------------------------------------------------------- */
+
+int method_volume_flush(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct volume *volume;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = volumes_get(node->volumes, name, &volume, &call->error);
+    if (r < 0)
+        return r;
+    r = volume_flush(volume);
+    volumes_put(node->volumes, volume);
+    return r < 0 ? admin_fail(call, r, "the flush failed") : 0;
+}
+
+int method_volume_close(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    return r < 0 ? r : volumes_close(node->volumes, name, &call->error);
+}
+
+/* --- List, info ------------------------------------------------------------------------------ */
+
+static json_t *name_json(struct node *node, const struct volumes_name *name)
+{
+    unsigned connections;
+    struct volume *volume = volumes_peek(node->volumes, name->id, &connections);
+    char id[ID_TEXT_BYTES];
+    snprintf(id, sizeof(id), "%016" PRIx64, name->id);
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:b, s:i}", "name", name->name, "volume",
+        id, "size_bytes", (json_int_t)name->size_bytes, "pool", name->pool, "state",
+        volume_state_name(name->state), "open", volume != NULL, "connections", (int)connections);
+    if (volume) {
+        struct volume_info info;
+        volume_get_info(volume, &info);
+        json_object_set_new(json, "health", json_string(info.health));
+        if (info.problem[0])
+            json_object_set_new(json, "problem", json_string(info.problem));
+    }
+    return json;
+}
+
+int admin_volumes_json(struct node *node, json_t **ret_volumes)
+{
+    struct volumes_name *names;
+    unsigned count;
+    int r = volumes_list(node->volumes, &names, &count);
+    if (r < 0)
+        return r;
+    json_t *array = json_array();
+    for (unsigned i = 0; i < count; i++)
+        json_array_append_new(array, name_json(node, &names[i]));
+    mem_free(names);
+    *ret_volumes = array;
+    return 0;
+}
+
+int method_volume_list(struct admin_call *call)
+{
+    json_t *volumes;
+    int r = admin_params_end(&call->params, &call->error);
+    if (r < 0)
+        return r;
+    r = admin_volumes_json(call->ctx, &volumes);
+    if (r < 0)
+        return admin_fail(call, r, "the store does not list the volumes");
+    call->result = json_pack("{s:o}", "volumes", volumes);
+    return 0;
+}
+
+/* What the record says: also when the volume cannot be opened. */
+static int find_name(struct admin_call *call, const char *name, struct volumes_name *ret_name)
+{
+    struct node *node = call->ctx;
+    struct volume_root root;
+    uint64_t id;
+    int r = volume_id_by_name(node->store, name, &id);
+    if (r == -ENOENT)
+        call->error = mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
+    if (r == 0)
+        r = volume_root_load(node->store, id, &root);
+    if (r < 0)
+        return admin_fail(call, r, "the volume's record cannot be read");
+    *ret_name = (struct volumes_name){.id = id, .size_bytes = root.size_bytes, .state = root.state};
+    strcpy(ret_name->name, root.name);
+    strcpy(ret_name->pool, root.pool);
+    return 0;
+}
+
+static void add_info(json_t *json, const struct volume *volume)
+{
+    struct volume_info info;
+    volume_get_info(volume, &info);
+    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "epoch",
+        (json_int_t)info.epoch, "allocated_bytes", (json_int_t)info.allocated_bytes, "stored_bytes",
+        (json_int_t)info.stored_bytes, "log_bytes", (json_int_t)info.log_bytes, "memtable_bytes",
+        (json_int_t)info.memtable_bytes, "chunks", (json_int_t)info.chunks, "chunks_degraded",
+        (json_int_t)info.chunks_degraded, "chunks_lost", (json_int_t)info.chunks_lost, "health",
+        info.health, "problem", info.problem);
+    json_object_update(json, more);
+    json_decref(more);
+}
+
+int method_volume_info(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct volumes_name found;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = find_name(call, name, &found);
+    if (r < 0)
+        return r;
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    r = volumes_get_by_id(node->volumes, found.id, &volume, &error);
+    call->result = name_json(node, &found);
+    if (r == 0) {
+        add_info(call->result, volume);
+        volumes_put(node->volumes, volume);
+    } else {
+        json_object_set_new(call->result, "health", json_string("unavailable"));
+        json_object_set_new(call->result, "problem", json_string(error));
+    }
+    return 0;
+}

@@ -1,0 +1,163 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * One fiber works on a short queue of damage reports and, when due, on the list of all volumes, one
+ * at a time. What does not fit into the queue is found again by the next read or scrub.
+ */
+#include "blockd/adopt.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/env.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define SECOND_NS 1000000000ull
+#define REPORTS_MAX 256
+/* A repair that gets no further in this time waits for something else (a spare disk, say). */
+#define STUCK_NS (60 * SECOND_NS)
+
+struct report {
+    struct shard_key key;
+    uint32_t disk, block;
+};
+
+struct adopt {
+    struct volumes *volumes;
+    struct report reports[REPORTS_MAX];
+    unsigned report_count;
+    uint64_t all_at_ns; /* UINT64_MAX = no look at all volumes is due */
+    char current[NAME_BYTES_MAX];
+    struct fiber_queue wake;
+    bool stopping, ended;
+};
+
+static bool same_shard(const struct report *a, const struct report *b)
+{
+    return a->disk == b->disk && a->key.volume == b->key.volume && a->key.chunk == b->key.chunk &&
+           a->key.index == b->key.index;
+}
+
+/* Holds the open volume until it needs no repair, gets no further, or the node stops. */
+static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
+{
+    uint64_t best = UINT64_MAX, since_ns = env_now_ns();
+    while (!adopt->stopping && !volume_halted(volume)) {
+        struct volume_info info;
+        /* Not before the repair fiber has looked. */
+        (void)fiber_queue_wait_until(&adopt->wake, env_now_ns() + SECOND_NS);
+        volume_get_info(volume, &info);
+        if (strcmp(info.health, "degraded") != 0)
+            return;
+        if (info.chunks_degraded < best) {
+            best = info.chunks_degraded;
+            since_ns = env_now_ns();
+        }
+        if (env_now_ns() - since_ns > STUCK_NS)
+            return;
+    }
+}
+
+/* `report` may be NULL. */
+static void adopt_volume(struct adopt *adopt, uint64_t id, const struct report *report)
+{
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    int r = volumes_get_by_id(adopt->volumes, id, &volume, &error);
+    if (r < 0) {
+        if (r != -ENOENT && r != -ESHUTDOWN)
+            log_warn_limited("repair: a volume cannot be opened: %s", error);
+        return;
+    }
+    snprintf(adopt->current, sizeof(adopt->current), "%s", volume_name(volume));
+    if (report)
+        volume_shard_damaged(volume, report->key, report->disk, report->block);
+    hold_until_whole(adopt, volume);
+    adopt->current[0] = 0;
+    volumes_put(adopt->volumes, volume);
+}
+
+static void look_at_all(struct adopt *adopt)
+{
+    struct volumes_name *names;
+    unsigned count;
+    adopt->all_at_ns = UINT64_MAX;
+    int r = volumes_list(adopt->volumes, &names, &count);
+    if (r < 0) {
+        log_warn_limited("repair: the store does not list the volumes: %s", strerror(-r));
+        adopt_all(adopt, 60 * SECOND_NS);
+        return;
+    }
+    for (unsigned i = 0; i < count && !adopt->stopping; i++)
+        if (names[i].state != VOLUME_NEW && !volumes_peek(adopt->volumes, names[i].id, NULL))
+            adopt_volume(adopt, names[i].id, NULL);
+    mem_free(names);
+}
+
+static void run(void *arg)
+{
+    struct adopt *adopt = arg;
+    while (!adopt->stopping) {
+        if (adopt->report_count > 0) {
+            struct report report = adopt->reports[--adopt->report_count];
+            adopt_volume(adopt, report.key.volume, &report);
+        } else if (env_now_ns() >= adopt->all_at_ns) {
+            look_at_all(adopt);
+        } else {
+            (void)fiber_queue_wait_until(&adopt->wake, adopt->all_at_ns);
+        }
+    }
+    adopt->ended = true;
+    fiber_queue_wake_all(&adopt->wake);
+}
+
+struct adopt *adopt_start(struct volumes *volumes)
+{
+    struct adopt *adopt = NEW(struct adopt);
+    adopt->volumes = volumes;
+    adopt->all_at_ns = UINT64_MAX;
+    fiber_queue_init(&adopt->wake);
+    fiber_spawn("adopt", run, adopt);
+    return adopt;
+}
+
+void adopt_all(struct adopt *adopt, uint64_t delay_ns)
+{
+    uint64_t at_ns = env_now_ns() + delay_ns;
+    if (at_ns >= adopt->all_at_ns)
+        return;
+    adopt->all_at_ns = at_ns;
+    fiber_queue_wake_all(&adopt->wake);
+}
+
+void adopt_damaged(struct adopt *adopt, struct shard_key key, uint32_t disk_number, uint32_t block)
+{
+    struct report report = {key, disk_number, block};
+    struct volume *volume = volumes_peek(adopt->volumes, key.volume, NULL);
+    if (volume) {
+        volume_shard_damaged(volume, key, disk_number, block);
+        return;
+    }
+    for (unsigned i = 0; i < adopt->report_count; i++)
+        if (same_shard(&adopt->reports[i], &report))
+            return;
+    if (adopt->report_count == REPORTS_MAX)
+        return;
+    adopt->reports[adopt->report_count++] = report;
+    fiber_queue_wake_all(&adopt->wake);
+}
+
+const char *adopt_current(const struct adopt *adopt)
+{
+    return adopt->current[0] ? adopt->current : NULL;
+}
+
+void adopt_stop(struct adopt *adopt)
+{
+    adopt->stopping = true;
+    fiber_queue_wake_all(&adopt->wake);
+    while (!adopt->ended)
+        fiber_queue_wait(&adopt->wake);
+    mem_free(adopt);
+}

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Adoption: a volume repairs itself while it is open, so one that has lost shards, or has damaged
+ * ones, and that nobody has open is opened for it, and held until it is whole or gets no further.
+ */
+#pragma once
+
+#include "blockd/volumes.h"
+
+struct adopt;
+
+struct adopt *adopt_start(struct volumes *volumes);
+/* Disks came or went: all volumes are looked at, `delay_ns` from now (a disk that is missing may
+ * come back). A call with an earlier time than the one pending takes its place. */
+void adopt_all(struct adopt *adopt, uint64_t delay_ns);
+/* A block of a shard is damaged. From the env's loop or a fiber. */
+void adopt_damaged(struct adopt *adopt, struct shard_key key, uint32_t disk_number, uint32_t block);
+/* The volume being held for repair; NULL = none. */
+const char *adopt_current(const struct adopt *adopt);
+MAY_SUSPEND void adopt_stop(struct adopt *adopt);

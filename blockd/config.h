@@ -1,0 +1,34 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What blockd.conf(5) says.
+ */
+#pragma once
+
+#include "common/config.h"
+#include "common/log.h"
+
+#define NBD_ADDRESSES_MAX 32
+
+struct node_config {
+    struct config *file; /* owns the texts */
+    const char *name;
+    char *run_dir, *state_dir, *admin_address, *store_path; /* mem_* */
+    uint64_t memory_bytes;
+    char *nbd_addresses[NBD_ADDRESSES_MAX]; /* mem_* */
+    unsigned nbd_address_count;
+    enum log_level log_level;
+
+    uint64_t row_blocks, log_limit_bytes, map_cache_bytes, trailer_cache_bytes, delta_limit_bytes;
+    uint64_t bypass_min_bytes, flush_after_ns, idle_close_ns;
+    uint64_t scrub_rate_bytes, scrub_interval_ns;
+    uint64_t repair_wait_ns;
+};
+
+/* `path` NULL: all defaults. `hostname` is the name where the file gives none. Negative errno with
+ * *ret_error (mem_free). */
+int node_config_load(
+    const char *path, const char *hostname, struct node_config *ret_config, char **ret_error);
+/* As above, from memory. */
+int node_config_parse(
+    const char *text, const char *hostname, struct node_config *ret_config, char **ret_error);
+void node_config_fini(struct node_config *config);

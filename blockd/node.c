@@ -1,0 +1,181 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/node.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "blockd/admin/methods.h"
+#include "blockd/cluster/identity.h"
+#include "blockd/nbd/server.h"
+#include "common/check.h"
+#include "common/env.h"
+#include "common/mem.h"
+
+#define SECOND_NS 1000000000ull
+#define MIB (1ull << 20)
+/* Changes of disks come in bunches. */
+#define ADOPT_DELAY_NS (1 * SECOND_NS)
+#define SCRUB_FIRST_DELAY_NS (600 * SECOND_NS)
+
+/* --- Disks tell ------------------------------------------------------------------------------ */
+
+static void tell_volume(void *ctx, struct volume *volume)
+{
+    volume_disk_changed(volume);
+}
+
+static void disks_changed(void *ctx)
+{
+    struct node *node = ctx;
+    if (!node->adopt)
+        return; /* starting or stopping */
+    volumes_each_open(node->volumes, tell_volume, NULL);
+    adopt_all(node->adopt, ADOPT_DELAY_NS);
+}
+
+static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uint32_t block)
+{
+    struct node *node = ctx;
+    if (node->adopt)
+        adopt_damaged(node->adopt, key, disk->number, block);
+}
+
+/* --- Start ----------------------------------------------------------------------------------- */
+
+static int start_store(struct node *node, char **ret_error)
+{
+    int r = store_lmdb_open(node->config->store_path, &node->store, ret_error);
+    if (r == 0)
+        r = cluster_load_or_make(node->store, &node->cluster, ret_error);
+    if (r == 0)
+        r = node_load_or_make(node->store, node->config->name, &node->record, ret_error);
+    return r;
+}
+
+static int start_disks(struct node *node, char **ret_error)
+{
+    struct disks_options options = {.node_name = node->config->name,
+        .cluster = node->cluster.uuid,
+        .node = node->record.uuid,
+        .trailer_cache_bytes = node->config->trailer_cache_bytes,
+        .changed = disks_changed,
+        .damaged = disk_damaged,
+        .ctx = node};
+    node->disks = disks_new(node->store, &options);
+    return disks_open_all(node->disks, ret_error);
+}
+
+static void start_volumes(struct node *node)
+{
+    const struct node_config *config = node->config;
+    memory_budget_init(&node->budget, config->memory_bytes);
+    node->map_cache = map_cache_new(config->map_cache_bytes);
+    node->host = (struct volume_host){.store = node->store,
+        .cluster = node->cluster.uuid,
+        .node_name = config->name,
+        .session = env_random_u64(),
+        .disks = disks_present(node->disks),
+        .budget = &node->budget,
+        .row_blocks_max = config->row_blocks,
+        .log_bytes_max = config->log_limit_bytes,
+        .map_cache = node->map_cache,
+        .delta_bytes_max = config->delta_limit_bytes,
+        .bypass_bytes_min = config->bypass_min_bytes,
+        .flush_after_ns = config->flush_after_ns};
+    struct volumes_options options = {.idle_close_ns = config->idle_close_ns};
+    node->volumes = volumes_new(&node->host, &options);
+}
+
+static bool any_disk_lost(struct node *node)
+{
+    list_for_each (it, disks_entries(node->disks))
+        if (list_entry(it, struct disks_entry, link)->problem)
+            return true;
+    return false;
+}
+
+static void start_background(struct node *node)
+{
+    struct scrub_options scrub = {.rate_bytes = node->config->scrub_rate_bytes,
+        .interval_ns = node->config->scrub_interval_ns,
+        .first_delay_ns = MIN(node->config->scrub_interval_ns, SCRUB_FIRST_DELAY_NS)};
+    node->adopt = adopt_start(node->volumes);
+    if (any_disk_lost(node))
+        adopt_all(node->adopt, node->config->repair_wait_ns);
+    node->scrub = scrub_start(node->disks, &scrub);
+}
+
+static int start_servers(struct node *node, char **ret_error)
+{
+    const struct node_config *config = node->config;
+    uint64_t buffers = config->memory_bytes / 8;
+    struct nbd_server_options options = {
+        .buffer_bytes_max = MIN(MAX(buffers, 64 * MIB), 1024 * MIB)};
+    int r = nbd_server_start(node->volumes, (const char *const *)config->nbd_addresses,
+        config->nbd_address_count, &options, &node->nbd, ret_error);
+    if (r < 0)
+        return r;
+    return admin_server_start(config->admin_address, admin_methods, admin_method_count, node, NULL,
+        &node->admin, ret_error);
+}
+
+int node_start(const struct node_config *config, struct node **ret_node, char **ret_error)
+{
+    struct node *node = NEW(struct node);
+    node->config = config;
+    node->started_ns = env_now_ns();
+    fiber_queue_init(&node->stop_queue);
+    fiber_mutex_init(&node->pool_use);
+    int r = start_store(node, ret_error);
+    if (r == 0)
+        r = start_disks(node, ret_error);
+    if (r == 0) {
+        start_volumes(node);
+        start_background(node);
+        r = start_servers(node, ret_error);
+    }
+    if (r < 0)
+        node_stop(node);
+    else
+        *ret_node = node;
+    return r;
+}
+
+/* --- Stop ------------------------------------------------------------------------------------ */
+
+void node_want_stop(struct node *node)
+{
+    node->stop_wanted = true;
+    fiber_queue_wake_all(&node->stop_queue);
+}
+
+void node_wait_stop(struct node *node)
+{
+    while (!node->stop_wanted)
+        fiber_queue_wait(&node->stop_queue);
+}
+
+/* Also of a node that has not started wholly. */
+void node_stop(struct node *node)
+{
+    if (node->admin)
+        admin_server_stop(node->admin);
+    if (node->nbd)
+        nbd_server_stop(node->nbd);
+    if (node->scrub)
+        scrub_stop(node->scrub);
+    if (node->adopt)
+        adopt_stop(node->adopt);
+    node->adopt = NULL;
+    if (node->volumes) {
+        volumes_free(node->volumes);
+        map_cache_free(node->map_cache);
+        memory_budget_fini(&node->budget);
+    }
+    if (node->disks)
+        disks_free(node->disks);
+    if (node->store)
+        store_close(node->store);
+    mem_free(node);
+}
