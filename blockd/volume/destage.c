@@ -18,8 +18,8 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-#define ROWS_PER_GEN 256 /* large-write rows that make a generation worth committing */
-#define ITEMS_MAX 4096   /* recovery reads as many rows' directories */
+#define ROWS_PER_GEN 64 /* large-write rows that make a generation worth committing */
+#define ITEMS_MAX 4096  /* recovery reads as many rows' directories */
 #define RETRY_NS 50000000ull
 
 struct destage {

@@ -76,36 +76,84 @@ static int probe_place(struct recovery *rec, const struct place *p, struct probe
     return 0;
 }
 
-/* Whether enough shards hold the row that ends at end_blocks: 1 yes, 0 no (and only power loss explains it), or an error. */
-static int row_present(struct recovery *rec, const struct place *p, uint32_t end_blocks)
+/* Whether the shard has every block of the row at [off, end) undamaged. */
+static bool row_intact(
+    struct recovery *rec, const struct place *p, unsigned shard, uint32_t off, uint32_t end)
+{
+    struct volume *v = rec->volume;
+    struct disk *disk = volume_disk(v, p->shards[shard].place.disk);
+    struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)shard};
+    size_t bytes = (size_t)(end - off) * BLOCK_BYTES;
+    void *buf = mem_alloc_pages(bytes);
+    int r = shard_read(disk, key, off, end - off, buf, NULL);
+    mem_free_pages(buf, bytes);
+    return r == 0;
+}
+
+/* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
+ * or an error. After a power loss a later append may have survived an earlier one, so being longer
+ * is not enough. */
+static int row_present(struct recovery *rec, const struct place *p, uint32_t off, uint32_t end)
 {
     struct probe *probe;
     int r = probe_place(rec, p, &probe);
     if (r < 0)
         return r;
-    unsigned have = 0, unreachable = 0, beyond = 0;
+    unsigned have = 0, unreachable = 0, lost_power = 0;
     for (unsigned i = 0; i < place_shards(p); i++) {
-        if (probe->errors[i] == 0 && probe->infos[i].length_blocks >= end_blocks)
-            have++;
-        else if (probe->errors[i] == 0 && probe->infos[i].suspect)
-            beyond++;
-        else if (probe->errors[i] == -EHOSTUNREACH || probe->errors[i] == -EIO)
+        const struct shard_info *info = &probe->infos[i];
+        if (probe->errors[i] == -EHOSTUNREACH || probe->errors[i] == -EIO)
             unreachable++;
+        else if (probe->errors[i] < 0)
+            continue;
+        else if (info->length_blocks >= end &&
+                 ((!info->suspect && !info->damaged) || row_intact(rec, p, i, off, end)))
+            have++;
+        else if (info->suspect)
+            lost_power++;
     }
     if (have >= p->code.k)
-        return 1;
-    if (have + unreachable >= p->code.k && beyond == 0) {
+        return lost_power == 0 ? 1 : 2;
+    if (lost_power > 0)
+        return 0; /* S14 */
+    if (have + unreachable >= p->code.k) {
         *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
                                      "reached: bring back the disks that hold it",
             p->code.k, (unsigned long long)p->chunk, have);
         return -EHOSTUNREACH;
     }
-    if (beyond > 0)
-        return 0; /* S14 */
     *rec->ret_error = mem_printf("a large write in chunk %llx has lost more shards than its code "
                                  "can rebuild",
         (unsigned long long)p->chunk);
     return -EIO;
+}
+
+/* The row was not synced everywhere when power was lost: what is left of it has less redundancy than
+ * promised. Its blocks go through the memtable to a new row. */
+static int replay_row_data(
+    struct recovery *rec, const struct log_record *record, const struct place *p, uint64_t seq)
+{
+    struct volume *v = rec->volume;
+    struct chunk_place place;
+    bool froze = false;
+    int r = 0;
+    place_expand(&v->state, p, &place);
+    for (uint32_t i = 0; i < record->count && r == 0; i++) {
+        void *data;
+        if ((r = volume_get_blocks(v, 1, &data)) < 0)
+            break;
+        r = row_read(&v->row_io, &place, record->linear + i, 1, record->block + i, data);
+        if (r < 0) {
+            volume_put_block(v, data);
+            *rec->ret_error = mem_printf("a large write in chunk %llx cannot be read: %s",
+                (unsigned long long)p->chunk, strerror(-r));
+            break;
+        }
+        memtable_put(&v->memtable, memtable_active(&v->memtable, 1, env_now_ns(), &froze),
+            record->block + i, data, crc32c(0, data, BLOCK_BYTES), seq);
+    }
+    v->destage_all = true;
+    return r;
 }
 
 static int replay_row(struct recovery *rec, const struct log_record *record, uint64_t seq)
@@ -124,7 +172,9 @@ static int replay_row(struct recovery *rec, const struct log_record *record, uin
     bool added = record->row == p->row_count;
     if (added)
         (void)place_add_row(p, record->row_len);
-    int r = p->sealed ? 1 : row_present(rec, p, place_length_blocks(p, record->row + 1u));
+    int r = p->sealed ? 1
+                      : row_present(rec, p, place_length_blocks(p, record->row),
+                            place_length_blocks(p, record->row + 1u));
     if (r <= 0) {
         if (added)
             p->row_count--;
@@ -132,6 +182,8 @@ static int replay_row(struct recovery *rec, const struct log_record *record, uin
             rec->stopped = rec->power_loss = true;
         return r;
     }
+    if (r == 2)
+        return replay_row_data(rec, record, p, seq);
     bool froze = false;
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
     memtable_put_mapped(gen, record->block, record->count,
@@ -236,6 +288,14 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
     while (off < length && !rec->stopped && r == 0) {
         uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), at = 0, bad;
         r = copies_read(copies, off, count, window, &bad);
+        if (r < 0 && copies->suspect == copies->usable) {
+            /* Power was lost: a later append may have survived an earlier one that nobody flushed.
+             * What comes before counts. */
+            rec->power_loss = true;
+            r = 0;
+            count = bad - off;
+            length = bad;
+        }
         if (r < 0)
             *rec->ret_error = mem_printf("block %u of log %llx is damaged in every copy", bad,
                 (unsigned long long)copies->chunk);
@@ -255,6 +315,10 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
         }
         off += at;
         if (r == 0 && at == 0 && !rec->stopped) {
+            if (copies->suspect == copies->usable) {
+                rec->stopped = true;
+                break;
+            }
             *rec->ret_error =
                 mem_printf("log %llx ends inside an append", (unsigned long long)copies->chunk);
             r = -EBADMSG;
@@ -335,6 +399,10 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
     uint64_t last_seq = 0;
     if (needed)
         r = replay_wal(rec, &copies, length, &last_seq, &end);
+    log_debug("volume %s: log %llx: %u of %u copies (%u suspect), replayed %u of %u blocks, up to "
+              "record %llu",
+        v->root.name, (unsigned long long)wal->chunk, copies.usable, copies.count, copies.suspect,
+        end, length, (unsigned long long)last_seq);
     if (r == 0 || !needed)
         r = seal_copies(rec, wal, &copies, needed ? end : 0);
     wal->last_seq = last_seq;
@@ -372,6 +440,8 @@ static int close_place(struct recovery *rec, struct place *p)
 {
     struct volume *v = rec->volume;
     struct chunk_place place;
+    log_debug("volume %s: chunk %llx was left open with %u rows, %u of them recorded", v->root.name,
+        (unsigned long long)p->chunk, p->row_count, p->rows_recorded);
     p->rows_recorded = p->row_count; /* the log named them; the new manifest does */
     place_expand(&v->state, p, &place);
     int r = chunk_seal(&v->row_io, &place, v->root.epoch);

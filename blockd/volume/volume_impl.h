@@ -130,8 +130,8 @@ struct volume {
     struct fiber_queue repair_waiters;
     unsigned fibers;   /* running background fibers */
     unsigned ios;      /* front-end calls inside */
-    bool serving;   /* a log and a manifest of this epoch are there: writes are taken */
-    bool stopping;      /* background fibers end when their work is done */
+    bool serving;      /* a log and a manifest of this epoch are there: writes are taken */
+    bool stopping;     /* background fibers end when their work is done */
     bool closed_to_io; /* -ESHUTDOWN for new calls */
     int halted;        /* 0, or why: nothing durable may change any more */
     char problem[256];
