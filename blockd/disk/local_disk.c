@@ -384,6 +384,11 @@ MAY_SUSPEND void local_disk_close(struct disk *base)
     CHECK_MSG(disk->ops_in_flight == 0 && !disk->flush_in_flight && !disk->table_writing,
         "disk %s closed with operations in flight", local_disk_path(base));
     struct env_file *file = disk->file;
+    if (!disk->failed) {
+        disk->super.clean = 1;
+        if (local_write_superblocks(file, &disk->super) < 0)
+            log_warn("disk %s: writing the superblock at close failed", local_disk_path(base));
+    }
     local_disk_delete(disk);
     env_file_close(file);
 }

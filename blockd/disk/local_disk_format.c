@@ -254,7 +254,8 @@ static int format_file(struct env_file *file, bool created, uint64_t size_bytes,
 MAY_SUSPEND int local_disk_format(const char *path, uint64_t size_bytes, struct uuid cluster,
     struct uuid node, const char *class_name, bool force, struct uuid *ret_disk, char **ret_error)
 {
-    struct superblock identity = {.cluster = cluster, .node = node, .disk = uuid_random()};
+    struct superblock identity = {
+        .cluster = cluster, .node = node, .disk = uuid_random(), .clean = 1};
     if (strlen(class_name) >= sizeof(identity.class_name)) {
         *ret_error = mem_printf("%s: class '%s' is too long, at most %zu characters", path,
             class_name, sizeof(identity.class_name) - 1);

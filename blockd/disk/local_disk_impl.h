@@ -73,6 +73,8 @@ struct local_disk {
     struct local_disk_options options;
     uint8_t boot_id[16];
     bool failed;
+    bool
+        in_doubt; /* the last process did not close the disk: a flush of its may have failed (D17) */
 
     struct table table;
     struct slab_map slabs;

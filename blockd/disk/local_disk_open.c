@@ -178,6 +178,8 @@ static int open_file(struct env_file *file, const struct uuid *cluster,
     if (bad_copies > 0)
         log_warn("disk %s: %u of %u superblock copies were damaged; written again", path,
             bad_copies, SUPERBLOCK_COPIES);
+    bool in_doubt = super.clean != 1;
+    super.clean = 0;
     super.incarnation++;
     r = local_write_superblocks(file, &super);
     if (r < 0) {
@@ -186,6 +188,7 @@ static int open_file(struct env_file *file, const struct uuid *cluster,
         return -EIO;
     }
     struct local_disk *disk = local_disk_new(file, &super, options);
+    disk->in_doubt = in_doubt;
     r = local_table_load(disk, ret_error);
     if (r == -EIO)
         *ret_error = mem_printf("%s: writing the shard table failed; the device is not used", path);

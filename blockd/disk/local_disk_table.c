@@ -5,6 +5,8 @@
  *  D8  Table blocks are written, durably, from the state in memory at the time of the write, one
  *      round in flight at a time: an entry on disk never goes back to an earlier state. A waiter is
  *      answered by a round that began after its change.
+ *  D17 Here: if the last process did not close the disk, the whole table is written again before
+ *      anything is answered from it.
  */
 #include <errno.h>
 #include <string.h>
@@ -136,6 +138,8 @@ MAY_SUSPEND int local_table_commit(struct local_disk *disk)
 
 /* --- Load ------------------------------------------------------------------------------------- */
 
+#define REPAIRS_MAX 4096 /* after so many in vain this is no rot of bits, and time matters */
+
 struct load {
     struct local_disk *disk;
     unsigned lost, repaired, suspects, conflicts;
@@ -169,13 +173,15 @@ static void load_entry(struct load *load, uint32_t slot_no, const uint8_t *entry
     struct table_slot *slot = &disk->table.slots[slot_no];
     uint8_t boot_id[16];
     int r = table_entry_decode(&disk->table, slot_no, entry, disk->unit_total, slot, boot_id);
+    if (r < 0 && load->lost < REPAIRS_MAX) {
+        r = table_entry_repair(&disk->table, slot_no, entry, disk->unit_total, slot, boot_id);
+        load->repaired += r == 0;
+        if (r == 0)
+            local_table_dirty(disk, slot_no);
+    }
     if (r < 0) {
         lose(load, slot_no);
         return;
-    }
-    if (r > 0) {
-        load->repaired++;
-        local_table_dirty(disk, slot_no);
     }
     if (slot->state == TABLE_FREE)
         return;
@@ -307,5 +313,9 @@ MAY_SUSPEND int local_table_load(struct local_disk *disk, char **ret_error)
     disk->base.damage_count += load.lost + load.conflicts;
     local_update_space(disk);
     log_load(&load);
+    if (disk->in_doubt) {
+        for (uint32_t i = 0; i < disk->table.entry_count; i += TABLE_BLOCK_ENTRIES)
+            local_table_dirty(disk, i);
+    }
     return local_table_commit(disk);
 }

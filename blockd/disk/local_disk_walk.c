@@ -10,6 +10,10 @@
  *      while the boot of creation lasts, "durable" after it (a power cut takes unsynced blocks in
  *      any order, that is no damage).
  *      A sealed (or cut, D14) shard has its recorded length whatever is found.
+ *  D17 What a failed flush covered may be in the device's cache and never become durable, however
+ *      often it is flushed (fsync error retried: the classic way to lose data). If the last process
+ *      did not close the disk, that may have happened: what an open shard holds beyond its durable
+ *      mark is written again, so that the next flush means something.
  */
 #include <errno.h>
 #include <string.h>
@@ -260,6 +264,33 @@ static int walk_all(struct walk *walk)
     return 0;
 }
 
+/* D17. Blocks that do not match stay as they are. */
+static int write_again(struct walk *walk)
+{
+    struct active *active = walk->active;
+    struct local_disk *disk = active->disk;
+    walk->limit = active->end_blocks;
+    for (uint32_t block = active->durable_blocks; block < walk->limit;) {
+        int r = look_at(walk, block, 1);
+        if (r < 0)
+            return r;
+        uint32_t window_end = MIN(walk->window_first + walk->window_count, walk->limit);
+        uint32_t end = block;
+        while (end < window_end &&
+               crc32c(0, block_at(walk, end), BLOCK_BYTES) == active->entries[end].crc)
+            end++;
+        if (end > block)
+            r = env_file_write(disk->file, block_at(walk, block), (end - block) * BLOCK_BYTES,
+                slot_block_off(disk, active_slot(active), block), false);
+        if (r < 0) {
+            local_retire(disk, r, "writing unsynced blocks again failed");
+            return 0; /* they can be read all the same */
+        }
+        block = MAX(end, block + 1);
+    }
+    return 0;
+}
+
 /* Sealed or removed while it waited or read: what was found may be of another state. */
 static int run_walk(struct active *active)
 {
@@ -281,6 +312,8 @@ static int run_walk(struct active *active)
         .bad = UINT32_MAX,
     };
     int r = walk_all(&walk);
+    if (r == 0 && slot->state == TABLE_OPEN && active->disk->in_doubt && !active->disk->failed)
+        r = write_again(&walk);
     mem_free(walk.bad_at);
     mem_free(walk.append_nos);
     CHECK(has_length == table_slot_has_length(slot)); /* seal loads first */

@@ -28,6 +28,7 @@ enum {
     AT_SLABS = 116,
     AT_CLASS = 120,
     AT_COPY_OFF = 136,
+    AT_CLEAN = 144,
 };
 
 static const char MAGIC[8] = {'H', 'O', 'L', 'D', 'F', 'A', 'S', 'T'};
@@ -85,6 +86,7 @@ void superblock_encode(const struct superblock *sb, uint64_t off_bytes, void *bl
     put_le32(p + AT_SLABS, sb->slab_count);
     memcpy(p + AT_CLASS, sb->class_name, DISK_CLASS_BYTES);
     put_le64(p + AT_COPY_OFF, off_bytes);
+    put_le32(p + AT_CLEAN, sb->clean);
     put_le32(p + AT_CRC, block_crc(p));
 }
 
@@ -125,6 +127,7 @@ int superblock_decode(const void *block, uint64_t off_bytes, struct superblock *
         .slab_off_bytes = get_le64(p + AT_SLAB_OFF),
         .table_entry_count = get_le32(p + AT_TABLE_ENTRIES),
         .slab_count = get_le32(p + AT_SLABS),
+        .clean = get_le32(p + AT_CLEAN),
     };
     memcpy(&sb.cluster, p + AT_CLUSTER, 16);
     memcpy(&sb.node, p + AT_NODE, 16);

@@ -30,6 +30,7 @@ struct superblock {
     uint64_t slab_off_bytes;
     uint32_t table_entry_count;
     uint32_t slab_count;
+    uint32_t clean; /* 1: closed in order, nothing that was written is in doubt (D17) */
     char class_name[DISK_CLASS_BYTES]; /* ends with a zero byte */
 };
 

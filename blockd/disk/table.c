@@ -10,7 +10,8 @@
 #include "common/crc32c.h"
 #include "common/mem.h"
 
-_Static_assert(sizeof(struct table_slot) + sizeof(uint32_t) <= 64, "64 bytes an entry");
+_Static_assert(
+    sizeof(struct table_slot) + sizeof(uint32_t) <= 60, "64 MiB a TiB, with 2.5 MiB of slab masks");
 
 /* Byte offsets; docs/FORMAT.md. */
 enum {
@@ -171,36 +172,41 @@ void table_entry_encode(
 }
 
 /* What a valid CRC cannot promise: written by this code or by something that agrees with it. */
-static bool slot_is_sane(
-    const struct table_slot *slot, uint32_t length, uint32_t units, uint64_t unit_limit)
+static bool entry_is_sane(const uint8_t *p, uint64_t unit_limit)
 {
-    if (slot->state == TABLE_FREE || slot->state == TABLE_LOST)
+    uint32_t first = get_le32(p + AT_FIRST_UNIT), units = get_le32(p + AT_UNIT_COUNT);
+    if (p[AT_STATE] == TABLE_FREE || p[AT_STATE] == TABLE_LOST)
         return true;
-    if (slot->state == TABLE_TOMBSTONE)
-        return units == 0;
-    if (slot->state > TABLE_LOST || slot->kind < SHARD_DATA || slot->kind > SHARD_MANIFEST)
+    if (p[AT_STATE] == TABLE_TOMBSTONE)
+        return units == 0 && get_le32(p + AT_LENGTH) == 0;
+    if (p[AT_STATE] > TABLE_LOST || p[AT_KIND] < SHARD_DATA || p[AT_KIND] > SHARD_MANIFEST)
         return false;
-    if (slot->k < 1 || slot->k > CODE_K_MAX || slot->m > CODE_M_MAX ||
-        slot->index >= slot->k + slot->m)
+    if (p[AT_K] < 1 || p[AT_K] > CODE_K_MAX || p[AT_M] > CODE_M_MAX ||
+        p[AT_INDEX] >= p[AT_K] + p[AT_M])
         return false;
-    uint32_t units_max = shard_kind_has_trailer(slot->kind)
+    uint32_t units_max = shard_kind_has_trailer(p[AT_KIND])
                              ? SLAB_UNITS
                              : LOG_CAPACITY_BLOCKS_MAX / SLAB_UNIT_BLOCKS;
-    if (units == 0 || units > units_max || slot->first_unit + (uint64_t)units > unit_limit)
+    if (units == 0 || units > units_max || first + (uint64_t)units > unit_limit)
         return false;
-    return length <= shard_capacity_blocks(slot->kind, units);
+    return get_le32(p + AT_LENGTH) <= shard_capacity_blocks(p[AT_KIND], units);
 }
 
-static int decode_exact(const struct table *table, uint32_t slot_no, const uint8_t *p,
+int table_entry_decode(const struct table *table, uint32_t slot_no, const void *entry,
     uint64_t unit_limit, struct table_slot *ret_slot, uint8_t ret_boot_id[16])
 {
+    const uint8_t *p = entry;
     if (get_le32(p + AT_CRC) != entry_crc(table, p))
         return -EBADMSG;
     if (get_le32(p + AT_SLOT) != slot_no || p[AT_VERSION] != TABLE_ENTRY_VERSION)
         return -EBADMSG;
-    uint32_t units = get_le32(p + AT_UNIT_COUNT);
-    uint32_t length = get_le32(p + AT_LENGTH);
-    struct table_slot slot = {
+    if (!entry_is_sane(p, unit_limit))
+        return -EBADMSG;
+    if (p[AT_STATE] == TABLE_FREE || p[AT_STATE] == TABLE_LOST) {
+        *ret_slot = (struct table_slot){.state = p[AT_STATE]};
+        return 0;
+    }
+    *ret_slot = (struct table_slot){
         .volume = get_le64(p + AT_VOLUME),
         .chunk = get_le64(p + AT_CHUNK),
         .instance = get_le64(p + AT_INSTANCE),
@@ -208,27 +214,22 @@ static int decode_exact(const struct table *table, uint32_t slot_no, const uint8
         .epoch = get_le32(p + AT_EPOCH),
         .fence_epoch = get_le32(p + AT_FENCE_EPOCH),
         .first_unit = get_le32(p + AT_FIRST_UNIT),
+        .unit_count = (uint16_t)get_le32(p + AT_UNIT_COUNT),
+        .length_blocks = (uint16_t)get_le32(p + AT_LENGTH),
         .index = p[AT_INDEX],
-        .kind = p[AT_KIND],
-        .k = p[AT_K],
-        .m = p[AT_M],
-        .state = p[AT_STATE],
+        .kind = p[AT_KIND] & 15,
+        .k = p[AT_K] & 31,
+        .m = p[AT_M] & 7,
+        .state = p[AT_STATE] & 15,
         .flags = p[AT_FLAGS] & TABLE_FLAGS_ON_DISK,
     };
-    if (!slot_is_sane(&slot, length, units, unit_limit))
-        return -EBADMSG;
-    slot.unit_count = (uint16_t)units;
-    slot.length_blocks = (uint16_t)length;
-    *ret_slot = slot;
     memcpy(ret_boot_id, p + AT_BOOT_ID, 16);
     return 0;
 }
 
-int table_entry_decode(const struct table *table, uint32_t slot_no, const void *entry,
+int table_entry_repair(const struct table *table, uint32_t slot_no, const void *entry,
     uint64_t unit_limit, struct table_slot *ret_slot, uint8_t ret_boot_id[16])
 {
-    if (decode_exact(table, slot_no, entry, unit_limit, ret_slot, ret_boot_id) == 0)
-        return 0;
     /* CRC32C tells all patterns of up to 5 flipped bits in 128 bytes apart (its Hamming distance
      * there is 6: Koopman, 32-bit cyclic redundancy codes for internet applications, 2002), so
      * putting one bit right cannot produce another entry; slot number and sanity are checked on
@@ -237,8 +238,8 @@ int table_entry_decode(const struct table *table, uint32_t slot_no, const void *
     memcpy(copy, entry, sizeof(copy));
     for (unsigned bit = 0; bit < TABLE_ENTRY_BYTES * 8; bit++) {
         copy[bit / 8] ^= (uint8_t)(1u << (bit % 8));
-        if (decode_exact(table, slot_no, copy, unit_limit, ret_slot, ret_boot_id) == 0)
-            return 1;
+        if (table_entry_decode(table, slot_no, copy, unit_limit, ret_slot, ret_boot_id) == 0)
+            return 0;
         copy[bit / 8] ^= (uint8_t)(1u << (bit % 8));
     }
     return -EBADMSG;

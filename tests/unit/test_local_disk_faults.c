@@ -166,6 +166,46 @@ static void test_a_disk_can_be_retired_by_request(void **state)
     with_shards(by_request);
 }
 
+/* The device took the blocks, its flush failed, and a new process finds them readable: they are not durable by
+ * another flush alone. */
+static void flush_fails(struct fixture *f)
+{
+    assert_int_equal(append_blocks(f->disk, L, 1, 38, 20, 0, 0), 0);
+    assert_int_equal(append_blocks(f->disk, A, 1, 38, 9, 0, 0), 0);
+    fault(f, SIM_OP_SYNC, SIM_FAULT_ERROR, 0, 0, 1, EIO);
+    assert_int_equal(shard_sync(f->disk, L, 1, 59), -EIO);
+    sim_disk_clear_faults(f->medium);
+}
+
+static void sync_anew(struct fixture *f)
+{
+    fixture_open(f);
+    assert_int_equal(shard_sync(f->disk, L, 1, 59), 0);
+    assert_int_equal(shard_seal(f->disk, A, 1, 48), 0);
+}
+
+static void all_is_there(struct fixture *f)
+{
+    fixture_open(f);
+    assert_int_equal(read_and_compare(f->disk, L, 0, 59, 0), 0);
+    assert_int_equal(read_and_compare(f->disk, A, 0, 48, 0), 0);
+    assert_int_equal(f->disk->damage_count, 0);
+    fixture_close(f);
+}
+
+static void test_what_a_failed_flush_left_is_written_again_before_it_counts(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, flush_fails));
+    sim_node_crash(f.node);
+    assert_true(fixture_run(&f, sync_anew));
+    sim_node_power_cut(f.node, SIM_CUT_LOSE_ALL);
+    assert_true(fixture_run(&f, all_is_there));
+    fixture_fini(&f);
+}
+
 /* --- Read errors (D4) ------------------------------------------------------------------------- */
 
 static void bad_sectors(struct fixture *f)
@@ -371,6 +411,7 @@ int main(void)
         cmocka_unit_test(test_a_failed_table_write_retires_the_disk),
         cmocka_unit_test(test_a_failed_trailer_write_retires_the_disk),
         cmocka_unit_test(test_a_disk_can_be_retired_by_request),
+        cmocka_unit_test(test_what_a_failed_flush_left_is_written_again_before_it_counts),
         cmocka_unit_test(test_an_unreadable_block_is_damaged_and_its_neighbours_are_not),
         cmocka_unit_test(test_a_read_error_that_passes_is_only_counted),
         cmocka_unit_test(test_without_its_trailer_a_shard_is_read_by_its_headers),
