@@ -321,6 +321,8 @@ int main(int argc, char **argv)
     fuse_set_log_func(libfuse_log);
     if (check_mountpoint(options.mountpoint) < 0 || (!options.wait && check_blockd(&options) < 0))
         return 1;
+    if (options.fake)
+        return 0;
 
     sigset_t signals;
     block_signals(&signals);

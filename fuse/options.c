@@ -16,7 +16,8 @@ enum option_key { KEY_HELP, KEY_VERSION, KEY_FOREGROUND, KEY_DEBUG, KEY_WAIT, KE
 /* As fuse_opt fills it. */
 struct parsed {
     struct options *options;
-    char *source; /* first of two plain arguments: fstab's first field, of no meaning here */
+    bool as_helper; /* run by mount(8): -f means fake there */
+    char *source;   /* first of two plain arguments: fstab's first field, of no meaning here */
     unsigned uid, gid, mode;
 };
 
@@ -130,7 +131,7 @@ static int take_argument(void *data, const char *argument, int key, struct fuse_
         options->version = true;
         return 0;
     case KEY_FOREGROUND:
-        options->foreground = true;
+        *(parsed->as_helper ? &options->fake : &options->foreground) = true;
         return 0;
     case KEY_DEBUG:
         options->debug = options->foreground = true;
@@ -151,6 +152,12 @@ static int take_argument(void *data, const char *argument, int key, struct fuse_
     }
 }
 
+static bool is_mount_helper(const char *program)
+{
+    const char *slash = strrchr(program, '/');
+    return strncmp(slash != NULL ? slash + 1 : program, "mount.", 6) == 0;
+}
+
 int options_parse(int argc, char **argv, struct options *ret_options)
 {
     struct options options = {
@@ -159,7 +166,11 @@ int options_parse(int argc, char **argv, struct options *ret_options)
         .connections = 1,
         .fuse_args = FUSE_ARGS_INIT(argc, argv),
     };
-    struct parsed parsed = {.options = &options, .uid = geteuid(), .gid = getegid(), .mode = 0600};
+    struct parsed parsed = {.options = &options,
+        .as_helper = is_mount_helper(argv[0]),
+        .uid = geteuid(),
+        .gid = getegid(),
+        .mode = 0600};
     if (fuse_opt_parse(&options.fuse_args, &parsed, option_specs, take_argument) < 0)
         return -EINVAL;
     free(parsed.source);

@@ -21,6 +21,7 @@ struct options {
     mode_t file_mode;
     bool wait; /* mount even if blockd is not there yet */
     bool foreground, help, version, debug;
+    bool fake;                  /* mount -f: do all but the mount */
     struct fuse_args fuse_args; /* what is left is for libfuse */
 };
 
