@@ -179,11 +179,23 @@ static int entry_open(struct entry *entry, struct volume **ret_volume, char **re
     return 0;
 }
 
+/* Those who hold it and have nothing to do with it just now have not noticed. */
+static void tell_halted(struct entry *entry)
+{
+    list_for_each_safe (it, &entry->listeners) {
+        struct volumes_listener *listener = list_entry(it, struct volumes_listener, link);
+        if (listener->halted)
+            listener->halted(listener);
+    }
+}
+
 /* 1: *ret_volume is counted. 0: look again, something changed meanwhile. */
 static int entry_join(struct entry *entry, struct volume **ret_volume)
 {
     if (!entry->busy && volume_halted(entry->volume) && entry->users == 0)
         close_in_background(entry); /* V3 */
+    if (!entry->busy && volume_halted(entry->volume))
+        tell_halted(entry);
     if (entry->busy || volume_halted(entry->volume)) {
         fiber_queue_wait(&entry->volumes->changed);
         return 0;

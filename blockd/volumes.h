@@ -47,6 +47,9 @@ struct volumes_listener {
             *listener); /* the size has changed: QEMU wants its connection dropped */
     void (*removed)(
         struct volumes_listener *listener); /* deleted or renamed away: end the connection */
+    void (*halted)(struct volumes_listener
+            *listener); /* somebody wants a volume that has halted: let go of it (V3). May be NULL,
+                           may be called again */
     struct list link;
 };
 void volumes_listen(struct volumes *volumes, struct volumes_listener *listener);

@@ -83,6 +83,12 @@ static void volume_removed(struct volumes_listener *listener)
     nbd_connection_drain(listening(listener), "the volume was deleted or renamed");
 }
 
+/* Nobody can open it anew while we hold it, however idle this connection is. */
+static void volume_has_halted(struct volumes_listener *listener)
+{
+    nbd_reopen(listening(listener));
+}
+
 /* --- Waiting -----------------------------------------------------------------------------------
  */
 
@@ -172,6 +178,7 @@ MAY_SUSPEND static void serve(struct nbd_connection *c, const struct nbd_negotia
     c->listener.volume = c->volume;
     c->listener.resized = volume_resized;
     c->listener.removed = volume_removed;
+    c->listener.halted = volume_has_halted;
     volumes_listen(c->server->volumes, &c->listener);
     c->serving = true;
     if (volume_size_bytes(c->volume) != c->terms.size_bytes) /* grown during the handshake */

@@ -166,6 +166,8 @@ void nbd_reply_queue(struct nbd_request *request);
 
 /* The volume was closed under us: keeps the request, gets the volume back, executes it then. */
 void nbd_hold(struct nbd_request *request);
+/* Lets go of the volume, which serves nothing any more, and gets it again. */
+void nbd_reopen(struct nbd_connection *c);
 void nbd_held_drop(struct nbd_connection *c);
 
 /* --- server.c ----------------------------------------------------------------------------------

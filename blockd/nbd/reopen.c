@@ -93,21 +93,26 @@ MAY_SUSPEND static void reopen_main(void *arg)
     nbd_connection_settle(c); /* and it may be gone */
 }
 
+void nbd_reopen(struct nbd_connection *c)
+{
+    c->volume_gone = true;
+    fiber_queue_wake_all(&c->quiet); /* put_volume() may wait for the call that has just ended */
+    if (c->broken || c->reopening)
+        return;
+    c->reopening = true;
+    fiber_spawn("nbd-reopen", reopen_main, c);
+}
+
 void nbd_hold(struct nbd_request *request)
 {
     struct nbd_connection *c = request->connection;
-    c->volume_gone = true;
-    fiber_queue_wake_all(&c->quiet); /* put_volume() may wait for this call to end */
+    nbd_reopen(c);
     if (c->broken) {
         nbd_request_free(request);
         return;
     }
     list_push_back(&c->held, &request->link);
     c->server->stats.requests_held++;
-    if (!c->reopening) {
-        c->reopening = true;
-        fiber_spawn("nbd-reopen", reopen_main, c);
-    }
 }
 
 void nbd_held_drop(struct nbd_connection *c)

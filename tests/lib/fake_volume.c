@@ -22,7 +22,8 @@ struct fake_data {
     uint64_t table_count;
     struct fake_faults faults;
     struct fake_counts counts;
-    struct volume *open; /* what volumes_get() gives; NULL = none */
+    struct volume *open;   /* what volumes_get() gives; NULL = none */
+    struct volume *halted; /* what was deposed and is still held */
     unsigned users;
     uint64_t calls;
 };
@@ -122,8 +123,11 @@ unsigned fake_volume_users(struct volumes *volumes, const char *name)
 
 static void orphan(struct volume *volume)
 {
-    if (volume->users == 0 && volume->data->open != volume)
-        mem_free(volume);
+    if (volume->users > 0 || volume->data->open == volume)
+        return;
+    if (volume->data->halted == volume)
+        volume->data->halted = NULL;
+    mem_free(volume);
 }
 
 void fake_volume_depose(struct volumes *volumes, const char *name)
@@ -132,8 +136,10 @@ void fake_volume_depose(struct volumes *volumes, const char *name)
     struct volume *volume = d->open;
     if (!volume)
         return;
+    CHECK(!d->halted);
     volume->deposed = true;
     d->open = NULL;
+    d->halted = volume;
     orphan(volume);
 }
 
@@ -143,6 +149,13 @@ int volumes_get(
     struct fake_data *d = find(volumes, name);
     if (!d)
         return -ENOENT;
+    while (d->halted) { /* V3 of volumes.h */
+        list_for_each_safe (link, &d->halted->listeners) {
+            struct volumes_listener *listener = list_entry(link, struct volumes_listener, link);
+            listener->halted(listener);
+        }
+        env_sleep_ns(1000000);
+    }
     if (!d->open && d->faults.open_error) {
         *ret_error = mem_strdup("a fault of the test");
         return d->faults.open_error;

@@ -590,6 +590,29 @@ static void test_requests_outlive_their_volumes_closing(void **state)
     nbd_test_run(deposed, (struct nbd_server_options){0});
 }
 
+/* The volume halts; of its three connections one has work, one has not, and one comes anew. */
+static void idle_holders(struct nbd_test *t)
+{
+    uint8_t block[BLOCK];
+    struct nbd_client *busy = use(false), *idle = use(false);
+    fake_volume_depose(t->volumes, "vm1");
+    assert_int_equal(nbd_client_call(busy, NBD_CMD_READ, 0, 0, BLOCK, block), 0);
+    fake_volume_depose(t->volumes, "vm1");
+    struct nbd_client *fresh = use(false);
+    assert_int_equal(nbd_client_call(fresh, NBD_CMD_READ, 0, 0, BLOCK, block), 0);
+    assert_int_equal(nbd_client_call(idle, NBD_CMD_READ, 0, 0, BLOCK, block), 0);
+    assert_int_equal(nbd_client_call(busy, NBD_CMD_READ, 0, 0, BLOCK, block), 0);
+    assert_int_equal(fake_volume_users(t->volumes, "vm1"), 3);
+    nbd_client_free(busy);
+    nbd_client_free(idle);
+    nbd_client_free(fresh);
+}
+
+static void test_idle_connections_let_go_of_a_halted_volume(void **state)
+{
+    nbd_test_run(idle_holders, (struct nbd_server_options){0});
+}
+
 static void held_and_left(struct nbd_test *t)
 {
     static uint8_t buf[BLOCK];
@@ -706,6 +729,7 @@ int main(void)
         cmocka_unit_test(test_growing_ends_connections_after_their_answers),
         cmocka_unit_test(test_removal_ends_connections),
         cmocka_unit_test(test_requests_outlive_their_volumes_closing),
+        cmocka_unit_test(test_idle_connections_let_go_of_a_halted_volume),
         cmocka_unit_test(test_held_requests_go_with_their_client),
         cmocka_unit_test(test_holding_can_be_limited),
         cmocka_unit_test(test_a_volume_that_comes_back_with_another_size_ends_the_connection),

@@ -292,6 +292,14 @@ static void on_removed(struct volumes_listener *listener)
     fiber_spawn("front end", let_go, listener);
 }
 
+static void on_halted(struct volumes_listener *listener)
+{
+    static bool told;
+    if (!told)
+        fiber_spawn("front end", let_go, listener);
+    told = true;
+}
+
 static struct volumes_listener attach(const char *name)
 {
     return (struct volumes_listener){
@@ -319,6 +327,18 @@ BODY(growth_is_told_and_shrinking_refused)
     assert_int_equal(connections, 1);
     volumes_unlisten(&listener);
     volumes_put(volumes, listener.volume);
+}
+
+BODY(idle_holders_of_a_halted_volume_are_told_when_somebody_wants_it)
+{
+    struct volumes_listener listener = attach("a");
+    listener.halted = on_halted;
+    volumes_listen(volumes, &listener);
+    listener.volume->health = "halted";
+    struct volume *fresh = get("a");
+    assert_false(volume_halted(fresh));
+    assert_int_equal(engine.closes, 1);
+    volumes_put(volumes, fresh);
 }
 
 BODY(rename_needs_an_unused_volume_and_a_free_name)
@@ -495,6 +515,7 @@ int main(void)
         cmocka_unit_test(unknown_and_unopenable_volumes_are_errors_with_words),
         cmocka_unit_test(volume_without_users_is_closed_when_idle),
         cmocka_unit_test(halted_volume_is_opened_anew_once_its_users_let_go),
+        cmocka_unit_test(idle_holders_of_a_halted_volume_are_told_when_somebody_wants_it),
         cmocka_unit_test(growth_is_told_and_shrinking_refused),
         cmocka_unit_test(rename_needs_an_unused_volume_and_a_free_name),
         cmocka_unit_test(delete_of_a_used_volume_needs_force_and_ends_connections),
