@@ -17,11 +17,18 @@ struct disk *row_disk(
         return NULL;
     }
     struct disk *disk = volume_host_disk(io->host, s->place.disk);
-    if (!disk || disk->state == DISK_FAILED || disk->state == DISK_MISSING) {
-        *ret_error = disk && disk->state == DISK_FAILED ? -EIO : -EHOSTUNREACH;
+    if (!disk || disk->state == DISK_MISSING) {
+        *ret_error = -EHOSTUNREACH;
         return NULL;
     }
     return disk;
+}
+
+bool row_shard_good(const struct row_io *io, const struct chunk_place *place, unsigned shard)
+{
+    int error;
+    const struct disk *disk = row_disk(io, place, shard, &error);
+    return disk && disk->state != DISK_FAILED && place->shards[shard].state == CHUNK_SHARD_OK;
 }
 
 void row_trouble(const struct row_io *io, const struct chunk_place *place, unsigned shard,

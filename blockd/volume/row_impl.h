@@ -11,9 +11,13 @@
 #include "blockd/volume/row.h"
 #include "common/ec.h"
 
-/* The disk that holds a shard; NULL when the shard is LOST or its disk is not to be had. */
+/* The disk that holds a shard; NULL when the shard is LOST or its disk is not to be had. A FAILED one
+ * is: it takes no more writes, but reads go on (D2). */
 struct disk *row_disk(
     const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error);
+
+/* Is the shard a source of first choice? (Its disk may still be missing.) */
+bool row_shard_good(const struct row_io *io, const struct chunk_place *place, unsigned shard);
 
 /* Tells the caller of a shard's failure (R3). -ESTALE is not trouble of the shard: the caller is
  * deposed. A shard that ends before a committed row (-ERANGE) has lost data: told as -EBADMSG. */

@@ -55,7 +55,7 @@ static unsigned pick_copy(
         const struct disk *disk = row_disk(io, place, shard, &error);
         if (!disk)
             continue;
-        unsigned score = 1 + (place->shards[shard].state == CHUNK_SHARD_OK) * 2 + disk->local;
+        unsigned score = 1 + row_shard_good(io, place, shard) * 2u + disk->local;
         if (score > best_score) {
             best = shard;
             best_score = score;

@@ -118,11 +118,10 @@ static bool source_good(struct recovery *rec, const struct source *source)
 static unsigned candidates(const struct recovery *rec, row_shard_mask exclude, uint8_t *ret_shards)
 {
     unsigned count = 0, shards = rec->code.k + rec->code.m;
-    for (int damaged = 0; damaged <= 1; damaged++) {
+    for (int good = 1; good >= 0; good--) {
         for (unsigned i = 0; i < shards; i++) {
-            enum chunk_shard_state state = rec->place->shards[i].state;
-            if (state != CHUNK_SHARD_LOST && (state == CHUNK_SHARD_DAMAGED) == damaged &&
-                !((rec->dead | exclude) >> i & 1))
+            if (rec->place->shards[i].state != CHUNK_SHARD_LOST &&
+                row_shard_good(rec->io, rec->place, i) == good && !((rec->dead | exclude) >> i & 1))
                 ret_shards[count++] = i;
         }
     }

@@ -464,6 +464,25 @@ static void one_copy_on_a_local_disk_is_preferred(void *arg)
     end();
 }
 
+static void disks_that_failed_a_write_are_still_read(void *arg)
+{
+    begin((struct shard_code){4, 2}, 0);
+    create_and_fill();
+    for (unsigned i = 0; i < shards(); i++)
+        fake_of(i)->disk.state = DISK_FAILED;
+    read_everything();
+    check_directories();
+    assert_int_equal(fx.trouble_count, 0);
+    /* but only for want of better ones */
+    fake_of(1)->disk.state = fake_of(2)->disk.state = DISK_IN;
+    fake_of(4)->disk.state = fake_of(5)->disk.state = DISK_IN;
+    lose(0, LOSS_ABSENT);
+    fake_of(3)->reads = 0;
+    assert_int_equal(read_range(0, 1), 0);
+    assert_int_equal(fake_of(3)->reads, 0);
+    end();
+}
+
 static void a_failed_append_fails_the_row(void *arg)
 {
     static const int errors[] = {-EIO, -ENOSPC, -EHOSTUNREACH};
@@ -808,6 +827,7 @@ int main(void)
         FIBER_TEST(absent_everywhere_is_told_as_absent),
         FIBER_TEST(absence_is_not_concluded_from_damage),
         FIBER_TEST(one_copy_on_a_local_disk_is_preferred),
+        FIBER_TEST(disks_that_failed_a_write_are_still_read),
         FIBER_TEST(a_failed_append_fails_the_row),
         FIBER_TEST(deposed_wins_over_other_errors),
         FIBER_TEST(degraded_chunks_are_written_without_their_lost_shards),
