@@ -313,8 +313,12 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     record_place_freed(&records, place_chunk);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
-    if (r == 0)
+    if (r == 0) {
         (void)chunk_remove(&v->row_io, &place, v->root.epoch); /* what stays is an orphan */
+        v->places_freed++;
+        fiber_queue_wake_all(&v->checkpoint_waiters);
+        fiber_queue_wake_all(&v->provisioner_wake);
+    }
     return r;
 }
 
@@ -372,6 +376,8 @@ void checkpointer(void *arg)
             } else if (!v->stopping && !v->halted) {
                 clean_if_due(v);
             }
+            v->reclaim_done = wanted;
+            fiber_queue_wake_all(&v->checkpoint_waiters);
         } else if (v->stopping) {
             break;
         } else {

@@ -23,6 +23,7 @@
 #define GARBAGE_PERCENT_FULL 5 /* when space is short */
 #define PLACE_LIVE_PERCENT_MAX 75
 #define PLACES_PER_PASS 64
+#define SHORT_PERCENT 15 /* free space below which garbage is not left lying */
 
 /* Survivors being gathered into rows of one new place. */
 struct cleaner {
@@ -30,6 +31,7 @@ struct cleaner {
     uint64_t chunk_index, place_chunk; /* of the target's own (empty) logical chunk */
     struct row_block *blocks;
     uint8_t *buffers; /* a row's worth of blocks */
+    uint8_t *source;  /* likewise: a row being read */
     unsigned gathered, row_max;
     uint32_t linear_next;   /* in the target */
     struct records records; /* rows and moved chunks, committed together */
@@ -137,8 +139,16 @@ static int is_live(
     return 0;
 }
 
-/* Reads a survivor into the row being gathered. */
-static int gather(struct cleaner *c, uint64_t chunk_index, uint32_t linear, uint64_t address)
+/* A row of the place being cleaned, read whole when much of it survives. */
+struct source_row {
+    const struct row_directory *directory;
+    uint32_t linear;        /* of its first block, in the place */
+    const uint8_t *content; /* NULL = survivors are read one by one */
+};
+
+/* Adds a survivor to the row being gathered. */
+static int gather(struct cleaner *c, uint64_t chunk_index, uint32_t linear, uint64_t address,
+    const uint8_t *content)
 {
     struct volume *v = c->volume;
     if (c->gathered == c->row_max) {
@@ -147,9 +157,13 @@ static int gather(struct cleaner *c, uint64_t chunk_index, uint32_t linear, uint
             return r;
     }
     void *data = c->buffers + (size_t)c->gathered * BLOCK_BYTES;
-    int r = read_mapped(v, map_entry(MAP_MAPPED, 0, chunk_index, linear), 1, address, data);
-    if (r < 0)
-        return r;
+    if (content) {
+        memcpy(data, content, BLOCK_BYTES);
+    } else {
+        int r = read_mapped(v, map_entry(MAP_MAPPED, 0, chunk_index, linear), 1, address, data);
+        if (r < 0)
+            return r;
+    }
     c->blocks[c->gathered++] =
         (struct row_block){.address = address, .data = data, .crc = crc32c(0, data, BLOCK_BYTES)};
     c->linear_next++;
@@ -157,21 +171,20 @@ static int gather(struct cleaner *c, uint64_t chunk_index, uint32_t linear, uint
 }
 
 /* Goes through the blocks of one row of the chunk's place, in linear order. */
-static int chunk_row(struct cleaner *c, struct lchunk *chunk, const struct row_directory *directory,
-    uint32_t place_linear, struct survivors *s)
+static int chunk_row(
+    struct cleaner *c, struct lchunk *chunk, const struct source_row *row, struct survivors *s)
 {
     struct volume *v = c->volume;
-    for (uint32_t i = 0; i < directory->count; i++) {
-        uint64_t address = directory->entries[i].address;
-        if (address == ROW_PAD)
-            continue;
+    for (uint32_t i = 0; i < row->directory->count; i++) {
+        uint64_t address = row->directory->entries[i].address;
         uint32_t linear;
-        if (chunk_untranslate(chunk, place_linear + i, &linear) < 0)
+        if (address == ROW_PAD || chunk_untranslate(chunk, row->linear + i, &linear) < 0)
             continue;
         bool live;
         int r = is_live(v, chunk, linear, address, &live);
         if (r == 0 && live)
-            r = gather(c, chunk->index, linear, address);
+            r = gather(c, chunk->index, linear, address,
+                row->content ? row->content + (size_t)i * BLOCK_BYTES : NULL);
         if (r < 0)
             return r;
         if (live) {
@@ -185,13 +198,19 @@ static int chunk_row(struct cleaner *c, struct lchunk *chunk, const struct row_d
 
 /* All survivors of one logical chunk go to the target. */
 static int move_chunk(struct cleaner *c, struct lchunk *chunk,
-    struct row_directory *const *directories, const struct chunk_place *place)
+    struct row_directory *const *directories, const struct chunk_place *place, bool whole)
 {
     uint64_t bitmap[65536 / 64] = {0};
     struct survivors s = {.bitmap = bitmap};
     uint32_t base = c->linear_next;
-    for (unsigned row = 0; row < place->row_count; row++) {
-        int r = chunk_row(c, chunk, directories[row], chunk_row_linear_start(place, row), &s);
+    for (unsigned i = 0; i < place->row_count; i++) {
+        struct source_row row = {
+            .directory = directories[i], .linear = chunk_row_linear_start(place, i)};
+        if (whole && directories[i]->count <= c->row_max &&
+            row_read(&c->volume->row_io, place, row.linear, directories[i]->count, ROW_PAD,
+                c->source) == 0)
+            row.content = c->source;
+        int r = chunk_row(c, chunk, &row, &s);
         if (r < 0)
             return r;
     }
@@ -220,13 +239,14 @@ static int move_place(struct cleaner *c, struct place *p)
     struct chunk_place place;
     uint64_t source = p->chunk;
     place_expand(&v->state, p, &place);
+    bool whole = p->chunk_refs == 1 && place_live(v, p) * 8 >= chunk_linear_end(&place);
     struct row_directory *directories[CHUNK_ROWS_MAX] = {0};
     int r = read_directories(v, &place, directories);
     /* The set of chunks that live here cannot change: the mutex is held and the place is sealed. */
     uint32_t pos = 0;
     for (struct lchunk *chunk; r == 0 && (chunk = idmap_next(&v->state.chunks, &pos));) {
         if (chunk->place == p)
-            r = move_chunk(c, chunk, directories, &place);
+            r = move_chunk(c, chunk, directories, &place, whole);
     }
     for (unsigned row = 0; row < place.row_count; row++)
         mem_free(directories[row]);
@@ -270,6 +290,7 @@ static void cleaner_init(struct cleaner *c, struct volume *v)
     *c = (struct cleaner){.volume = v, .row_max = (unsigned)v->pool.code.k * v->row_blocks};
     c->blocks = mem_alloc(c->row_max * sizeof(*c->blocks));
     c->buffers = mem_alloc_pages((size_t)c->row_max * BLOCK_BYTES);
+    c->source = mem_alloc_pages((size_t)c->row_max * BLOCK_BYTES);
 }
 
 static void cleaner_fini(struct cleaner *c)
@@ -278,6 +299,7 @@ static void cleaner_fini(struct cleaner *c)
     records_fini(&c->records);
     mem_free(c->blocks);
     mem_free_pages(c->buffers, (size_t)c->row_max * BLOCK_BYTES);
+    mem_free_pages(c->source, (size_t)c->row_max * BLOCK_BYTES);
 }
 
 /* Moves `p` into the current target, or a new one when that has not enough room for sure. */
@@ -432,17 +454,57 @@ int clean_pass(struct volume *v, bool aggressive)
     return r;
 }
 
+/* Space that the pool's disks have left, in percent. */
+static unsigned free_percent(const struct volume *v)
+{
+    uint64_t size = 0, left = 0;
+    list_for_each (it, v->host->disks) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        if (disk->state != DISK_IN)
+            continue;
+        size += disk->size_bytes;
+        left += disk->free_bytes;
+    }
+    return size > 0 ? (unsigned)(left * 100 / size) : 100;
+}
+
+bool space_is_short(const struct volume *v)
+{
+    return free_percent(v) < SHORT_PERCENT;
+}
+
+/* Cleans when there is enough garbage, or when somebody waits for space (reclaim_wait). The budget's
+ * mutex: one volume of the node at a time, for its buffers and its disk bandwidth. */
 void clean_if_due(struct volume *v)
 {
-    bool aggressive = v->clean_wanted;
+    bool aggressive = v->clean_wanted || space_is_short(v);
     v->clean_wanted = false;
+    fiber_mutex_lock(&v->host->budget->cleaning);
     fiber_mutex_lock(&v->clean_mutex);
-    int r = clean_pass(v, aggressive);
+    int r = v->halted || v->stopping ? 0 : clean_pass(v, aggressive);
     fiber_mutex_unlock(&v->clean_mutex);
+    fiber_mutex_unlock(&v->host->budget->cleaning);
     if (r < 0 && r != -ENOSPC && !v->halted)
         log_warn_limited("volume %s: cleaning: %s", v->root.name, strerror(-r));
     fiber_queue_wake_all(&v->provisioner_wake);
     fiber_queue_wake_all(&v->space_waiters);
+}
+
+/* What was overwritten or trimmed becomes free space: destage, merge, clean. -ENOSPC when that freed
+ * nothing. */
+int reclaim_wait(struct volume *v)
+{
+    uint64_t freed = v->places_freed;
+    v->clean_wanted = true;
+    v->destage_all = true;
+    fiber_queue_wake_all(&v->destager_wake);
+    uint64_t ticket = ++v->checkpoint_wanted;
+    fiber_queue_wake_all(&v->checkpoint_wake);
+    while (v->reclaim_done < ticket && v->places_freed == freed && !v->halted && !v->stopping)
+        fiber_queue_wait(&v->checkpoint_waiters);
+    if (v->halted || v->stopping)
+        return -ESHUTDOWN;
+    return v->places_freed == freed ? -ENOSPC : 0;
 }
 
 int volume_clean(struct volume *v)

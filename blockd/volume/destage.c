@@ -18,8 +18,9 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-#define ROWS_PER_GEN 64 /* large-write rows that make a generation worth committing */
-#define ITEMS_MAX 4096  /* recovery reads as many rows' directories */
+#define ROWS_PER_GEN 64      /* large-write rows that make a generation worth committing */
+#define ITEMS_MAX 4096       /* recovery reads as many rows' directories */
+#define GARBAGE_BLOCKS 16384 /* 64 MiB unmerged */
 #define RETRY_NS 50000000ull
 
 struct destage {
@@ -184,7 +185,11 @@ static void committed(void *ctx)
 
 static void checkpoint_if_due(struct volume *v)
 {
-    if (extmap_memory_bytes(&v->delta) > delta_bytes_max(v) || v->state.item_count >= ITEMS_MAX) {
+    bool full =
+        extmap_memory_bytes(&v->delta) > delta_bytes_max(v) || v->state.item_count >= ITEMS_MAX;
+    /* Overwritten blocks are known as garbage only once they are merged. */
+    bool garbage = v->unmerged_blocks > GARBAGE_BLOCKS && space_is_short(v);
+    if (full || garbage) {
         v->checkpoint_wanted++;
         fiber_queue_wake_all(&v->checkpoint_wake);
     }

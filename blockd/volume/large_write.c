@@ -63,11 +63,10 @@ static int claim_place(struct volume *v, unsigned len, struct place **ret_place)
         }
         uint64_t index;
         int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
-        if (r == -ENOSPC || r == -ESHUTDOWN || v->halted || v->closed_to_io) {
-            v->clean_wanted = true;
-            fiber_queue_wake_all(&v->provisioner_wake);
-            return v->halted || v->closed_to_io ? -ESHUTDOWN : r;
-        }
+        if (r == -ESHUTDOWN || v->halted || v->closed_to_io)
+            return -ESHUTDOWN;
+        if (r == -ENOSPC && (r = reclaim_wait(v)) < 0)
+            return r;
         if (r < 0) { /* too few disks are up just now: writes wait (section 8) */
             env_sleep_ns(RETRY_NS);
             continue;

@@ -230,8 +230,9 @@ int space_reserve(struct volume *v, unsigned blocks)
         fiber_queue_wake_all(&v->provisioner_wake);
         fiber_queue_wait(&v->space_waiters);
         if (v->space_error == -ENOSPC && provisioned_blocks(v) < needed_blocks(v) + blocks) {
-            /* What waits in memory may yet free space; but a write is not held for ever. */
-            return -ENOSPC;
+            int r = reclaim_wait(v);
+            if (r < 0)
+                return r;
         }
     }
 }
@@ -434,16 +435,14 @@ void provisioner(void *arg)
                 v->bypass_active = false; /* the spare of large writes is a luxury */
             else if (r != -ESHUTDOWN)
                 log_warn_limited("volume %s: cannot allocate: %s", v->root.name, strerror(-r));
-            /* Space may come back only by merging what was trimmed or overwritten, and cleaning. */
-            v->clean_wanted = true;
-            v->checkpoint_wanted++;
-            fiber_queue_wake_all(&v->checkpoint_wake);
             fiber_queue_wake_all(&v->space_waiters);
             if (v->halted || v->stopping)
                 break;
             fiber_queue_wait_until(&v->provisioner_wake, env_now_ns() + RETRY_NS);
             continue;
         }
+        if (v->halted || v->stopping) /* it may have come while we were at work */
+            break;
         fiber_queue_wait(&v->provisioner_wake);
     }
     fiber_queue_wake_all(&v->space_waiters);

@@ -25,6 +25,7 @@ void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
     fiber_queue_init(&budget->waiters);
     list_init(&budget->volumes);
     fiber_mutex_init(&budget->replay);
+    fiber_mutex_init(&budget->cleaning);
 }
 
 void memory_budget_fini(struct memory_budget *budget)

@@ -47,9 +47,10 @@ struct memory_budget {
     struct bufpool *blocks; /* 4 KiB blocks of memtables; its cap is the budget */
     struct bufpool *io; /* parity, decoding, bounce buffers: small, separate, so that destage can
                            always go on */
-    struct fiber_queue waiters; /* writers without a block; whoever frees blocks wakes them */
-    struct list volumes;        /* open volumes: the largest is destaged first */
-    struct fiber_mutex replay;  /* one volume replays its log at a time */
+    struct fiber_queue waiters;  /* writers without a block; whoever frees blocks wakes them */
+    struct list volumes;         /* open volumes: the largest is destaged first */
+    struct fiber_mutex cleaning; /* one volume cleans at a time */
+    struct fiber_mutex replay;   /* one volume replays its log at a time */
 };
 /* memory_bytes: the node's budget; most of it goes to memtables. */
 void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes);
