@@ -127,7 +127,7 @@ static inline void fixture_format(struct fixture *f)
 static inline void fixture_init(struct fixture *f, uint64_t seed, uint64_t size_bytes)
 {
     *f = (struct fixture){.cache_bytes = 1 << 20};
-    f->sim = sim_new(&(struct sim_options){.seed = seed});
+    f->sim = sim_new(&(struct sim_options){.seed = seed, .strict_io = true});
     f->node = sim_node_new(f->sim, "a");
     f->medium = sim_disk_new(f->node, FIXTURE_PATH, size_bytes);
     memset(&f->cluster, 0xc1, sizeof(f->cluster));

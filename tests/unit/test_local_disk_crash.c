@@ -353,7 +353,7 @@ static uint64_t run(uint64_t seed, uint64_t crash_at, uint64_t again_after)
     struct fixture *f = &fixture;
     memset(lanes, 0, sizeof(lanes));
     *f = (struct fixture){.cache_bytes = 1 << 20};
-    f->sim = sim_new(&(struct sim_options){.seed = seed});
+    f->sim = sim_new(&(struct sim_options){.seed = seed, .strict_io = true});
     f->node = sim_node_new(f->sim, "a");
     f->medium = sim_disk_new(f->node, FIXTURE_PATH, 64 * MIB);
     sim_disk_restore(f->medium, formatted);
