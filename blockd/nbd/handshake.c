@@ -14,6 +14,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockd/nbd/export.h"
 #include "common/bytes.h"
 #include "common/check.h"
 #include "common/mem.h"
@@ -121,45 +122,8 @@ MAY_SUSPEND __attribute__((format(printf, 3, 4))) static int reply_error(
 }
 
 /* --- Exports -----------------------------------------------------------------------------------
- */
+ * The time that registry and store take is not the client's. */
 
-/* The client's text for a message: cut, and without what could disturb a terminal. */
-static const char *printable(struct nbd_string s, char buf[NAME_BYTES_MAX])
-{
-    uint32_t n = MIN(s.len_bytes, NAME_BYTES_MAX - 1u);
-    for (uint32_t i = 0; i < n; i++)
-        buf[i] = s.text[i] >= 0x20 && s.text[i] < 0x7f ? s.text[i] : '?';
-    buf[n] = 0;
-    return buf;
-}
-
-/* What an export name stands for, before it is opened. */
-struct export
-{
-    char name[NAME_BYTES_MAX];
-    uint64_t size_bytes;
-    uint32_t error; /* NBD_REP_ERR_*, with a sentence for people */
-    char message[512];
-};
-
-static void export_fail(struct export *ret_export, uint32_t error, const char *format, ...)
-    __attribute__((format(printf, 3, 4)));
-
-static void export_fail(struct export *ret_export, uint32_t error, const char *format, ...)
-{
-    va_list args;
-    va_start(args, format);
-    vsnprintf(ret_export->message, sizeof(ret_export->message), format, args);
-    va_end(args);
-    ret_export->error = error;
-}
-
-static uint32_t reply_of(int rc)
-{
-    return rc == -ESHUTDOWN ? NBD_REP_ERR_SHUTDOWN : NBD_REP_ERR_UNKNOWN;
-}
-
-/* The store's time is not the client's. */
 MAY_SUSPEND static int list_volumes(
     struct handshake *h, struct volumes_name **ret_names, unsigned *ret_count)
 {
@@ -169,82 +133,16 @@ MAY_SUSPEND static int list_volumes(
     return rc;
 }
 
-/* Names of volumes (records.h); nothing else reaches the registry. */
-static bool is_volume_name(struct nbd_string s)
+MAY_SUSPEND static struct volume *find_or_open(
+    struct handshake *h, struct nbd_string name, bool open, struct nbd_export *ret_export)
 {
-    for (uint32_t i = 0; i < s.len_bytes; i++) {
-        char c = s.text[i];
-        bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-        if (!alnum && (i == 0 || !strchr("._-", c)))
-            return false;
-    }
-    return s.len_bytes > 0 && s.len_bytes < NAME_BYTES_MAX;
-}
-
-/* Looks `name` up in the list of volumes, without opening it. The empty name is the only volume if
- * there is exactly one ("a default export, where specifying an export name makes no sense"). */
-MAY_SUSPEND static void find_export(
-    struct handshake *h, struct nbd_string name, struct export *ret_export)
-{
-    CLEANUP_FREE struct volumes_name *names = NULL;
-    unsigned count = 0;
-    char text[NAME_BYTES_MAX];
-    *ret_export = (struct export){0};
-    int rc = list_volumes(h, &names, &count);
-    if (rc < 0) {
-        export_fail(
-            ret_export, reply_of(rc), "the list of volumes cannot be read: %s", strerror(-rc));
-        return;
-    }
-    if (name.len_bytes == 0 && count != 1) {
-        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-            "there are %u volumes here: name one (nbd://HOST/NAME; 'holdfast volume list')", count);
-        return;
-    }
-    for (unsigned i = 0; i < count; i++) {
-        if (name.len_bytes > 0 && !nbd_string_equal(name, names[i].name))
-            continue;
-        memcpy(ret_export->name, names[i].name, sizeof(ret_export->name));
-        ret_export->size_bytes = names[i].size_bytes;
-        return;
-    }
-    export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-        "there is no volume named '%s' here; see 'holdfast volume list'", printable(name, text));
-}
-
-/* Opens the volume that `name` stands for. On failure export->error is set. */
-MAY_SUSPEND static struct volume *open_export(
-    struct handshake *h, struct nbd_string name, struct export *ret_export)
-{
-    CLEANUP_FREE char *error = NULL;
     struct volume *volume = NULL;
-    char text[NAME_BYTES_MAX];
     uint64_t start_ns = env_now_ns();
-    *ret_export = (struct export){0};
-    if (name.len_bytes == 0) {
-        find_export(h, name, ret_export);
-        if (ret_export->error)
-            return NULL;
-    } else if (!is_volume_name(name)) {
-        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-            "'%s' cannot be a volume's name; see 'holdfast volume list'", printable(name, text));
-        return NULL;
-    } else {
-        memcpy(ret_export->name, name.text, name.len_bytes);
-        ret_export->name[name.len_bytes] = 0;
-    }
-    int rc = volumes_get(h->volumes, ret_export->name, &volume, &error);
+    if (open)
+        volume = nbd_export_open(h->volumes, name, ret_export);
+    else
+        nbd_export_find(h->volumes, name, ret_export);
     h->deadline_ns += env_now_ns() - start_ns;
-    if (rc == -ENOENT)
-        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-            "there is no volume named '%s' here; see 'holdfast volume list'",
-            printable(name, text));
-    else if (rc < 0)
-        export_fail(ret_export, reply_of(rc), "volume '%s' cannot be opened: %s",
-            printable(name, text), error ? error : strerror(-rc));
-    if (rc < 0)
-        return NULL;
-    ret_export->size_bytes = volume_size_bytes(volume);
     return volume;
 }
 
@@ -272,10 +170,10 @@ MAY_SUSPEND static int option_export_name(struct handshake *h)
 {
     struct nbd_string name = {(const char *)h->data, h->option.len_bytes};
     uint8_t wire[NBD_EXPORT_NAME_REPLY_BYTES + NBD_EXPORT_NAME_ZEROES_BYTES] = {0};
-    struct export export;
+    struct nbd_export export;
     if (!nbd_string_valid(name))
         return fail(h, -EPROTO, "the export name is no string of the protocol");
-    struct volume *volume = open_export(h, name, &export);
+    struct volume *volume = find_or_open(h, name, true, &export);
     if (!volume)
         return fail(h, -EPROTO, export.message);
     put_be64(wire, export.size_bytes);
@@ -285,7 +183,7 @@ MAY_SUSPEND static int option_export_name(struct handshake *h)
 }
 
 MAY_SUSPEND static int reply_infos(
-    struct handshake *h, const struct nbd_info_request *request, const struct export *export)
+    struct handshake *h, const struct nbd_info_request *request, const struct nbd_export *export)
 {
     uint8_t info[14];
     put_be16(info, NBD_INFO_EXPORT);
@@ -317,14 +215,10 @@ MAY_SUSPEND static int reply_infos(
 MAY_SUSPEND static int option_info_or_go(struct handshake *h)
 {
     struct nbd_info_request request;
-    struct export export;
+    struct nbd_export export;
     if (nbd_decode_info_request(h->data, h->option.len_bytes, &request) < 0)
         return reply_error(h, NBD_REP_ERR_INVALID, "the option's lengths contradict each other");
-    struct volume *volume = NULL;
-    if (h->option.option == NBD_OPT_GO)
-        volume = open_export(h, request.name, &export);
-    else
-        find_export(h, request.name, &export);
+    struct volume *volume = find_or_open(h, request.name, h->option.option == NBD_OPT_GO, &export);
     if (export.error)
         return reply_error(h, export.error, "%s", export.message);
     if (volume)
@@ -342,7 +236,7 @@ MAY_SUSPEND static int option_list(struct handshake *h)
     int rc = list_volumes(h, &names, &count);
     if (rc < 0)
         return reply_error(
-            h, reply_of(rc), "the list of volumes cannot be read: %s", strerror(-rc));
+            h, nbd_export_error(rc), "the list of volumes cannot be read: %s", strerror(-rc));
     for (unsigned i = 0; i < count; i++) {
         uint8_t len[4];
         put_be32(len, strlen(names[i].name));

@@ -22,7 +22,7 @@ struct nbd_server_options {
     unsigned requests_max;         /* 1024 in flight, all connections */
     unsigned connection_requests_max; /* 256 */
     uint64_t buffer_bytes_max;        /* 256 MiB of buffers, all connections (at least 64 MiB) */
-    uint64_t connection_buffer_bytes_max; /* 64 MiB */
+    uint64_t connection_buffer_bytes_max; /* half of that, 40 to 64 MiB */
 };
 
 struct nbd_server_stats {

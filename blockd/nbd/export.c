@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Names as clients write them are anything; only what can be a volume's name reaches the registry,
+ * and what goes into messages is printable.
+ */
+#include "blockd/nbd/export.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+
+/* The client's text for a message: cut, and without what could disturb a terminal. */
+static const char *printable(struct nbd_string s, char buf[NAME_BYTES_MAX])
+{
+    uint32_t n = MIN(s.len_bytes, NAME_BYTES_MAX - 1u);
+    for (uint32_t i = 0; i < n; i++)
+        buf[i] = s.text[i] >= 0x20 && s.text[i] < 0x7f ? s.text[i] : '?';
+    buf[n] = 0;
+    return buf;
+}
+
+static void export_fail(struct nbd_export *ret_export, uint32_t error, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+
+static void export_fail(struct nbd_export *ret_export, uint32_t error, const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(ret_export->message, sizeof(ret_export->message), format, args);
+    va_end(args);
+    ret_export->error = error;
+}
+
+uint32_t nbd_export_error(int rc)
+{
+    return rc == -ESHUTDOWN ? NBD_REP_ERR_SHUTDOWN : NBD_REP_ERR_UNKNOWN;
+}
+
+/* Names of volumes (records.h); nothing else reaches the registry. */
+static bool is_volume_name(struct nbd_string s)
+{
+    for (uint32_t i = 0; i < s.len_bytes; i++) {
+        char c = s.text[i];
+        bool alnum = (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+        if (!alnum && (i == 0 || !strchr("._-", c)))
+            return false;
+    }
+    return s.len_bytes > 0 && s.len_bytes < NAME_BYTES_MAX;
+}
+
+/* The empty name: "a default export, where specifying an export name makes no sense". */
+void nbd_export_find(struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export)
+{
+    CLEANUP_FREE struct volumes_name *names = NULL;
+    unsigned count = 0;
+    char text[NAME_BYTES_MAX];
+    *ret_export = (struct nbd_export){0};
+    int rc = volumes_list(volumes, &names, &count);
+    if (rc < 0) {
+        export_fail(ret_export, nbd_export_error(rc), "the list of volumes cannot be read: %s",
+            strerror(-rc));
+        return;
+    }
+    if (name.len_bytes == 0 && count != 1) {
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "there are %u volumes here: name one (nbd://HOST/NAME; 'holdfast volume list')", count);
+        return;
+    }
+    for (unsigned i = 0; i < count; i++) {
+        if (name.len_bytes > 0 && !nbd_string_equal(name, names[i].name))
+            continue;
+        memcpy(ret_export->name, names[i].name, sizeof(ret_export->name));
+        ret_export->size_bytes = names[i].size_bytes;
+        return;
+    }
+    export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+        "there is no volume named '%s' here; see 'holdfast volume list'", printable(name, text));
+}
+
+struct volume *nbd_export_open(
+    struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export)
+{
+    CLEANUP_FREE char *error = NULL;
+    struct volume *volume = NULL;
+    char text[NAME_BYTES_MAX];
+    *ret_export = (struct nbd_export){0};
+    if (name.len_bytes == 0) {
+        nbd_export_find(volumes, name, ret_export);
+        if (ret_export->error)
+            return NULL;
+    } else if (!is_volume_name(name)) {
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "'%s' cannot be a volume's name; see 'holdfast volume list'", printable(name, text));
+        return NULL;
+    } else {
+        memcpy(ret_export->name, name.text, name.len_bytes);
+        ret_export->name[name.len_bytes] = 0;
+    }
+    int rc = volumes_get(volumes, ret_export->name, &volume, &error);
+    if (rc == -ENOENT)
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "there is no volume named '%s' here; see 'holdfast volume list'",
+            printable(name, text));
+    else if (rc < 0)
+        export_fail(ret_export, nbd_export_error(rc), "volume '%s' cannot be opened: %s",
+            printable(name, text), error ? error : strerror(-rc));
+    if (rc < 0)
+        return NULL;
+    ret_export->size_bytes = volume_size_bytes(volume);
+    return volume;
+}
