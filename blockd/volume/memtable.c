@@ -74,7 +74,6 @@ static struct memtable_gen *gen_last(const struct memtable *table)
 struct memtable_gen *memtable_active(
     struct memtable *table, unsigned blocks, uint64_t now_ns, bool *ret_froze)
 {
-    CHECK(blocks <= table->block_count_max);
     struct memtable_gen *gen = gen_last(table);
     if (gen && !gen->frozen &&
         (gen->block_count + blocks > gen->block_count_max ||
@@ -83,7 +82,7 @@ struct memtable_gen *memtable_active(
         *ret_froze = true;
     }
     if (!gen || gen->frozen) {
-        gen = gen_new(table->block_count_max, now_ns);
+        gen = gen_new(MAX(table->block_count_max, blocks), now_ns);
         list_push_back(&table->gens, &gen->link);
         table->gen_count++;
     }

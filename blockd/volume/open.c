@@ -138,6 +138,8 @@ static int replay_row_data(
     bool froze = false;
     int r = 0;
     place_expand(&v->state, p, &place);
+    struct memtable_gen *gen =
+        memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze); /* T1 */
     for (uint32_t i = 0; i < record->count && r == 0; i++) {
         void *data;
         if ((r = volume_get_blocks(v, 1, &data)) < 0)
@@ -149,8 +151,7 @@ static int replay_row_data(
                 (unsigned long long)p->chunk, strerror(-r));
             break;
         }
-        memtable_put(&v->memtable, memtable_active(&v->memtable, 1, env_now_ns(), &froze),
-            record->block + i, data, crc32c(0, data, BLOCK_BYTES), seq);
+        memtable_put(&v->memtable, gen, record->block + i, data, crc32c(0, data, BLOCK_BYTES), seq);
     }
     v->destage_all = true;
     return r;
@@ -200,8 +201,11 @@ static int replay_write(struct recovery *rec, const struct log_record *record, u
 {
     struct volume *v = rec->volume;
     bool froze = false;
+    /* All of it in one generation (T1): the commit of a generation releases the log up to its last
+     * record. Nothing else touches the memtable during replay, so `gen` stays the active one. */
+    struct memtable_gen *gen =
+        memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze);
     for (unsigned i = 0; i < record->count; i++) {
-        struct memtable_gen *gen = memtable_active(&v->memtable, 1, env_now_ns(), &froze);
         void *data;
         int r = volume_get_blocks(v, 1, &data);
         if (r < 0)
