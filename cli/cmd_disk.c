@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <inttypes.h>
+#include <unistd.h>
+
+#include "cli/commands.h"
+#include "cli/table.h"
+#include "common/mem.h"
+
+/* Zeros over a large file take as long as they take; the daemon shows signs of life meanwhile. */
+#define FORMAT_TIMEOUT_MS (24u * 3600 * 1000)
+
+int cmd_disk_format(struct cli *cli, const struct args *args)
+{
+    CLEANUP_FREE char *path = cli_absolute_path(args->operands[0]);
+    CLEANUP_FREE char *error = NULL;
+    CLEANUP_JSON json_t *result = NULL;
+    json_t *params = json_pack("{s:s, s:b}", "path", path, "force", args_has(args, "force"));
+    if (!params)
+        return cli_fail("'%s' is not UTF-8: the daemon cannot be told", path);
+    if (args_has(args, "size"))
+        json_object_set_new(
+            params, "size_bytes", json_integer((json_int_t)args_number(args, "size", 0)));
+    if (args_has(args, "class"))
+        json_object_set_new(params, "class", json_string(args_text(args, "class")));
+    bool terminal = isatty(STDERR_FILENO);
+    if (terminal)
+        fprintf(stderr, "Formatting %s ...", path);
+    int code = cli_call_quiet(cli, "disk.format", params, FORMAT_TIMEOUT_MS, &result, &error);
+    if (terminal)
+        fputs("\r\033[K", stderr);
+    if (code != CLI_OK) {
+        cli_fail("%s", error);
+        return code;
+    }
+    if (cli->json)
+        cli_print_json(result);
+    else
+        printf("%s is disk %s now, %s. Take it into use with 'holdfast disk add %s'.\n", path,
+            json_text(result, "disk"), json_size(result, "size_bytes"), path);
+    return CLI_OK;
+}
+
+int cmd_disk_add(struct cli *cli, const struct args *args)
+{
+    CLEANUP_FREE char *path = cli_absolute_path(args->operands[0]);
+    CLEANUP_JSON json_t *result = NULL;
+    int code = cli_call(cli, "disk.add", json_pack("{s:s}", "path", path), &result);
+    if (code != CLI_OK)
+        return code;
+    if (cli->json)
+        cli_print_json(result);
+    else
+        printf("%s is in use as disk number %" PRIu64 ".\n", path, json_number(result, "number"));
+    return CLI_OK;
+}
+
+int cmd_disk_remove(struct cli *cli, const struct args *args)
+{
+    const char *disk = args->operands[0];
+    return cli_do(cli, "disk.remove",
+        json_pack("{s:s, s:b}", "disk", disk, "force", args_has(args, "force")),
+        "Disk '%s' is removed.", disk);
+}
+
+int cmd_disk_scrub(struct cli *cli, const struct args *args)
+{
+    return cli_do(cli, "disk.scrub", NULL, "Checking all disks; 'holdfast status' shows how far.");
+}
+
+int cmd_disk_list(struct cli *cli, const struct args *args)
+{
+    CLEANUP_JSON json_t *result = NULL;
+    int code = cli_call(cli, "disk.list", NULL, &result);
+    if (code != CLI_OK)
+        return code;
+    if (cli->json) {
+        cli_print_json(result);
+        return CLI_OK;
+    }
+    const json_t *disks = json_object_get(result, "disks");
+    const json_t *disk;
+    size_t i;
+    if (json_array_size(disks) == 0) {
+        puts("No disks yet: see 'holdfast disk format --help' and 'holdfast disk add --help'.");
+        return CLI_OK;
+    }
+    struct table *table =
+        table_new("rlrrrrll", "NO", "STATE", "SIZE", "FREE", "SHARDS", "ERRORS", "CLASS", "PATH");
+    json_array_foreach(disks, i, disk)
+    {
+        bool there = json_number(disk, "size_bytes") > 0;
+        char number[24], shards[24], errors[24];
+        snprintf(number, sizeof(number), "%" PRIu64, json_number(disk, "number"));
+        snprintf(shards, sizeof(shards), "%" PRIu64, json_number(disk, "shards"));
+        snprintf(errors, sizeof(errors), "%" PRIu64, json_number(disk, "errors"));
+        table_add(table, number, json_text(disk, "state"),
+            there ? json_size(disk, "size_bytes") : "", there ? json_size(disk, "free_bytes") : "",
+            there ? shards : "", there ? errors : "", json_text(disk, "class"),
+            json_text(disk, "path"));
+    }
+    table_print(table, stdout);
+    json_array_foreach(disks, i, disk) if (*json_text(disk, "problem"))
+        printf("! %s\n", json_text(disk, "problem"));
+    return CLI_OK;
+}
