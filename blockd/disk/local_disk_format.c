@@ -191,35 +191,39 @@ static int write_disk(struct env_file *file, const struct superblock *super, boo
 
 /* --- Format ----------------------------------------------------------------------------------- */
 
-/* *ret_created: made by this call, and zeroed. */
+static int explain_target(const char *path, uint64_t size_bytes, int error, char **ret_error)
+{
+    if (error == -ENOENT && size_bytes > 0)
+        *ret_error = mem_printf("%s: its directory does not exist; make that first", path);
+    else if (error == -ENOENT)
+        *ret_error = mem_printf("%s: no such file or device; give a size to make a file", path);
+    else if (error == -EBUSY)
+        *ret_error =
+            mem_printf("%s: in use by another process (a running blockd?); stop that first", path);
+    else if (error == -ENOSPC)
+        *ret_error = mem_printf("%s: no space for a file of %" PRIu64 " bytes", path, size_bytes);
+    else
+        *ret_error = mem_printf("%s: cannot be opened: %s", path, strerror(-error));
+    return error;
+}
+
+/* With a size: a new file, or else what is there. *ret_created: made by this call, and zeroed. */
 static int open_target(const char *path, uint64_t size_bytes, struct env_file **ret_file,
     bool *ret_created, char **ret_error)
 {
-    *ret_created = false;
-    int r = env_file_open(path, ENV_OPEN_EXCLUSIVE_LOCK, 0, ret_file);
-    if (r == -ENOENT && size_bytes > 0) {
-        if (size_bytes < DISK_BYTES_MIN) {
-            *ret_error = mem_printf(
-                "%s: %" PRIu64 " bytes is too small; the smallest disk has %" PRIu64 " (64 MiB)",
-                path, size_bytes, (uint64_t)DISK_BYTES_MIN);
-            return -ERANGE;
-        }
-        *ret_created = true;
+    int r = -EEXIST;
+    if (size_bytes > 0 && size_bytes < DISK_BYTES_MIN) {
+        *ret_error = mem_printf(
+            "%s: %" PRIu64 " bytes is too small: a disk has at least 64 MiB", path, size_bytes);
+        return -ERANGE;
+    }
+    if (size_bytes > 0)
         r = env_file_open(path, ENV_OPEN_EXCLUSIVE_LOCK | ENV_OPEN_CREATE,
             ROUND_DOWN(size_bytes, (uint64_t)BLOCK_BYTES), ret_file);
-    }
-    if (r == 0)
-        return 0;
-    if (r == -ENOENT)
-        *ret_error = mem_printf("%s: no such file or device; give a size to make a file", path);
-    else if (r == -EBUSY)
-        *ret_error =
-            mem_printf("%s: in use by another process (a running blockd?); stop that first", path);
-    else if (r == -ENOSPC)
-        *ret_error = mem_printf("%s: no space for a file of %" PRIu64 " bytes", path, size_bytes);
-    else
-        *ret_error = mem_printf("%s: cannot be opened: %s", path, strerror(-r));
-    return r;
+    *ret_created = r == 0;
+    if (r == -EEXIST)
+        r = env_file_open(path, ENV_OPEN_EXCLUSIVE_LOCK, 0, ret_file);
+    return r < 0 ? explain_target(path, size_bytes, r, ret_error) : 0;
 }
 
 static int format_file(struct env_file *file, bool created, uint64_t size_bytes,

@@ -259,6 +259,95 @@ static void test_appends_in_flight_together_and_retried_are_all_there(void **sta
     on_disk(64 * MIB, pipelines);
 }
 
+struct slow_read {
+    struct shard_read read;
+    struct iovec iov;
+    bool done;
+};
+
+static void slow_read_done(struct shard_read *read)
+{
+    container_of(read, struct slow_read, read)->done = true;
+}
+
+/* Many first users of a shard after a restart: one walk, and each gets its answer. */
+static void first_users(struct fixture *f)
+{
+    assert_int_equal(create_simple(f->disk, L, SHARD_LOG, 256), 0);
+    for (uint32_t i = 0; i < 16; i++)
+        assert_int_equal(append_blocks(f->disk, L, 1, i * 8, 7, 0, 0), 0);
+    reopen(f);
+    uint8_t *buf = mem_alloc_pages(32 * BLOCK_BYTES);
+    struct slow_read reads[16];
+    struct pipe pipes[4];
+    unsigned pending = 0;
+    for (unsigned i = 0; i < 16; i++) {
+        reads[i].iov = (struct iovec){.iov_base = buf + i * BLOCK_BYTES, .iov_len = BLOCK_BYTES};
+        reads[i].done = false;
+        reads[i].read = (struct shard_read){.disk = f->disk,
+            .key = L,
+            .off_blocks = i * 8,
+            .count = 1,
+            .iov = &reads[i].iov,
+            .iov_count = 1,
+            .done = slow_read_done};
+        shard_read_submit(&reads[i].read);
+    }
+    for (unsigned i = 0; i < 4; i++) {
+        pipe_init(&pipes[i], f, 128 + 2 * i, &pending, buf + (16 + i) * BLOCK_BYTES);
+        shard_append_submit(&pipes[i].append);
+    }
+    assert_int_equal(shard_sync(f->disk, L, 1, 128), 0);
+    while (pending > 0)
+        fiber_suspend();
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(pipes[i].append.result, 0);
+    env_sleep_ns(1000000000);
+    for (unsigned i = 0; i < 16; i++)
+        assert_true(reads[i].done && reads[i].read.result == 0);
+    mem_free_pages(buf, 32 * BLOCK_BYTES);
+    assert_int_equal(read_and_compare(f->disk, L, 0, 136, 0), 0);
+}
+
+static void test_many_first_users_of_a_shard_share_one_walk(void **state)
+{
+    on_disk(64 * MIB, first_users);
+}
+
+/* --- Group commit (D8, D12) ------------------------------------------------------------------- */
+
+static struct fiber_group together;
+static struct fixture *shared;
+
+static void create_and_sync(void *arg)
+{
+    uint64_t chunk = (uintptr_t)arg;
+    int r = create_simple(shared->disk, key_of(4, chunk, 0), SHARD_META, 15);
+    if (r == 0)
+        r = append_blocks(shared->disk, key_of(4, chunk, 0), 1, 0, 1, 0, 0);
+    if (r == 0)
+        r = shard_sync(shared->disk, key_of(4, chunk, 0), 1, 2);
+    fiber_group_done(&together, r);
+}
+
+static void creates_together(struct fixture *f)
+{
+    uint64_t before = sim_io_count(f->sim);
+    shared = f;
+    fiber_group_init(&together);
+    fiber_group_add(&together, 32);
+    for (uintptr_t i = 0; i < 32; i++)
+        fiber_spawn("create", create_and_sync, (void *)(i + 1));
+    assert_int_equal(fiber_group_wait(&together), 0);
+    /* 32 appends; two rounds of the table, one or two blocks each; a few flushes. */
+    assert_true(sim_io_count(f->sim) - before <= 32 + 4 + 12);
+}
+
+static void test_creates_share_table_writes_and_syncs_share_flushes(void **state)
+{
+    on_disk(64 * MIB, creates_together);
+}
+
 /* --- Retries (S8) ----------------------------------------------------------------------------- */
 
 static void retries(struct fixture *f)
@@ -494,17 +583,6 @@ static void test_create_gives_less_when_it_must_and_seal_gives_back(void **state
     on_disk(64 * MIB, smaller);
 }
 
-struct slow_read {
-    struct shard_read read;
-    struct iovec iov;
-    bool done;
-};
-
-static void slow_read_done(struct shard_read *read)
-{
-    container_of(read, struct slow_read, read)->done = true;
-}
-
 static void slow_read_start(
     struct slow_read *slow, struct fixture *f, struct shard_key key, void *buf)
 {
@@ -689,6 +767,8 @@ int main(void)
         cmocka_unit_test(test_a_create_can_be_repeated_but_not_changed),
         cmocka_unit_test(test_a_shard_can_be_filled_to_its_capacity),
         cmocka_unit_test(test_appends_in_flight_together_and_retried_are_all_there),
+        cmocka_unit_test(test_many_first_users_of_a_shard_share_one_walk),
+        cmocka_unit_test(test_creates_share_table_writes_and_syncs_share_flushes),
         cmocka_unit_test(test_a_retry_succeeds_only_with_the_same_content),
         cmocka_unit_test(test_payload_that_does_not_match_its_crc_is_not_written),
         cmocka_unit_test(test_a_fence_refuses_all_lower_epochs_for_ever),

@@ -206,6 +206,122 @@ static void test_what_a_failed_flush_left_is_written_again_before_it_counts(void
     fixture_fini(&f);
 }
 
+/* --- Torn ends and damage (D9, D11) ----------------------------------------------------------- */
+
+static void expect_length(struct fixture *f, struct shard_key key, uint32_t length, bool damaged)
+{
+    struct shard_info info;
+    assert_int_equal(shard_stat(f->disk, key, &info), 0);
+    assert_int_equal(info.length_blocks, length);
+    assert_int_equal(info.damaged, damaged);
+}
+
+struct two {
+    struct shard_append append[2];
+    unsigned pending;
+    struct fiber *fiber;
+};
+
+static struct two two;
+
+static void one_of_two_done(struct shard_append *append)
+{
+    if (--two.pending == 0)
+        fiber_wake(two.fiber);
+}
+
+/* Two empty appends at 38 and 39 of L together, the first of which never gets to the medium. */
+static void first_of_two_lost(struct fixture *f)
+{
+    fault(f, SIM_OP_WRITE, SIM_FAULT_LOST, 0, 0, 1, 0);
+    two.pending = 2;
+    two.fiber = fiber_self();
+    for (unsigned i = 0; i < 2; i++) {
+        two.append[i] = (struct shard_append){.disk = f->disk,
+            .key = L,
+            .epoch = 1,
+            .off_blocks = 38 + i,
+            .base_seq = 7,
+            .done = one_of_two_done};
+        shard_append_submit(&two.append[i]);
+    }
+    while (two.pending > 0)
+        fiber_suspend();
+    sim_disk_clear_faults(f->medium);
+}
+
+/* The second one is there, whole, but nothing says that the first ever was. What comes in its
+ * place must not be followed by it. */
+static void another_first(struct fixture *f)
+{
+    fixture_open(f);
+    expect_length(f, L, 38, false);
+    assert_int_equal(append_blocks(f->disk, L, 1, 38, 0, 0, 0), 0);
+    expect_length(f, L, 39, false);
+}
+
+static void not_joined(struct fixture *f)
+{
+    fixture_open(f);
+    expect_length(f, L, 39, false);
+    assert_int_equal(append_blocks(f->disk, L, 1, 39, 3, 0, 0), 0);
+    fixture_close(f);
+}
+
+static void test_what_a_lost_append_left_behind_does_not_join_another(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, first_of_two_lost));
+    sim_node_crash(f.node);
+    assert_true(fixture_run(&f, another_first));
+    sim_node_crash(f.node);
+    assert_true(fixture_run(&f, not_joined));
+    fixture_fini(&f);
+}
+
+/* A log that was synced, appended to and rotten before that: after a power cut its marks still
+ * tell damage from a torn end. */
+static void rot_in_the_middle(struct fixture *f)
+{
+    assert_int_equal(append_blocks(f->disk, L, 1, 38, 2, 0, 0), 0); /* durable mark 38 */
+    assert_int_equal(append_blocks(f->disk, L, 1, 41, 2, 0, 0), 0); /* still 38 */
+    uint64_t at = find_shard(f, L);
+    sim_disk_flip(f->medium, at + 8 * BLOCK_BYTES, 0);        /* payload */
+    sim_disk_flip(f->medium, at + 6 * BLOCK_BYTES + 2000, 0); /* its header */
+    sim_disk_flip(f->medium, at + 39 * BLOCK_BYTES, 0);       /* payload, never synced */
+}
+
+static void marked_damaged(struct fixture *f)
+{
+    fixture_open(f);
+    expect_length(f, L, 38, true);
+    assert_int_equal(read_and_compare(f->disk, L, 0, 6, 0), 0);
+    assert_int_equal(read_and_compare(f->disk, L, 6, 1, 0), -EBADMSG);
+    assert_int_equal(read_and_compare(f->disk, L, 36, 1, 0), -EBADMSG);
+    assert_int_equal(read_and_compare(f->disk, L, 37, 1, 0), 0);
+    assert_int_equal(shard_fence(f->disk, L, 2, NULL), 0);
+    assert_int_equal(shard_seal(f->disk, L, 2, 38), 0);
+    assert_int_equal(read_and_compare(f->disk, L, 6, 1, 0), -EBADMSG);
+    fixture_close(f);
+    fixture_open(f);
+    assert_int_equal(read_and_compare(f->disk, L, 6, 1, 0), -EBADMSG);
+    assert_int_equal(read_and_compare(f->disk, L, 37, 1, 0), 0);
+    fixture_close(f);
+}
+
+static void test_marks_tell_damage_from_a_torn_end_after_a_power_cut(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, rot_in_the_middle));
+    sim_node_power_cut(f.node, SIM_CUT_KEEP_ALL);
+    assert_true(fixture_run(&f, marked_damaged));
+    fixture_fini(&f);
+}
+
 /* --- Read errors (D4) ------------------------------------------------------------------------- */
 
 static void bad_sectors(struct fixture *f)
@@ -412,6 +528,8 @@ int main(void)
         cmocka_unit_test(test_a_failed_trailer_write_retires_the_disk),
         cmocka_unit_test(test_a_disk_can_be_retired_by_request),
         cmocka_unit_test(test_what_a_failed_flush_left_is_written_again_before_it_counts),
+        cmocka_unit_test(test_what_a_lost_append_left_behind_does_not_join_another),
+        cmocka_unit_test(test_marks_tell_damage_from_a_torn_end_after_a_power_cut),
         cmocka_unit_test(test_an_unreadable_block_is_damaged_and_its_neighbours_are_not),
         cmocka_unit_test(test_a_read_error_that_passes_is_only_counted),
         cmocka_unit_test(test_without_its_trailer_a_shard_is_read_by_its_headers),
