@@ -305,39 +305,47 @@ static int serve(struct mount *mount, const sigset_t *signals)
     return r;
 }
 
+/* The exit code. */
+static int run_mount(struct options *options)
+{
+    if (check_mountpoint(options->mountpoint) < 0 || (!options->wait && check_blockd(options) < 0))
+        return 1;
+    if (options->fake)
+        return 0;
+
+    sigset_t signals;
+    block_signals(&signals);
+    struct mount *mount = mount_new(options);
+    if (mount_attach(mount, options) < 0) {
+        mem_free(mount);
+        return 1;
+    }
+    if (!options->foreground) {
+        openlog("holdfast-fuse", LOG_PID, LOG_DAEMON);
+        log_set_output(log_to_syslog, NULL);
+    }
+    if (fuse_daemonize(options->foreground) != 0) {
+        fuse_session_unmount(mount->fuse);
+        return 1;
+    }
+    mount_start(mount, options);
+    log_info("volumes of %s are at %s", options->admin_path, options->mountpoint);
+    return serve(mount, &signals) < 0 ? 1 : 0;
+}
+
 int main(int argc, char **argv)
 {
     struct options options;
     if (options_parse(argc, argv, &options) < 0)
         return 2;
-    if (options.help) {
-        options_print_help();
-        return 0;
-    }
-    if (options.version) {
-        printf("holdfast-fuse %s (libfuse %s)\n", HOLDFAST_VERSION, fuse_pkgversion());
-        return 0;
-    }
     fuse_set_log_func(libfuse_log);
-    if (check_mountpoint(options.mountpoint) < 0 || (!options.wait && check_blockd(&options) < 0))
-        return 1;
-    if (options.fake)
-        return 0;
-
-    sigset_t signals;
-    block_signals(&signals);
-    struct mount *mount = mount_new(&options);
-    if (mount_attach(mount, &options) < 0)
-        return 1;
-    if (!options.foreground) {
-        openlog("holdfast-fuse", LOG_PID, LOG_DAEMON);
-        log_set_output(log_to_syslog, NULL);
-    }
-    if (fuse_daemonize(options.foreground) != 0) {
-        fuse_session_unmount(mount->fuse);
-        return 1;
-    }
-    mount_start(mount, &options);
-    log_info("volumes of %s are at %s", options.admin_path, options.mountpoint);
-    return serve(mount, &signals) < 0 ? 1 : 0;
+    int code = 0;
+    if (options.help)
+        options_print_help();
+    else if (options.version)
+        printf("holdfast-fuse %s (libfuse %s)\n", HOLDFAST_VERSION, fuse_pkgversion());
+    else
+        code = run_mount(&options);
+    options_free(&options);
+    return code;
 }

@@ -171,19 +171,31 @@ int options_parse(int argc, char **argv, struct options *ret_options)
         .uid = geteuid(),
         .gid = getegid(),
         .mode = 0600};
-    if (fuse_opt_parse(&options.fuse_args, &parsed, option_specs, take_argument) < 0)
-        return -EINVAL;
+    int r = fuse_opt_parse(&options.fuse_args, &parsed, option_specs, take_argument);
     free(parsed.source);
+    if (r < 0) {
+        options_free(&options);
+        return -EINVAL;
+    }
     options.uid = parsed.uid;
     options.gid = parsed.gid;
     options.file_mode = parsed.mode & 0777;
     if (!options.help && !options.version && options.mountpoint == NULL) {
         fprintf(stderr, "holdfast-fuse: where to mount? usage: holdfast-fuse [-f] [-o OPTIONS] "
                         "MOUNTPOINT; see --help\n");
+        options_free(&options);
         return -EINVAL;
     }
     *ret_options = options;
     return 0;
+}
+
+void options_free(struct options *options)
+{
+    free(options->nbd_path);
+    free(options->admin_path);
+    free(options->mountpoint);
+    fuse_opt_free_args(&options->fuse_args);
 }
 
 void options_print_help(void)

@@ -27,4 +27,5 @@ struct options {
 
 /* 0, or -EINVAL after saying on stderr what is wrong. */
 int options_parse(int argc, char **argv, struct options *ret_options);
+void options_free(struct options *options);
 void options_print_help(void);
