@@ -16,7 +16,8 @@
  *   pool.create {"name","code":"4+2","min_shards"?,"domain"?:"disk"} -> {}     pool.list {} -> {"pools":[{"name","code","domain","size_bytes","free_bytes","disks"}]}
  *   volume.create {"name","size_bytes","pool"} -> {"volume"(id)}
  *   volume.list {} -> {"volumes":[{"name","volume","size_bytes","pool","state","open","connections"}]}
- *   volume.info {"name"} -> the above and {"epoch","allocated_bytes","stored_bytes","health","log_bytes","chunks",...}
+ *   volume.info {"name","open"?:true} -> the above and {"epoch","allocated_bytes","stored_bytes","health","log_bytes","chunks",...}
+ *      ("open": false does not open a closed volume for it and then leaves out what only an open one knows)
  *   volume.resize {"name","size_bytes"} -> {}   volume.rename {"name","new_name"} -> {}   volume.delete {"name"} -> {}
  *   volume.flush {"name"} -> {}  volume.close {"name"} -> {} (destage, seal, release)
  *   stats {} -> {"volumes":[{"name","reads","writes","flushes","trims","read_bytes","written_bytes","read_latency_ns_sum","write_latency_ns_sum","read_latency_us_p99",...}], "time_ns"}

@@ -98,7 +98,7 @@ static void query_ask(struct query *q, const char *method, json_t *params, admin
 
 static void ask_info(struct query *q, const char *name, admin_done_fn *done)
 {
-    query_ask(q, "volume.info", json_pack("{s:s}", "name", name), done);
+    query_ask(q, "volume.info", volume_info_params(name), done);
 }
 
 /* --- Lookup, attributes -------------------------------------------------------------------------

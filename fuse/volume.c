@@ -25,6 +25,11 @@ uint64_t volume_ino(const char *id)
     return hash > FUSE_ROOT_ID ? hash : hash + 2;
 }
 
+json_t *volume_info_params(const char *name)
+{
+    return json_pack("{s:s, s:b}", "name", name, "open", false);
+}
+
 char *volume_id_of(const json_t *info)
 {
     const json_t *id = json_object_get(info, "volume");
@@ -59,6 +64,7 @@ static struct volume *volume_new(struct mount *mount, const char *id)
     v->id = mem_strdup(id);
     v->name = mem_strdup("");
     v->modified.tv_sec = mount->started;
+    v->allocated_bytes = UINT64_MAX;
     list_init(&v->open_waiters);
     list_init(&v->size_waiters);
     range_locks_init(&v->range_locks);
@@ -93,8 +99,8 @@ struct volume *volume_learn(struct mount *mount, const json_t *info)
         v->name = mem_strdup(name);
     }
     v->size_bytes = (uint64_t)json_integer_value(size);
-    v->allocated_bytes =
-        json_is_integer(allocated) ? (uint64_t)json_integer_value(allocated) : v->size_bytes;
+    if (json_is_integer(allocated))
+        v->allocated_bytes = (uint64_t)json_integer_value(allocated);
     renew_if_grown(v);
     return v;
 }
@@ -108,7 +114,7 @@ void volume_fill_attr(const struct volume *v, struct stat *attr)
         .st_uid = v->mount->uid,
         .st_gid = v->mount->gid,
         .st_size = (off_t)v->size_bytes,
-        .st_blocks = (blkcnt_t)(v->allocated_bytes / 512),
+        .st_blocks = (blkcnt_t)(MIN(v->allocated_bytes, v->size_bytes) / 512),
         .st_blksize = 65536,
         .st_atim = v->modified,
         .st_mtim = v->modified,
@@ -221,8 +227,8 @@ static void session_identify(void *ctx)
 {
     struct volume *v = ctx;
     v->pins++;
-    admin_queue_call(v->mount->admin, "volume.info", json_pack("{s:s}", "name", v->name),
-        ADMIN_WAIT, told_for_identity, v);
+    admin_queue_call(v->mount->admin, "volume.info", volume_info_params(v->name), ADMIN_WAIT,
+        told_for_identity, v);
 }
 
 static bool op_abandoned(void *ctx, struct nbd_op *op)
@@ -329,6 +335,6 @@ void volume_check_size(struct volume *v, struct size_waiter *waiter)
     list_init(&waiter->link);
     waiter->volume = v;
     v->pins++;
-    admin_queue_call(v->mount->admin, "volume.info", json_pack("{s:s}", "name", v->name),
-        ADMIN_WAIT, told_for_size, waiter);
+    admin_queue_call(v->mount->admin, "volume.info", volume_info_params(v->name), ADMIN_WAIT,
+        told_for_size, waiter);
 }

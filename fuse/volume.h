@@ -17,8 +17,9 @@ struct volume {
     struct list link; /* in mount->volumes */
     struct mount *mount;
     char *id, *name;
-    uint64_t size_bytes, allocated_bytes; /* as the admin socket told last */
-    uint64_t renewed_for_bytes;           /* the size the session was last renewed for */
+    uint64_t size_bytes;        /* as the admin socket told last */
+    uint64_t allocated_bytes;   /* as well; not known while it is closed: UINT64_MAX */
+    uint64_t renewed_for_bytes; /* the size the session was last renewed for */
     struct timespec modified;
 
     uint64_t lookups; /* the kernel's references */
@@ -44,6 +45,8 @@ void volume_unref(struct volume *v);
 /* The kernel drops `lookups` of its references. */
 void volume_forget(struct volume *v, uint64_t lookups);
 void volume_fill_attr(const struct volume *v, struct stat *attr);
+/* For volume.info, without opening a closed volume in blockd for a mere stat. */
+json_t *volume_info_params(const char *name);
 uint64_t volume_ino(const char *id);
 /* The "volume" of such an answer as text, of mem_alloc(); NULL if there is none. */
 char *volume_id_of(const json_t *info);

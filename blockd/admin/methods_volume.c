@@ -180,12 +180,21 @@ int method_volume_info(struct admin_call *call)
     struct node *node = call->ctx;
     struct volumes_name found;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    bool may_open = admin_params_bool(&call->params, "open", true);
     int r = admin_params_end(&call->params, &call->error);
     if (r == 0)
         r = find_name(call, name, &found);
     if (r < 0)
         return r;
     struct volume *volume;
+    if (!may_open) {
+        unsigned connections;
+        call->result = name_json(node, &found);
+        volume = volumes_peek(node->volumes, found.id, &connections);
+        if (volume != NULL)
+            add_info(call->result, volume);
+        return 0;
+    }
     CLEANUP_FREE char *error = NULL;
     r = volumes_get_by_id(node->volumes, found.id, &volume, &error);
     call->result = name_json(node, &found);
