@@ -77,8 +77,12 @@ class History:
         return b"".join(block_bytes(self.seed, op.number, block) for block in range(first, first + count))
 
     def verify(self, read, only_flushed=False):
-        """Judges the volume, read by read(offset_bytes, len_bytes); then takes what is there as settled."""
+        """Judges the volume, read by read(offset_bytes, len_bytes), and then takes what is there as settled.
+
+        Returns how many acked writes are gone in some block (none, but for a power cut).
+        """
         last_sent, last_op = 0, None
+        gone = set()
         lost, first_lost = None, None
         step = 256
         for start in range(0, self.blocks, step):
@@ -95,6 +99,7 @@ class History:
                 )
                 if not op.zero and op.sent > last_sent:
                     last_sent, last_op = op.sent, op.number
+                gone.update(missing.number for missing in history[index + 1 :] if missing.acked is not None)
                 for missing in history[index + 1 :]:
                     if missing.acked is not None and (lost is None or missing.acked < lost):
                         lost, first_lost = missing.acked, (missing.number, block)
@@ -107,6 +112,7 @@ class History:
         for (op,) in self.of_block:
             op.acked, op.durable = op.acked or op.sent, True
         self.unsynced = []
+        return len(gone)
 
     def _visible(self, block, data):
         """Which entry of the block's history it holds: the newest that fits."""
@@ -258,5 +264,6 @@ class Writer:
 def verify_volume(uri, history, only_flushed=False):
     handle = nbd.NBD()
     handle.connect_uri(uri)
-    history.verify(lambda offset, size: bytes(handle.pread(size, offset)), only_flushed)
+    gone = history.verify(lambda offset, size: bytes(handle.pread(size, offset)), only_flushed)
     handle.shutdown()
+    return gone
