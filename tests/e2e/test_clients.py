@@ -16,7 +16,7 @@ FIO_SECONDS = 120 if LONG else 4
 @pytest.fixture
 def volume(shared_node, request):
     """A 128 MiB volume of the test's own; (address, name)."""
-    name = re.sub(r"\W", "-", request.node.name)[-40:].strip("-")
+    name = re.sub(r"\W+", "-", request.node.name)[-40:].strip("-_")
     yield shared_node.volume(name, 128)
     shared_node.cli("volume", "delete", name)
 
@@ -64,9 +64,9 @@ def test_nbdinfo_lists_volumes_with_their_properties(shared_node, volume):
 @pytest.mark.blockd
 def test_nbdinfo_shows_our_block_sizes(volume):
     info = json.loads(run(["nbdinfo", "--json", volume]).stdout)["exports"][0]
-    assert info["block_minimum"] in (1, 512)
-    assert info["block_preferred"] == 4096
-    assert info["block_maximum"] >= 32 * MIB
+    assert info["block_size_minimum"] in (1, 512)
+    assert info["block_size_preferred"] == 4096
+    assert info["block_size_maximum"] >= 32 * MIB
 
 
 def test_nbdcopy_in_and_out_gives_the_same_bytes(volume, image, scratch):
