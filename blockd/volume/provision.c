@@ -443,7 +443,8 @@ void provisioner(void *arg)
         }
         if (v->halted || v->stopping) /* it may have come while we were at work */
             break;
-        fiber_queue_wait(&v->provisioner_wake);
+        if (!v->stopping && !v->halted) /* sealing above suspends: a stop may have come meanwhile */
+            fiber_queue_wait(&v->provisioner_wake);
     }
     fiber_queue_wake_all(&v->space_waiters);
 }
