@@ -223,7 +223,8 @@ static void merge_records(const struct merge *m, struct records *records)
     for (const struct live_change *live; (live = idmap_next(&v->live_changes, &pos));) {
         const struct lchunk *chunk = state_chunk(&v->state, live->index);
         CHECK_MSG(chunk && (int64_t)chunk->live + live->change >= 0,
-            "chunk %llu: live count would fall below zero", (unsigned long long)live->index);
+            "chunk %llu (kind %d): %u live, changed by %lld", (unsigned long long)live->index,
+            chunk ? chunk->place->kind : 0, chunk ? chunk->live : 0, (long long)live->change);
         if (live->change != 0)
             record_live(records, live->index, (uint32_t)((int64_t)chunk->live + live->change));
     }
@@ -339,16 +340,42 @@ static int free_chunk(struct volume *v, struct lchunk *chunk)
     return r;
 }
 
+#define FREE_BATCH 64
+
+/* Some of what can go: logical chunks, and places that a crash left without one. */
+static unsigned find_dead(
+    struct volume *v, uint64_t *ret_chunks, unsigned *ret_chunk_count, uint64_t *ret_places)
+{
+    unsigned chunks = 0, places = 0;
+    uint32_t pos = 0;
+    for (struct lchunk *c; chunks < FREE_BATCH && (c = idmap_next(&v->state.chunks, &pos));) {
+        if (dead(c) && !c->place->freeing)
+            ret_chunks[chunks++] = c->index;
+    }
+    pos = 0;
+    for (struct place *p; places < FREE_BATCH && (p = idmap_next(&v->state.places, &pos));) {
+        if (p->chunk_refs == 0 && p->sealed && !p->freeing && !p->repairing)
+            ret_places[places++] = p->chunk;
+    }
+    *ret_chunk_count = chunks;
+    return places;
+}
+
 int free_dead_chunks(struct volume *v)
 {
     for (;;) {
-        struct lchunk *found = NULL;
-        uint32_t pos = 0;
-        for (struct lchunk *c; !found && (c = idmap_next(&v->state.chunks, &pos));)
-            found = dead(c) && !c->place->freeing ? c : NULL;
-        if (!found)
+        uint64_t chunks[FREE_BATCH], places[FREE_BATCH];
+        unsigned chunk_count, place_count = find_dead(v, chunks, &chunk_count, places);
+        if (chunk_count + place_count == 0)
             return 0;
-        int r = free_chunk(v, found);
+        int r = 0;
+        for (unsigned i = 0; i < chunk_count && r == 0; i++) {
+            struct lchunk *chunk = state_chunk(&v->state, chunks[i]);
+            if (chunk && dead(chunk) && !chunk->place->freeing)
+                r = free_chunk(v, chunk);
+        }
+        for (unsigned i = 0; i < place_count && r == 0; i++)
+            r = free_place(v, places[i]);
         if (r < 0)
             return r;
     }

@@ -469,24 +469,30 @@ static int close_place(struct recovery *rec, struct place *p)
 static void drop_place(struct recovery *rec, struct place *p)
 {
     struct volume *v = rec->volume;
-    struct chunk_place place;
-    place_expand(&v->state, p, &place);
-    uint64_t dead[8];
-    unsigned count = 0;
-    uint32_t pos = 0;
-    for (struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
-        if (c->place == p && count < ARRAY_SIZE(dead))
-            dead[count++] = c->index;
-    }
     struct records records = {0};
-    for (unsigned i = 0; i < count; i++)
-        record_chunk_freed(&records, dead[i]);
+    uint32_t pos = 0;
+    for (const struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
+        if (c->place == p)
+            record_chunk_freed(&records, c->index);
+    }
     record_place_freed(&records, p->chunk);
     char error[256];
     int r = state_apply(&v->state, records.bytes, records.len_bytes, error);
     CHECK_MSG(r == 0, "%s", error);
     records_fini(&records);
     /* Its shards have no row of ours: reconciliation removes them (they are of an earlier epoch). */
+}
+
+/* A place without a row may still be where cleaning has put chunks without a survivor: what the map
+ * holds of them is overwritten, but not merged yet, and counts until it is (C3). */
+static bool unused(const struct volume *v, const struct place *p)
+{
+    uint32_t pos = 0;
+    for (const struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
+        if (c->place == p && c->live > 0)
+            return false;
+    }
+    return true;
 }
 
 static int close_places(struct recovery *rec)
@@ -499,7 +505,7 @@ static int close_places(struct recovery *rec)
             open = p->sealed ? NULL : p;
         if (!open)
             return 0;
-        if (open->row_count == 0) {
+        if (open->row_count == 0 && unused(v, open)) {
             drop_place(rec, open);
             continue;
         }

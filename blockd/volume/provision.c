@@ -194,10 +194,9 @@ uint64_t place_room_blocks(const struct volume *v, const struct place *p)
         return 0;
     uint32_t used = place_length_blocks(p, p->row_count);
     uint32_t rest = p->capacity_blocks > used ? p->capacity_blocks - used : 0;
-    uint32_t rows_left = CHUNK_ROWS_MAX - p->row_count;
-    uint32_t full = MIN(rest / (v->row_blocks + 1), rows_left);
-    uint32_t part = full < rows_left ? rest - full * (v->row_blocks + 1) : 0;
-    return (uint64_t)p->code.k * ((uint64_t)full * v->row_blocks + (part > 1 ? part - 1 : 0));
+    /* Full rows only: a generation is written as one row, and does not fit into what is left over. */
+    uint32_t rows = MIN(rest / (v->row_blocks + 1), (uint32_t)CHUNK_ROWS_MAX - p->row_count);
+    return (uint64_t)p->code.k * rows * v->row_blocks;
 }
 
 uint64_t provisioned_blocks(const struct volume *v)
