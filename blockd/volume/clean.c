@@ -317,6 +317,8 @@ static int clean_one(struct cleaner *c, uint64_t place_chunk)
     }
     if (r == 0 && !c->place_chunk)
         r = target_open(c);
+    if (r == 0 && target_room(c) < live)
+        r = -ENOSPC; /* disks are so full or cut up that only small chunks can be had */
     if (r == 0)
         r = move_place(c, state_place(&v->state, place_chunk));
     return r;

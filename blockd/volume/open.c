@@ -34,6 +34,8 @@ struct probe {
     uint64_t chunk;
     struct shard_info infos[CODE_SHARDS_MAX];
     int errors[CODE_SHARDS_MAX];
+    unsigned cut_row; /* rows from here on are not on every shard: they go through the memtable, and
+                         the place is sealed before them, where all its shards are whole */
 };
 
 struct recovery {
@@ -57,6 +59,7 @@ static int probe_place(struct recovery *rec, const struct place *p, struct probe
     if (!probe) {
         probe = NEW(struct probe);
         probe->chunk = p->chunk;
+        probe->cut_row = CHUNK_ROWS_MAX;
         for (unsigned i = 0; i < place_shards(p); i++) {
             struct disk *disk = volume_disk(v, p->shards[i].place.disk);
             struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
@@ -183,7 +186,10 @@ static int replay_row(struct recovery *rec, const struct log_record *record, uin
             rec->stopped = rec->power_loss = true;
         return r;
     }
+    struct probe *probe = p->sealed ? NULL : idmap_get(&rec->probes, p->chunk);
     if (r == 2)
+        probe->cut_row = MIN(probe->cut_row, record->row);
+    if (probe && record->row >= probe->cut_row)
         return replay_row_data(rec, record, p, seq);
     bool froze = false;
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
@@ -505,6 +511,9 @@ static int close_places(struct recovery *rec)
             open = p->sealed ? NULL : p;
         if (!open)
             return 0;
+        const struct probe *probe = idmap_get(&rec->probes, open->chunk);
+        if (probe && probe->cut_row < open->row_count)
+            open->row_count = (uint8_t)probe->cut_row;
         if (open->row_count == 0 && unused(v, open)) {
             drop_place(rec, open);
             continue;

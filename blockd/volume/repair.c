@@ -53,6 +53,9 @@ void volume_trouble(
     struct volume *v = ctx;
     struct place *p = state_place(&v->state, place->chunk);
     v->stats.degraded_reads++;
+    log_debug("volume %s: chunk %llx shard %u on disk %u: block %u: %s", v->root.name,
+        (unsigned long long)place->chunk, shard, place->shards[shard].place.disk, block,
+        strerror(-error));
     if (!p || p->shards[shard].place.instance != place->shards[shard].place.instance)
         return; /* moved meanwhile */
     if (error == -EBADMSG)
