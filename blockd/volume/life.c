@@ -22,7 +22,7 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
                 name, NAME_BYTES_MAX - 1);
         return -EINVAL;
     }
-    if (size_bytes == 0 || size_bytes % 512 != 0 || size_bytes > 1ull << 60) {
+    if (size_bytes == 0 || size_bytes % 512 != 0 || size_bytes > VOLUME_SIZE_BYTES_MAX) {
         *ret_error =
             mem_printf("a size is a multiple of 512 bytes, at least 512 bytes and at most 1 EiB");
         return -EINVAL;
@@ -82,7 +82,8 @@ int volume_grow(struct volume *v, uint64_t size_bytes)
 {
     if (v->closed_to_io || v->halted)
         return -ESHUTDOWN;
-    if (size_bytes < v->state.size_bytes || size_bytes % 512 != 0 || size_bytes > 1ull << 60)
+    if (size_bytes < v->state.size_bytes || size_bytes % 512 != 0 ||
+        size_bytes > VOLUME_SIZE_BYTES_MAX)
         return -EINVAL;
     if (size_bytes == v->state.size_bytes)
         return 0;

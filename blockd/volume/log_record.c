@@ -9,6 +9,7 @@
 
 #include <errno.h>
 
+#include "blockd/volume/chunk.h"
 #include "common/bytes.h"
 #include "common/check.h"
 
@@ -57,7 +58,9 @@ int64_t log_record_decode(const void *from, size_t len_bytes, struct log_record 
         .count = get_le64(p + 32)};
     if (r.type < LOG_WRITE || r.type > LOG_NOOP || r.block >= 1ull << 52 || r.count >= 1ull << 52)
         return -EBADMSG;
-    if (r.type == LOG_WRITE && (r.count == 0 || r.count > APPEND_ENTRIES_MAX))
+    if (r.type != LOG_NOOP && (r.count == 0 || r.count > (1ull << 52) - r.block))
+        return -EBADMSG;
+    if (r.type == LOG_WRITE && r.count > APPEND_ENTRIES_MAX)
         return -EBADMSG;
     if (r.type == LOG_ROW) {
         if (len_bytes < ROW_BYTES || get_le32(p + 56) > CODE_SHARDS_MAX)
@@ -69,8 +72,8 @@ int64_t log_record_decode(const void *from, size_t len_bytes, struct log_record 
         r.row = get_le16(p + 48);
         r.row_len = get_le16(p + 50);
         r.linear = get_le32(p + 52);
-        if (r.row >= 64 || r.row_len == 0 || r.row_len > APPEND_ENTRIES_MAX ||
-            r.count > (uint64_t)r.row_len * CODE_K_MAX || r.linear > 65535)
+        if (r.row >= CHUNK_ROWS_MAX || r.row_len == 0 || r.row_len > APPEND_ENTRIES_MAX ||
+            r.count > (uint64_t)r.row_len * CODE_K_MAX || r.linear + r.count > 65536)
             return -EBADMSG;
         for (unsigned i = 0; i < r.header_crc_count; i++)
             r.header_crcs[i] = get_le32(p + ROW_BYTES + 4 * i);

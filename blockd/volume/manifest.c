@@ -190,6 +190,15 @@ static void chain_add(struct chain *chain, const struct copies_ref *ref)
     chain->refs[chain->count++] = *ref;
 }
 
+static bool chain_has(const struct chain *chain, uint64_t chunk)
+{
+    for (unsigned i = 0; i < chain->count; i++) {
+        if (chain->refs[i].chunk == chunk)
+            return true;
+    }
+    return false;
+}
+
 /* Closes the last chunk of the chain with a pointer to a new one. */
 static int chain_extend(struct volume *v, struct chain *chain, uint32_t blocks_wanted, bool dsync)
 {
@@ -533,6 +542,11 @@ int manifest_load(struct volume_host *host, const struct volume_root *root, stru
     struct chain chain = {0};
     int r;
     for (;;) {
+        if (chain_has(&chain, l.ref.chunk)) {
+            *ret_error = mem_printf("the manifest goes round in a circle");
+            r = -EBADMSG;
+            break;
+        }
         chain_add(&chain, &l.ref);
         ret_state->continued = (struct copies_ref){0};
         r = loader_chunk(&l);

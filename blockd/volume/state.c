@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockd/volume/map.h"
 #include "common/check.h"
 #include "common/mem.h"
 
@@ -140,7 +141,13 @@ int chunk_untranslate(const struct lchunk *chunk, uint32_t place_linear, uint32_
 }
 
 /* --- Applying records ---------------------------------------------------------------------------
- * Input may be damaged or hostile: everything is checked before it is used. */
+ * Input may be damaged or hostile: everything is checked before it is used, and what is accepted must
+ * be safe for the rest of recovery (delta_rebuild, map_new), which trusts it. A record makes at most
+ * some hundred bytes, whatever counts it claims: memory follows the length of the manifest. */
+
+#define CHUNK_INDEX_END (1ull << 34) /* map entries hold 34 bits */
+#define SEQ_END (1ull << 63)         /* so that sums of sequence numbers do not wrap */
+#define WALS_MAX 65536               /* find_wal is linear */
 
 struct reader {
     const uint8_t *at, *end;
@@ -173,13 +180,20 @@ static bool read_shards(struct reader *r, struct chunk_shard *shards, unsigned c
     return !r->bad;
 }
 
+static bool is_map_root(uint64_t root)
+{
+    return root == 0 || map_entry_type(root) == MAP_PAGE;
+}
+
 static const char *apply_volume(struct state *s, struct reader *r)
 {
     uint64_t size = read_int(r, 8), next = read_int(r, 8), committed = read_int(r, 8);
     uint64_t root = read_int(r, 8), levels = read_int(r, 1), item_first = read_int(r, 8);
-    if (r->bad || size % 512 || next == 0 || levels == 0 || levels > 5)
+    if (r->bad || size % 512 || size > VOLUME_SIZE_BYTES_MAX || next == 0 ||
+        next > CHUNK_INDEX_END || committed >= SEQ_END || !is_map_root(root) || levels == 0 ||
+        levels > MAP_LEVELS_MAX)
         return "volume record out of range";
-    if (s->item_count > 0)
+    if (s->item_count > 0 || s->places.count > 0 || !list_empty(&s->wals))
         return "volume record is not the first";
     s->size_bytes = size;
     s->chunk_index_next = next;
@@ -228,11 +242,15 @@ static const char *apply_chunk(struct state *s, struct reader *r)
     uint64_t index = read_int(r, 8), place_chunk = read_int(r, 8), live = read_int(r, 4);
     uint64_t base = read_int(r, 4), words = read_int(r, 2);
     struct place *place = state_place(s, place_chunk);
-    if (r->bad || index == 0 || index >= 1ull << 34 || words > 65536 / 64)
+    if (r->bad || index == 0 || index >= CHUNK_INDEX_END || base >= 65536 || words > 65536 / 64)
         return "chunk record out of range";
     if (!place)
         return "chunk record names a place that is not there";
+    if (place->chunk_refs == UINT16_MAX)
+        return "chunk record: too many chunks in one place";
     struct lchunk *chunk = state_chunk(s, index);
+    if (chunk && chunk->place != place && chunk->unmerged_rows > 0)
+        return "chunk record moves rows that are not in the map yet"; /* K3 */
     if (!chunk) {
         chunk = NEW(struct lchunk);
         chunk->index = index;
@@ -286,12 +304,17 @@ static const char *apply_item(struct state *s, struct reader *r)
     uint64_t trim = read_int(r, 1), row = read_int(r, 2), chunk_index = read_int(r, 8);
     uint64_t block = read_int(r, 8), len = read_int(r, 8), seq = read_int(r, 8);
     uint64_t group = read_int(r, 8);
-    if (r->bad || trim > 1 || block >= 1ull << 52 || len > 1ull << 52)
+    if (r->bad || trim > 1 || block >= 1ull << 52 || len > (1ull << 52) - block ||
+        (trim && len == 0) || seq > group || group >= SEQ_END)
         return "item record out of range";
+    if (s->item_count > 0 && group < s->items[s->item_count - 1].group)
+        return "item record out of order";
     if (!trim) {
         struct lchunk *chunk = state_chunk(s, chunk_index);
         if (!chunk || row >= chunk->place->row_count)
             return "item record names a row that is not there";
+        if (chunk->unmerged_rows == UINT16_MAX)
+            return "item record: too many rows of one chunk";
         chunk->unmerged_rows++;
     }
     if (s->item_count == s->item_capacity) {
@@ -348,15 +371,19 @@ static const char *apply_chunk_freed(struct state *s, struct reader *r)
     struct lchunk *chunk = state_chunk(s, index);
     if (r->bad || !chunk)
         return "freed record names a chunk that is not there";
+    if (chunk->unmerged_rows > 0)
+        return "freed record names a chunk with rows that are not in the map yet";
     chunk->place->chunk_refs--;
     chunk_free(idmap_remove(&s->chunks, index));
     return NULL;
 }
 
-static struct wal *find_wal(struct state *s, uint64_t chunk)
+static struct wal *find_wal(struct state *s, uint64_t chunk, unsigned *ret_passed)
 {
+    *ret_passed = 0;
     list_for_each (it, &s->wals) {
         struct wal *wal = list_entry(it, struct wal, link);
+        (*ret_passed)++;
         if (wal->chunk == chunk)
             return wal;
     }
@@ -371,8 +398,11 @@ static const char *apply_wal(struct state *s, struct reader *r)
     if (r->bad || chunk == 0 || capacity == 0 || capacity > LOG_CAPACITY_BLOCKS_MAX ||
         length > capacity || sealed > 1 || copies == 0 || copies > CODE_M_MAX + 1)
         return "log record out of range";
-    struct wal *wal = find_wal(s, chunk);
+    unsigned count;
+    struct wal *wal = find_wal(s, chunk, &count);
     if (!wal) {
+        if (count == WALS_MAX)
+            return "log record: more logs than a volume has";
         wal = NEW(struct wal);
         wal->chunk = chunk;
         list_push_back(&s->wals, &wal->link);
@@ -392,7 +422,8 @@ static const char *apply_wal(struct state *s, struct reader *r)
 
 static const char *apply_wal_freed(struct state *s, struct reader *r)
 {
-    struct wal *wal = find_wal(s, read_int(r, 8));
+    unsigned count;
+    struct wal *wal = find_wal(s, read_int(r, 8), &count);
     if (r->bad || !wal)
         return "freed record names a log that is not there";
     list_remove(&wal->link);
@@ -403,8 +434,8 @@ static const char *apply_wal_freed(struct state *s, struct reader *r)
 static const char *apply_map(struct state *s, struct reader *r)
 {
     uint64_t root = read_int(r, 8), levels = read_int(r, 1), merged = read_int(r, 8);
-    if (r->bad || levels == 0 || levels > 5 || merged < s->item_first ||
-        merged - s->item_first > s->item_count)
+    if (r->bad || !is_map_root(root) || levels == 0 || levels > MAP_LEVELS_MAX ||
+        merged < s->item_first || merged - s->item_first > s->item_count)
         return "map record out of range";
     s->map_root = root;
     s->map_levels = (unsigned)levels;
@@ -430,6 +461,24 @@ static const char *apply_live(struct state *s, struct reader *r)
     if (r->bad || !chunk)
         return "live count of a chunk that is not there";
     chunk->live = (uint32_t)live;
+    return NULL;
+}
+
+static const char *apply_committed(struct state *s, struct reader *r)
+{
+    uint64_t seq = read_int(r, 8);
+    if (r->bad || seq < s->committed_seq || seq >= SEQ_END)
+        return "commit record out of order";
+    s->committed_seq = seq;
+    return NULL;
+}
+
+static const char *apply_size(struct state *s, struct reader *r)
+{
+    uint64_t size = read_int(r, 8);
+    if (r->bad || size == 0 || size % 512 || size > VOLUME_SIZE_BYTES_MAX || size < s->size_bytes)
+        return "size record out of range";
+    s->size_bytes = size;
     return NULL;
 }
 
@@ -491,15 +540,13 @@ static const char *apply_one(struct state *s, unsigned type, struct reader *r)
     case REC_WAL_FREED:
         return apply_wal_freed(s, r);
     case REC_COMMITTED:
-        s->committed_seq = read_int(r, 8);
-        return r->bad ? "commit record cut short" : NULL;
+        return apply_committed(s, r);
     case REC_MAP:
         return apply_map(s, r);
     case REC_LIVE:
         return apply_live(s, r);
     case REC_SIZE:
-        s->size_bytes = read_int(r, 8);
-        return r->bad || s->size_bytes % 512 ? "size record out of range" : NULL;
+        return apply_size(s, r);
     case REC_CONTINUE:
         return apply_continue(s, r);
     default:
