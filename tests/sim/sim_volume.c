@@ -58,7 +58,7 @@ struct world {
     uint64_t volume_id;
     bool formatted;
     bool clean_stop;
-    bool power_cut;
+    bool power_cut; /* since the state was verified last */
     unsigned ops_per_client;
     char pool[16];
     /* of the running process */
@@ -429,6 +429,7 @@ static void verify(struct world *w)
         memcpy(c->now, c->base, sizeof(c->base));
         c->op_count = 0;
     }
+    w->power_cut = false;
 }
 
 /* --- Rounds ------------------------------------------------------------------------------------ */
@@ -534,14 +535,13 @@ static void round_of(uint64_t seed)
             sim_run(sim, run_over, &w, sim_now_ns(sim) + (w.clean_stop ? 600 : 60) * 1000000000ull);
         CHECK_MSG(result == SIM_UNTIL, "the workload hangs");
         sim_set_io_hook(sim, NULL, NULL);
-        w.power_cut = false;
         if (sim_node_is_up(w.node)) { /* the workload was over before the point came */
             if (plan.power && !w.clean_stop)
                 sim_node_power_cut(w.node, SIM_CUT_RANDOM), w.power_cut = true;
             else
                 sim_node_crash(w.node);
         } else {
-            w.power_cut = plan.power;
+            w.power_cut = w.power_cut || plan.power;
         }
         store_mem_env_crashed(w.store, w.node);
     }
