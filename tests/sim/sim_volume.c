@@ -333,7 +333,8 @@ static void client_main(void *arg)
 /* --- Verification ------------------------------------------------------------------------------ */
 
 /* How many of the client's operations since the last open are there: the state must be that of a prefix. */
-static unsigned prefix_length(struct world *w, struct client *c, const uint32_t *found)
+static unsigned prefix_length(
+    struct world *w, struct client *c, const uint32_t *found, unsigned *ret_shortest)
 {
     unsigned lowest = 0;
     for (unsigned i = 0; i < c->op_count; i++) {
@@ -342,14 +343,13 @@ static unsigned prefix_length(struct world *w, struct client *c, const uint32_t 
     }
     uint32_t *tags = malloc(sizeof(c->base));
     memcpy(tags, c->base, sizeof(c->base));
-    unsigned match = UINT32_MAX;
+    unsigned match = UINT32_MAX, shortest = UINT32_MAX;
     for (unsigned n = 0; n <= c->op_count; n++) {
         if (n > 0)
             apply(tags, &c->ops[n - 1]);
         if (n >= lowest && memcmp(tags, found, sizeof(c->base)) == 0) {
-            match = n;
-            if (n < c->op_count)
-                continue; /* the longest that fits: later operations may have changed nothing */
+            match = n; /* the longest that fits: a state may come again */
+            shortest = MIN(shortest, n);
         }
     }
     /* A write larger than a log record, cut by the crash, may be there in part: only the first one not
@@ -372,6 +372,7 @@ static unsigned prefix_length(struct world *w, struct client *c, const uint32_t 
         }
     }
     free(tags);
+    *ret_shortest = MIN(shortest, match);
     if (match == UINT32_MAX) {
         fprintf(stderr, "client %u: lowest %u of %u\n", c->number, lowest, c->op_count);
         memcpy(c->now, c->base, sizeof(c->base));
@@ -392,7 +393,7 @@ static unsigned prefix_length(struct world *w, struct client *c, const uint32_t 
 
 static void verify(struct world *w)
 {
-    unsigned prefixes[CLIENTS];
+    unsigned prefixes[CLIENTS], shortest[CLIENTS];
     uint32_t *found = malloc(sizeof(w->clients[0].base));
     for (unsigned i = 0; i < CLIENTS; i++) {
         struct client *c = &w->clients[i];
@@ -406,20 +407,20 @@ static void verify(struct world *w)
                     read_tag(buf + (size_t)s * SECTOR, i, (uint32_t)(off / SECTOR + s));
         }
         mem_free_pages(buf, step);
-        prefixes[i] = prefix_length(w, c, found);
+        prefixes[i] = prefix_length(w, c, found, &shortest[i]);
         memcpy(c->base, found, sizeof(c->base));
     }
     /* What is there was issued after everything that had been acknowledged by then, of all clients. */
     for (unsigned i = 0; i < CLIENTS; i++) {
-        if (prefixes[i] == 0)
+        if (shortest[i] == 0)
             continue;
-        const struct op *last = &w->clients[i].ops[prefixes[i] - 1];
+        const struct op *last = &w->clients[i].ops[shortest[i] - 1];
         for (unsigned k = 0; k < CLIENTS; k++) {
-            for (unsigned n = prefixes[k] + 1; n < w->clients[k].op_count; n++) {
+            for (unsigned n = prefixes[k]; n < w->clients[k].op_count; n++) {
                 const struct op *op = &w->clients[k].ops[n];
-                CHECK_MSG(!op->acked_at || op->acked_at > last->issued_at || op->first == 0,
+                CHECK_MSG(!op->acked_at || op->acked_at > last->issued_at,
                     "client %u has operation %u, client %u lacks %u, acknowledged before it", i,
-                    prefixes[i] - 1, k, n);
+                    shortest[i] - 1, k, n);
             }
         }
     }
