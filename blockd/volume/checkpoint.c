@@ -425,30 +425,47 @@ int checkpoint_wait(struct volume *v)
 
 /* --- Recovery ---------------------------------------------------------------------------------- */
 
-static int rebuild_row(struct volume *v, const struct item *item, struct extmap *group)
+#define REBUILD_WINDOW 16 /* directories read at the same time */
+
+/* The directory of one item's row, read ahead. */
+struct rebuild_read {
+    struct volume *volume;
+    const struct item *item;
+    struct row_directory *directory;
+    int result;
+    struct fiber_group *group;
+};
+
+static void rebuild_read(void *arg)
 {
-    struct lchunk *chunk = state_chunk(&v->state, item->chunk_index);
+    struct rebuild_read *read = arg;
+    struct volume *v = read->volume;
+    const struct lchunk *chunk = state_chunk(&v->state, read->item->chunk_index);
+    struct chunk_place place;
+    place_expand(&v->state, chunk->place, &place);
+    read->result = row_read_directory(&v->row_io, &place, read->item->row, &read->directory);
+    fiber_group_done(read->group, 0);
+}
+
+static int rebuild_row(struct volume *v, const struct item *item, struct row_directory *directory,
+    struct extmap *group)
+{
+    const struct lchunk *chunk = state_chunk(&v->state, item->chunk_index);
     struct chunk_place place;
     place_expand(&v->state, chunk->place, &place);
     uint32_t linear = chunk_row_linear_start(&place, item->row);
-    struct row_directory *directory;
-    int r = row_read_directory(&v->row_io, &place, item->row, &directory);
-    if (r < 0)
-        return r;
     uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
     for (uint32_t i = 0; i < directory->count; i++) {
         uint64_t address = directory->entries[i].address;
         if (address == ROW_PAD)
             continue;
         if (address >= blocks)
-            r = -EBADMSG;
-        else
-            extmap_insert(group, address, 1, EXTMAP_MAPPED,
-                map_entry(MAP_MAPPED, 0, chunk->index, linear + i),
-                item->seq ? item->seq : directory->entries[i].seq);
+            return -EBADMSG;
+        extmap_insert(group, address, 1, EXTMAP_MAPPED,
+            map_entry(MAP_MAPPED, 0, chunk->index, linear + i),
+            item->seq ? item->seq : directory->entries[i].seq);
     }
-    mem_free(directory);
-    return r;
+    return 0;
 }
 
 static void rebuild_group(struct volume *v, struct extmap *group, uint64_t seq)
@@ -465,24 +482,58 @@ static void rebuild_group(struct volume *v, struct extmap *group, uint64_t seq)
     extmap_remove_all(group);
 }
 
+/* Directories of items [from, from + count), all at once. */
+static void rebuild_read_ahead(
+    struct volume *v, uint32_t from, unsigned count, struct rebuild_read *reads)
+{
+    struct fiber_group group;
+    fiber_group_init(&group);
+    for (unsigned i = 0; i < count; i++) {
+        reads[i] =
+            (struct rebuild_read){.volume = v, .item = &v->state.items[from + i], .group = &group};
+        if (reads[i].item->trim)
+            continue;
+        fiber_group_add(&group, 1);
+        fiber_spawn("read directory", rebuild_read, &reads[i]);
+    }
+    fiber_group_wait(&group);
+}
+
+static int rebuild_item(
+    struct volume *v, struct rebuild_read *read, struct extmap *group, char **ret_error)
+{
+    const struct item *item = read->item;
+    if (item->trim) {
+        extmap_insert(group, item->block, item->len, EXTMAP_TRIMMED, 0, item->seq);
+        return 0;
+    }
+    int r = read->result;
+    if (r == 0)
+        r = rebuild_row(v, item, read->directory, group);
+    if (r < 0)
+        *ret_error = mem_printf("the directory of row %u of chunk %llu cannot be read (%s): bring "
+                                "back the disks that hold it (see 'holdfast disk list')",
+            item->row, (unsigned long long)item->chunk_index, strerror(-r));
+    return r;
+}
+
 int delta_rebuild(struct volume *v, char **ret_error)
 {
+    struct rebuild_read reads[REBUILD_WINDOW];
     struct extmap group;
     extmap_init(&group);
     int r = 0;
-    for (uint32_t i = 0; i < v->state.item_count && r == 0; i++) {
-        const struct item *item = &v->state.items[i];
-        if (i > 0 && v->state.items[i - 1].group != item->group)
-            rebuild_group(v, &group, v->state.items[i - 1].group);
-        if (item->trim)
-            extmap_insert(&group, item->block, item->len, EXTMAP_TRIMMED, 0, item->seq);
-        else
-            r = rebuild_row(v, item, &group);
-        if (r < 0)
-            *ret_error =
-                mem_printf("the directory of row %u of chunk %llu cannot be read (%s): bring "
-                           "back the disks that hold it (see 'holdfast disk list')",
-                    item->row, (unsigned long long)item->chunk_index, strerror(-r));
+    for (uint32_t from = 0; from < v->state.item_count && r == 0; from += REBUILD_WINDOW) {
+        unsigned count = MIN((uint32_t)REBUILD_WINDOW, v->state.item_count - from);
+        rebuild_read_ahead(v, from, count, reads);
+        for (unsigned i = 0; i < count; i++) {
+            uint32_t at = from + i;
+            if (r == 0 && at > 0 && v->state.items[at - 1].group != v->state.items[at].group)
+                rebuild_group(v, &group, v->state.items[at - 1].group);
+            if (r == 0)
+                r = rebuild_item(v, &reads[i], &group, ret_error);
+            mem_free(reads[i].directory);
+        }
     }
     if (r == 0 && v->state.item_count > 0)
         rebuild_group(v, &group, v->state.items[v->state.item_count - 1].group);

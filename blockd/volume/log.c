@@ -213,11 +213,43 @@ static void batch_return(struct volume *v, struct batch *b)
     list_splice_back(&v->commit_queue, &b->commits);
 }
 
+static uint64_t log_bytes_max(const struct volume *v)
+{
+    return v->host->log_bytes_max ? v->host->log_bytes_max : 64ull << 20;
+}
+
+/* What recovery would have to replay, in whole logs. */
+static uint64_t unreleased_bytes(const struct volume *v)
+{
+    uint64_t blocks = 0;
+    list_for_each (it, &v->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        if (wal->last_seq > v->state.committed_seq)
+            blocks += wal->length_blocks;
+    }
+    return blocks * BLOCK_BYTES;
+}
+
 static void log_limit(struct volume *v)
 {
-    uint64_t limit = v->host->log_bytes_max ? v->host->log_bytes_max : 64ull << 20;
-    if (log_bytes(v) > limit / 4 * 3 && memtable_freeze(&v->memtable))
+    if (unreleased_bytes(v) > log_bytes_max(v) / 4 * 3 && memtable_freeze(&v->memtable))
         fiber_queue_wake_all(&v->destager_wake);
+}
+
+bool log_is_full(struct volume *v)
+{
+    if (unreleased_bytes(v) <= log_bytes_max(v))
+        return false;
+    v->destage_all = true;
+    fiber_queue_wake_all(&v->destager_wake);
+    return true;
+}
+
+/* A quarter of the limit at most, so that what is committed can be released. */
+static unsigned wal_blocks_max(const struct volume *v)
+{
+    uint64_t quarter = log_bytes_max(v) / 4 / BLOCK_BYTES;
+    return (unsigned)MIN((uint64_t)WAL_BLOCKS_MAX, MAX(quarter, (uint64_t)WAL_BLOCKS_MIN));
 }
 
 static void batch_commit(struct volume *v, struct batch *b)
@@ -333,7 +365,7 @@ static int next_wal(struct volume *v)
         return next_wal(v); /* it failed meanwhile; sealing again changes nothing */
     uint64_t now_ns = env_now_ns(), took_ns = now_ns - v->wal_opened_ns;
     if (took_ns < ROLL_FAST_NS)
-        v->wal_capacity_blocks = MIN(v->wal_capacity_blocks * 2, (unsigned)WAL_BLOCKS_MAX);
+        v->wal_capacity_blocks = MIN(v->wal_capacity_blocks * 2, wal_blocks_max(v));
     else if (took_ns > ROLL_SLOW_NS)
         v->wal_capacity_blocks = MAX(v->wal_capacity_blocks / 2, (unsigned)WAL_BLOCKS_MIN);
     v->wal_opened_ns = now_ns;

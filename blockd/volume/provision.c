@@ -220,6 +220,10 @@ int space_reserve(struct volume *v, unsigned blocks)
     for (;;) {
         if (v->halted || v->closed_to_io)
             return -ESHUTDOWN;
+        if (log_is_full(v)) {
+            fiber_queue_wait(&v->space_waiters);
+            continue;
+        }
         if (provisioned_blocks(v) >= needed_blocks(v) + blocks) {
             v->reserved_blocks += blocks;
             return 0;

@@ -35,9 +35,11 @@ void volume_disk_changed(struct volume *v)
     fiber_queue_wake_all(&v->provisioner_wake);
 }
 
+/* Remembers what is wrong with the shard and wakes repair if that is news. A disk that is away or has
+ * failed says nothing about the shard; what becomes of it, volume_disk_changed tells. */
 static void note_shard(struct volume *v, struct place *p, unsigned shard, int error)
 {
-    enum chunk_shard_state *state = &p->shards[shard].state;
+    enum chunk_shard_state *state = &p->shards[shard].state, was = *state;
     if (error == -EBADMSG) {
         v->stats.damaged_blocks++;
         if (*state == CHUNK_SHARD_OK)
@@ -45,6 +47,8 @@ static void note_shard(struct volume *v, struct place *p, unsigned shard, int er
     } else if (error == -ENOENT && !p->freeing) {
         *state = CHUNK_SHARD_LOST;
     }
+    if (*state != was)
+        repair_kick(v);
 }
 
 void volume_trouble(
@@ -64,7 +68,6 @@ void volume_trouble(
             v->root.name, (unsigned long long)place->chunk, shard, place->shards[shard].place.disk,
             block);
     note_shard(v, p, shard, error);
-    repair_kick(v);
 }
 
 void volume_shard_damaged(struct volume *v, struct shard_key key, uint32_t disk, uint32_t block)

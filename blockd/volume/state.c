@@ -216,7 +216,7 @@ static const char *apply_place(struct state *s, struct reader *r)
     if (state_place(s, chunk))
         return "place recorded twice";
     struct place *p = mem_zalloc(1, sizeof(*p) + (k + m) * sizeof(struct chunk_shard));
-    p->row_len = mem_zalloc(CHUNK_ROWS_MAX, sizeof(uint16_t));
+    p->row_len = mem_zalloc(sealed ? MAX(rows, 1u) : CHUNK_ROWS_MAX, sizeof(uint16_t));
     p->chunk = chunk;
     p->kind = (uint8_t)kind;
     p->code = (struct shard_code){.k = (uint8_t)k, .m = (uint8_t)m};
@@ -339,6 +339,7 @@ static const char *apply_sealed(struct state *s, struct reader *r)
     if (p->row_count != p->rows_recorded)
         return "seal record before the place's last row";
     p->sealed = true;
+    p->row_len = mem_realloc(p->row_len, MAX(p->row_count, 1) * sizeof(uint16_t));
     return NULL;
 }
 

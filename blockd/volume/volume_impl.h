@@ -172,6 +172,8 @@ void log_committer(void *arg);
 void log_syncer(void *arg);
 void log_copy_failed(struct volume *volume, struct wal *wal, unsigned copy, int error);
 uint64_t log_bytes(const struct volume *volume);
+/* More unreleased log than the volume may have: writers wait for destage (which this asks for). */
+bool log_is_full(struct volume *volume);
 /* Frees logs whose records are all committed: appends to `records`; the shards are removed by log_remove_freed. */
 struct removed_wal {
     struct list link;
