@@ -8,6 +8,7 @@
  * A request is replied to from the completion of its NBD command; no thread waits for one.
  */
 #include <errno.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdio.h>
@@ -339,6 +340,9 @@ int main(int argc, char **argv)
     if (options_parse(argc, argv, &options) < 0)
         return 2;
     fuse_set_log_func(libfuse_log);
+    /* Large buffers go back to the system when a burst is over; buffer.c keeps what a steady load
+     * needs. (glibc would move the limit up and keep the burst's memory.) */
+    mallopt(M_MMAP_THRESHOLD, 512 << 10);
     int code = 0;
     if (options.help)
         options_print_help();

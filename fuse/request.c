@@ -40,6 +40,7 @@ struct request {
     struct request *cache_next;
     struct volume *volume;
     fuse_req_t fuse;
+    struct caller caller;
     enum request_kind kind;
     enum piece piece;
     int whence;      /* SEEK */
@@ -436,5 +437,6 @@ void request_seek(struct volume *v, fuse_req_t fuse, uint64_t off_bytes, int whe
 
 bool request_op_abandoned(struct nbd_op *op)
 {
-    return caller_is_dying(container_of(op, struct request, op)->fuse);
+    struct request *r = container_of(op, struct request, op);
+    return caller_is_dying(&r->caller, r->fuse);
 }

@@ -9,27 +9,62 @@
 
 #define CHECK_INTERVAL_MS 500
 
-bool caller_is_dying(fuse_req_t fuse)
+/* include/linux/sched.h: killed by a signal, and on the way out. */
+#define PF_SIGNALED 0x00000400u
+
+enum life { LIFE_GOES_ON, LIFE_ENDS, LIFE_IS_OVER };
+
+static size_t read_proc(pid_t pid, const char *name, char *text, size_t size)
 {
-    /* The kernel tells of the first signal only, so what is asked each time is whether one of those
-     * pending is SIGKILL: a fatal signal of any number pends as that in every thread. */
-    if (!fuse_req_interrupted(fuse))
-        return false;
-    char path[64], line[128];
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)fuse_req_ctx(fuse)->pid);
+    char path[64];
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
     FILE *file = fopen(path, "re");
-    if (file == NULL)
-        return true; /* in another pid namespace: kill it rather than hold it for ever */
-    bool dying = false;
-    while (fgets(line, sizeof(line), file) != NULL) {
-        unsigned long long pending;
-        if ((sscanf(line, "SigPnd: %llx", &pending) == 1 ||
-                sscanf(line, "ShdPnd: %llx", &pending) == 1) &&
-            (pending >> (SIGKILL - 1) & 1))
-            dying = true;
-    }
-    fclose(file);
-    return dying;
+    size_t len = file != NULL ? fread(text, 1, size - 1, file) : 0;
+    if (file != NULL)
+        fclose(file);
+    text[len] = 0;
+    return len;
+}
+
+/* Whether SIGKILL pends for a thread (a fatal signal of any number pends as that in every thread of
+ * its process) or has been taken. proc(5), stat: fields 9 (flags) and 31 (signal). */
+static enum life life_of(pid_t pid)
+{
+    char line[1024];
+    if (read_proc(pid, "stat", line, sizeof(line)) == 0)
+        return LIFE_IS_OVER;
+    const char *fields = strrchr(line, ')'); /* the name may have any character */
+    unsigned flags;
+    unsigned long pending;
+    if (fields == NULL ||
+        sscanf(fields,
+            ") %*c %*d %*d %*d %*d %*d %u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %*u %*u "
+            "%*d %*u %*u %*u %*u %*u %*u %lu",
+            &flags, &pending) != 2)
+        return LIFE_GOES_ON;
+    bool killed = (flags & PF_SIGNALED) != 0 || (pending >> (SIGKILL - 1) & 1) != 0;
+    return killed ? LIFE_ENDS : LIFE_GOES_ON;
+}
+
+static pid_t process_of(pid_t thread)
+{
+    char text[1024];
+    int process = 0;
+    read_proc(thread, "status", text, sizeof(text));
+    const char *line = strstr(text, "\nTgid:");
+    if (line != NULL)
+        sscanf(line, "\nTgid: %d", &process);
+    return process;
+}
+
+bool caller_is_dying(struct caller *caller, fuse_req_t fuse)
+{
+    pid_t thread = fuse_req_ctx(fuse)->pid;
+    if (caller->process == 0)
+        caller->process = process_of(thread);
+    if (caller->process == 0) /* of another pid namespace: not held for ever; or ended meanwhile */
+        return fuse_req_interrupted(fuse);
+    return life_of(thread) == LIFE_ENDS || life_of(caller->process) != LIFE_GOES_ON;
 }
 
 static void check_waiters(struct loop_timer *timer)
@@ -40,7 +75,7 @@ static void check_waiters(struct loop_timer *timer)
     list_splice_back(&all, &mount->waiters);
     for (struct list *it; (it = list_pop_front(&all)) != NULL;) {
         struct waiter *waiter = list_entry(it, struct waiter, link);
-        if (caller_is_dying(waiter->fuse))
+        if (caller_is_dying(&waiter->caller, waiter->fuse))
             waiter->cancel(waiter);
         else
             list_push_back(&mount->waiters, &waiter->link);
@@ -53,6 +88,7 @@ void waiter_add(struct mount *mount, struct waiter *waiter, fuse_req_t fuse,
     void (*cancel)(struct waiter *waiter))
 {
     waiter->fuse = fuse;
+    waiter->caller = (struct caller){0};
     waiter->cancel = cancel;
     list_push_back(&mount->waiters, &waiter->link);
     if (mount->waiters_timer.fire == NULL)

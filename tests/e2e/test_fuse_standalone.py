@@ -438,6 +438,10 @@ def test_metadata_waits_for_blockd_and_df_does_not(mount):
 
 def test_waiting_callers_can_be_killed_and_are_not_disturbed_by_signals(mount):
     fd = os.open(mount.path / "vol1", os.O_RDWR)
+    asynchronous = spawn(
+        ["fio", "--name=j", f"--filename={mount.path}/vol1", *VERIFY, "--ioengine=libaio", "--direct=1", "--thread", "--loops=1000"], mount.dir / "fio.log"
+    )
+    wait_until(lambda: (mount.volumes / "vol1").stat().st_blocks > 0, 10, "the first write")
     mount.kill_server()
     mount.admin.stop()
     reader = subprocess.Popen(["cat", mount.path / "vol2"], stdout=subprocess.DEVNULL)
@@ -448,10 +452,10 @@ def test_waiting_callers_can_be_killed_and_are_not_disturbed_by_signals(mount):
          "print(os.pwrite(%d, b'x' * 512, 0), flush=True)" % fd], pass_fds=[fd], stdout=subprocess.PIPE, text=True)  # fmt: skip
     killed = subprocess.Popen(["/usr/bin/python3", "-c", "import os\nos.pread(%d, 512, 0)" % fd], pass_fds=[fd])
     time.sleep(1)
-    for process in (reader, writer, killed):
-        assert process.poll() is None
+    for process in (reader, writer, killed, asynchronous):
+        assert process.poll() is None, process.args
         process.kill()
-    for process in (reader, writer, killed):
+    for process in (reader, writer, killed, asynchronous):
         process.wait(5)
     assert alarmed.poll() is None
     mount.admin.start()
