@@ -35,8 +35,8 @@ struct import {
     uint64_t data_end;  /* of the source's data at `position`; == position: not known */
     uint64_t zero_from; /* zeros from here to `zero_to` are still to be sent */
     uint64_t zero_to;
-    int error; /* of any request: the first */
-    uint64_t error_offset;
+    int error;             /* of any request: the first */
+    uint64_t error_offset; /* the lowest that failed */
     struct progress progress;
     struct copy_result *result;
 };
@@ -57,9 +57,10 @@ static int on_answer(void *ctx, int *error)
     struct request *request = ctx;
     struct import *import = request->import;
     request->pending--;
-    if (*error && import->error == 0) {
-        import->error = *error;
-        import->error_offset = request->offset;
+    if (*error) {
+        bool first = import->error == 0;
+        import->error = first ? *error : import->error;
+        import->error_offset = first ? request->offset : MIN(import->error_offset, request->offset);
     }
     return 1; /* libnbd may forget it */
 }
@@ -109,20 +110,33 @@ static int get_request(
     }
 }
 
+static bool any_pending(const struct import *import)
+{
+    unsigned pending = 0;
+    for (unsigned i = 0; i < NBD_LINK_REQUESTS; i++)
+        pending += import->data[i].pending;
+    for (unsigned i = 0; i < ZERO_REQUESTS_MAX; i++)
+        pending += import->zeros[i].pending;
+    return pending > 0;
+}
+
 static int drain(struct import *import)
 {
-    for (;;) {
-        unsigned pending = 0;
-        for (unsigned i = 0; i < NBD_LINK_REQUESTS; i++)
-            pending += import->data[i].pending;
-        for (unsigned i = 0; i < ZERO_REQUESTS_MAX; i++)
-            pending += import->zeros[i].pending;
-        if (pending == 0)
-            return check_requests(import);
+    while (any_pending(import)) {
         int r = wait_some(import);
         if (r < 0)
             return r;
     }
+    return check_requests(import);
+}
+
+/* After an error: what is under way ends, so that it is known what the volume has. */
+static void settle(struct import *import)
+{
+    CLEANUP_FREE char *error = NULL;
+    int r = 0;
+    while (any_pending(import) && (r == 0 || r == -EINTR))
+        r = nbd_link_wait(import->link, &error);
 }
 
 static int submitted(struct import *import, struct request *request, int64_t cookie)
@@ -390,6 +404,8 @@ int copy_in(struct nbd_link *link, const struct copy_in *options, struct copy_re
         import->zeros[i].import = import;
     progress_start(&import->progress, options->volume_name, options->size_bytes);
     int r = run(import);
+    if (r < 0)
+        settle(import);
     progress_end(&import->progress);
     account(import);
     nbd_link_close(link); /* no request uses the buffers any more */
