@@ -34,8 +34,6 @@ struct probe {
     uint64_t chunk;
     struct shard_info infos[CODE_SHARDS_MAX];
     int errors[CODE_SHARDS_MAX];
-    unsigned cut_row; /* rows from here on are not on every shard: they go through the memtable, and
-                         the place is sealed before them, where all its shards are whole */
 };
 
 struct recovery {
@@ -59,7 +57,7 @@ static int probe_place(struct recovery *rec, const struct place *p, struct probe
     if (!probe) {
         probe = NEW(struct probe);
         probe->chunk = p->chunk;
-        probe->cut_row = CHUNK_ROWS_MAX;
+
         for (unsigned i = 0; i < place_shards(p); i++) {
             struct disk *disk = volume_disk(v, p->shards[i].place.disk);
             struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
@@ -160,7 +158,9 @@ static int replay_row_data(
     return r;
 }
 
-static int replay_row(struct recovery *rec, const struct log_record *record, uint64_t seq)
+/* Gives the row its place in the geometry; how far it can be had as row_present. */
+static int stage_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, bool *ret_added)
 {
     struct volume *v = rec->volume;
     struct lchunk *chunk = state_chunk(&v->state, record->chunk_index);
@@ -173,24 +173,21 @@ static int replay_row(struct recovery *rec, const struct log_record *record, uin
             (unsigned long long)seq, record->row, (unsigned long long)record->chunk_index);
         return -EBADMSG;
     }
-    bool added = record->row == p->row_count;
-    if (added)
+    *ret_added = record->row == p->row_count;
+    if (*ret_added)
         (void)place_add_row(p, record->row_len);
-    int r = p->sealed ? 1
-                      : row_present(rec, p, place_length_blocks(p, record->row),
-                            place_length_blocks(p, record->row + 1u));
-    if (r <= 0) {
-        if (added)
-            p->row_count--;
-        if (r == 0)
-            rec->stopped = rec->power_loss = true;
-        return r;
-    }
-    struct probe *probe = p->sealed ? NULL : idmap_get(&rec->probes, p->chunk);
-    if (r == 2)
-        probe->cut_row = MIN(probe->cut_row, record->row);
-    if (probe && record->row >= probe->cut_row)
-        return replay_row_data(rec, record, p, seq);
+    return p->sealed ? 1
+                     : row_present(rec, p, place_length_blocks(p, record->row),
+                           place_length_blocks(p, record->row + 1u));
+}
+
+static int replay_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, int presence)
+{
+    struct volume *v = rec->volume;
+    struct lchunk *chunk = state_chunk(&v->state, record->chunk_index);
+    if (presence == 2)
+        return replay_row_data(rec, record, chunk->place, seq);
     bool froze = false;
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
     memtable_put_mapped(gen, record->block, record->count,
@@ -224,7 +221,7 @@ static int replay_write(struct recovery *rec, const struct log_record *record, u
 }
 
 static int replay_record(struct recovery *rec, const struct log_record *record, uint64_t seq,
-    const uint8_t *header, unsigned entry, const uint8_t *payload)
+    const uint8_t *header, unsigned entry, const uint8_t *payload, int presence)
 {
     struct volume *v = rec->volume;
     uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
@@ -242,50 +239,104 @@ static int replay_record(struct recovery *rec, const struct log_record *record, 
         memtable_put_trim(memtable_active(&v->memtable, 0, env_now_ns(), &froze), record->block,
             record->count, seq);
     else if (record->type == LOG_ROW)
-        r = replay_row(rec, record, seq);
-    if (r == 0 && !rec->stopped) {
+        r = replay_row(rec, record, seq, presence);
+    if (r == 0) {
         v->acked_seq = seq;
         memtable_acked(&v->memtable, seq);
     }
     return r;
 }
 
-/* One append, header and payload in memory. */
+#define RECORDS_MAX (APPEND_BODY_BYTES / 40) /* of one append; 40 is the smallest record */
+
+/* The records of one append, decoded. */
+struct append_records {
+    unsigned count;
+    uint64_t base_seq;
+    struct log_record records[RECORDS_MAX];
+    unsigned entries[RECORDS_MAX]; /* first payload block of a WRITE */
+    int8_t presence[RECORDS_MAX];  /* of a ROW: as row_present */
+    bool added[RECORDS_MAX];       /* of a ROW: its place has the row since this replay */
+};
+
+static int decode_append(struct recovery *rec, const uint8_t *at,
+    const struct append_header *header, struct append_records *ret)
+{
+    const uint8_t *body = append_header_inline(at, header);
+    size_t left = header->inline_len_bytes;
+    unsigned entry = 0;
+    ret->count = 0;
+    ret->base_seq = header->base_seq;
+    while (left > 0) {
+        struct log_record *record = &ret->records[ret->count];
+        int64_t size = ret->count < RECORDS_MAX ? log_record_decode(body, left, record) : -EBADMSG;
+        unsigned blocks = size > 0 && record->type == LOG_WRITE ? (unsigned)record->count : 0;
+        if (size < 0 || entry + blocks > header->entry_count) {
+            *rec->ret_error = mem_printf("log record %llu cannot be decoded",
+                (unsigned long long)(header->base_seq + ret->count));
+            return -EBADMSG;
+        }
+        ret->entries[ret->count++] = entry;
+        entry += blocks;
+        body += size;
+        left -= (size_t)size;
+    }
+    return 0;
+}
+
+/* Looks whether every row that the append refers to can be had. 1 = not, and only power loss explains it: the append as a whole does not
+ * count, for the log is sealed before it (O4) and nothing behind the seal may be served. */
+static int stage_append(struct recovery *rec, struct append_records *a)
+{
+    unsigned i;
+    int r = 1;
+    for (i = 0; i < a->count && r > 0; i++) {
+        a->added[i] = false;
+        a->presence[i] = 1;
+        if (a->records[i].type != LOG_ROW || a->base_seq + i < rec->expected_seq)
+            continue;
+        r = stage_row(rec, &a->records[i], a->base_seq + i, &a->added[i]);
+        a->presence[i] = (int8_t)MAX(r, 0);
+    }
+    if (r > 0)
+        return 0;
+    while (i-- > 0) {
+        if (a->added[i])
+            state_chunk(&rec->volume->state, a->records[i].chunk_index)->place->row_count--;
+    }
+    return r < 0 ? r : 1;
+}
+
+/* One append, header and payload in memory; all of it counts or nothing. */
 static int replay_append(
     struct recovery *rec, const uint8_t *at, const struct append_header *header)
 {
     struct volume *v = rec->volume;
-    const uint8_t *body = append_header_inline(at, header);
-    size_t left = header->inline_len_bytes;
-    unsigned entry = 0;
-    for (uint64_t seq = header->base_seq; left > 0 && !rec->stopped; seq++) {
-        struct log_record record;
-        int64_t size = log_record_decode(body, left, &record);
-        unsigned blocks = size > 0 && record.type == LOG_WRITE ? (unsigned)record.count : 0;
-        if (size < 0 || entry + blocks > header->entry_count) {
-            *rec->ret_error =
-                mem_printf("log record %llu cannot be decoded", (unsigned long long)seq);
-            return -EBADMSG;
-        }
-        body += size;
-        left -= (size_t)size;
-        if (seq > rec->expected_seq) {
-            rec->stopped = true; /* O2 */
-            log_warn("volume %s: the log lacks records %llu to %llu: what comes after is given up",
-                v->root.name, (unsigned long long)rec->expected_seq, (unsigned long long)seq - 1);
-            return 0;
-        }
-        if (seq == rec->expected_seq) {
-            int r =
-                replay_record(rec, &record, seq, at, entry, at + (size_t)(1 + entry) * BLOCK_BYTES);
-            if (r < 0)
-                return r;
-            if (!rec->stopped)
-                rec->expected_seq++;
-        }
-        entry += blocks;
+    if (header->inline_len_bytes > 0 && header->base_seq > rec->expected_seq) {
+        rec->stopped = true; /* O2 */
+        log_warn("volume %s: the log lacks records %llu to %llu: what comes after is given up",
+            v->root.name, (unsigned long long)rec->expected_seq,
+            (unsigned long long)header->base_seq - 1);
+        return 0;
     }
-    return 0;
+    CLEANUP_FREE struct append_records *a = mem_alloc(sizeof(*a));
+    int r = decode_append(rec, at, header, a);
+    if (r == 0)
+        r = stage_append(rec, a);
+    if (r == 1) {
+        rec->stopped = rec->power_loss = true;
+        return 0;
+    }
+    for (unsigned i = 0; i < a->count && r == 0; i++) {
+        uint64_t seq = a->base_seq + i;
+        if (seq != rec->expected_seq)
+            continue; /* committed long ago */
+        r = replay_record(rec, &a->records[i], seq, at, a->entries[i],
+            at + (size_t)(1 + a->entries[i]) * BLOCK_BYTES, a->presence[i]);
+        if (r == 0)
+            rec->expected_seq++;
+    }
+    return r;
 }
 
 /* Replays blocks [0, length) of a log; *ret_end = end of the last append that counts. */
@@ -394,6 +445,17 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
         return r == -ENOENT ? -EIO : r;
     }
     uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
+    /* Only recovery seals copies: one that was cut short has chosen the length already; if the others
+     * are suspect, so was that one. */
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {
+        if (copies.disks[i] && copies.infos[i].sealed) {
+            length = MIN(length, copies.infos[i].length_blocks);
+            chosen += !copies.infos[i].suspect;
+        }
+    }
+    if (copies.suspect > 0)
+        copies.suspect += chosen;
     if (needed && wal->sealed && length < wal->length_blocks) {
         if (copies.suspect < copies.usable) {
             *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
@@ -446,6 +508,30 @@ static int recover_logs(struct recovery *rec)
 
 /* --- Places left open -------------------------------------------------------------------------- */
 
+/* After a power loss a shard may lack the last rows, which nobody flushed. It is sealed behind those
+ * that it has: they are still of use, and only the others count as damaged (S23). */
+static int close_short_shard(
+    struct volume *v, struct place *p, const struct chunk_place *place, unsigned shard)
+{
+    struct disk *disk = volume_disk(v, p->shards[shard].place.disk);
+    struct shard_key key = chunk_shard_key(place, shard);
+    struct shard_info info;
+    if (!disk_usable(disk) || p->shards[shard].state == CHUNK_SHARD_LOST)
+        return 0;
+    int r = shard_stat(disk, key, &info);
+    if (r == -ENOENT)
+        p->shards[shard].state = CHUNK_SHARD_LOST;
+    if (r < 0 || (info.sealed && info.length_blocks == place->length_blocks))
+        return 0;
+    unsigned rows = p->row_count;
+    while (rows > 0 && place_length_blocks(p, rows) > info.length_blocks)
+        rows--;
+    if (!info.sealed)
+        r = shard_seal(disk, key, v->root.epoch, place_length_blocks(p, rows));
+    p->shards[shard].state = CHUNK_SHARD_DAMAGED;
+    return r;
+}
+
 static int close_place(struct recovery *rec, struct place *p)
 {
     struct volume *v = rec->volume;
@@ -457,17 +543,10 @@ static int close_place(struct recovery *rec, struct place *p)
     int r = chunk_seal(&v->row_io, &place, v->root.epoch);
     if (r == -ESTALE)
         return r;
-    /* A shard that is shorter, gone or out of reach is reported by chunk_seal through `trouble`;
-     * note the first two here too, for they are certain. */
-    for (unsigned i = 0; i < place_shards(p); i++) {
-        struct disk *disk = volume_disk(v, p->shards[i].place.disk);
-        struct shard_info info;
-        if (!disk_usable(disk) || p->shards[i].state == CHUNK_SHARD_LOST)
-            continue;
-        int s = shard_stat(disk, chunk_shard_key(&place, i), &info);
-        if (s == -ENOENT || (s == 0 && (!info.sealed || info.length_blocks != place.length_blocks)))
-            p->shards[i].state = CHUNK_SHARD_LOST;
-    }
+    for (unsigned i = 0; i < place_shards(p) && r != -ESTALE; i++)
+        r = close_short_shard(v, p, &place, i);
+    if (r == -ESTALE)
+        return r;
     p->sealed = true;
     return 0;
 }
@@ -511,9 +590,7 @@ static int close_places(struct recovery *rec)
             open = p->sealed ? NULL : p;
         if (!open)
             return 0;
-        const struct probe *probe = idmap_get(&rec->probes, open->chunk);
-        if (probe && probe->cut_row < open->row_count)
-            open->row_count = (uint8_t)probe->cut_row;
+
         if (open->row_count == 0 && unused(v, open)) {
             drop_place(rec, open);
             continue;
