@@ -165,11 +165,12 @@ static int check_blockd(const struct options *options)
     char *text = NULL;
     int r = admin_client_open(options->admin_path, &client);
     if (r < 0) {
-        fprintf(stderr,
-            "holdfast-fuse: no blockd at admin socket %s: %s\n"
-            "Is blockd running? Another socket: -o admin=PATH. To mount now and wait for it: -o "
-            "wait\n",
-            options->admin_path, strerror(-r));
+        fprintf(stderr, "holdfast-fuse: cannot reach blockd at admin socket %s: %s\n%s\n",
+            options->admin_path, strerror(-r),
+            r == -EACCES
+                ? "Its owner or root may."
+                : "Is blockd running? Another socket: -o admin=PATH. To mount now and wait "
+                  "for it: -o wait");
         return r;
     }
     r = admin_client_call(client, "volume.list", NULL, 10000, NULL, NULL, &result, &text);
@@ -321,6 +322,7 @@ static int run_mount(struct options *options)
         mem_free(mount);
         return 1;
     }
+    fuse_set_log_func(libfuse_log); /* until here libfuse's words go to stderr as they are */
     if (!options->foreground) {
         openlog("holdfast-fuse", LOG_PID, LOG_DAEMON);
         log_set_output(log_to_syslog, NULL);
@@ -339,7 +341,6 @@ int main(int argc, char **argv)
     struct options options;
     if (options_parse(argc, argv, &options) < 0)
         return 2;
-    fuse_set_log_func(libfuse_log);
     /* Large buffers go back to the system when a burst is over; buffer.c keeps what a steady load
      * needs. (glibc would move the limit up and keep the burst's memory.) */
     mallopt(M_MMAP_THRESHOLD, 512 << 10);

@@ -34,6 +34,8 @@
 #define RETRY_FIRST_MS 100
 #define RETRY_MAX_MS 1000
 #define TICK_MS 500
+/* How long a server may refuse an export that exists before a first open fails. */
+#define REFUSED_LIMIT_MS 5000
 
 enum session_state {
     SESSION_WAITING,
@@ -69,6 +71,7 @@ struct session {
     struct loop_later later;
     struct loop_timer retry, tick;
     int64_t retry_ms, down_since_ms;
+    int64_t refused_since_ms; /* 0: not refused */
     bool was_up, overdue, outage_logged;
 };
 
@@ -216,7 +219,7 @@ static void become_up(struct session *session)
         log_info("%s: connected to blockd again after %.1f s, %u requests go on", session->name,
             (double)(loop_now_ms() - session->down_since_ms) / 1000, session->unanswered);
     session->state = SESSION_UP;
-    session->retry_ms = 0;
+    session->retry_ms = session->refused_since_ms = 0;
     session->was_up = true;
     session->overdue = session->outage_logged = false;
     loop_later_set(session->loop, &session->later);
@@ -287,6 +290,19 @@ static void retry_fire(struct loop_timer *timer)
     session_connect(container_of(timer, struct session, retry));
 }
 
+/* The volume exists, and yet the server has no export of that name: it cannot open it (or not yet).
+ * Who opens the file is told; what is open already waits. */
+static void note_refused(struct session *session)
+{
+    if (session->refused_since_ms == 0)
+        session->refused_since_ms = loop_now_ms();
+    if (session->was_up || loop_now_ms() - session->refused_since_ms < REFUSED_LIMIT_MS)
+        return;
+    log_error_limited(
+        "%s: blockd does not open it; see 'holdfast volume info %s'", session->name, session->name);
+    session->events->down(session->ctx, -EIO);
+}
+
 void session_identified(struct session *session, int error, const char *name)
 {
     if (session->state != SESSION_IDENTIFYING || session->link_failed)
@@ -303,6 +319,8 @@ void session_identified(struct session *session, int error, const char *name)
             log_info("%s: the volume is now named %s", session->name, name);
             mem_free(session->name);
             session->name = mem_strdup(name);
+        } else if (error == 0 && session->links_count == 0) {
+            note_refused(session);
         }
         drop_links(session, true);
         wait_and_retry(session);

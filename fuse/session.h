@@ -28,7 +28,8 @@ struct session_events {
     /* The session is up, for the first time or again: session_export() may have changed. */
     void (*up)(void *ctx);
     /* It will not come up: -ESTALE: the volume is gone; -EIO: no server for longer than the time
-     * limit (the session goes on trying). Commands waiting are answered with that. */
+     * limit, or one that does not open the volume (the session goes on trying). Commands waiting
+     * are answered with that. */
     void (*down)(void *ctx, int error);
     /* `op` waits for a lost connection; asked twice a second. True: nobody wants it any more, it is
      * answered with -EINTR (whether it was carried out is not known). */

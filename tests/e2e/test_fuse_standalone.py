@@ -508,6 +508,17 @@ def test_a_renamed_volume_is_followed(mount):
     assert sorted(os.listdir(mount.path)) == ["moved", "vol1"]
 
 
+def test_a_volume_that_the_server_does_not_open_fails_the_open(bare):
+    bare.volume("vol1", MIB)
+    bare.volume("vol2", MIB)
+    bare.serve_one_by_qemu("vol1")
+    bare.mount()
+    with pytest.raises(OSError) as error:
+        os.open(bare.path / "vol2", os.O_RDONLY)
+    assert error.value.errno == errno.EIO and "does not open it" in bare.log.read_text()
+    assert (bare.path / "vol1").read_bytes() == bytes(MIB)
+
+
 def test_a_server_of_512_byte_blocks(bare):
     """Requests reach it aligned (the blocksize-policy filter refuses others), neighbours of a part of a block stay."""
     bare.volume("vol1", 8 * MIB)
@@ -636,7 +647,7 @@ def test_start_errors_say_what_to_do(bare):
         ([], "MOUNTPOINT"),
         (["-o", options, bare.dir / "nowhere"], "nowhere"),
         (["-o", options, bare.path], "nbd.sock"),
-        (["-o", f"admin={bare.dir}/no.sock", bare.path], "no blockd at admin socket"),
+        (["-o", f"admin={bare.dir}/no.sock", bare.path], "cannot reach blockd at admin socket"),
         (["-o", options + ",wait,nonsense=5", bare.path], "nonsense"),
         (["-o", options + ",timeout=soon", bare.path], "timeout=soon"),
         (["-o", options, "a", bare.path, "c"], "one argument too many"),
