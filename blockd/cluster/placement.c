@@ -105,6 +105,11 @@ static uint64_t slow_limit_ns(const struct list *disks)
     return MAX(latencies[n / 2] * SLOW_FACTOR, (uint64_t)SLOW_FLOOR_NS);
 }
 
+static bool class_matches(const struct disk *disk, const char *class_name)
+{
+    return class_name[0] == 0 || strcmp(disk->class_name, class_name) == 0;
+}
+
 /* One per failure domain: true when an earlier disk of the list has the same domain and counts. */
 static bool domain_seen(
     const struct list *disks, const struct placement_request *request, const struct disk *disk)
@@ -113,15 +118,11 @@ static bool domain_seen(
         const struct disk *other = list_entry(it, struct disk, link);
         if (other == disk)
             return false;
-        if (placement_disk_up(other) && same_domain(disk, other, request->domain))
+        if (placement_disk_up(other) && class_matches(other, request->class_name) &&
+            same_domain(disk, other, request->domain))
             return true;
     }
     return false;
-}
-
-static bool class_matches(const struct disk *disk, const char *class_name)
-{
-    return class_name[0] == 0 || strcmp(disk->class_name, class_name) == 0;
 }
 
 int placement_choose(
