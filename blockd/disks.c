@@ -226,6 +226,7 @@ int disks_open_all(struct disks *disks, char **ret_error)
         *ret_error = mem_printf("the store cannot list the disks: %s", strerror(-r));
         return r;
     }
+    char other[sizeof(((struct disk_record *)0)->node)] = "";
     for (unsigned i = 0; i < count; i++) {
         struct disk_record record;
         CLEANUP_FREE char *error = NULL;
@@ -233,8 +234,15 @@ int disks_open_all(struct disks *disks, char **ret_error)
             log_error("store: %s: %s; the disk is not used", values[i].key, error);
         else if (strcmp(record.node, disks->options.node_name) == 0)
             entry_new(disks, &record);
+        else
+            strcpy(other, record.node);
     }
     store_list_free(values, count);
+    if (*other && list_empty(&disks->entries))
+        log_warn(
+            "no disk is recorded for node '%s', but some are for '%s': if this host was renamed, "
+            "set [node] name = %s",
+            disks->options.node_name, other, other);
     open_entries(disks);
     return 0;
 }
