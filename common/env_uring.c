@@ -420,6 +420,8 @@ static int run(struct env_uring *uring, unsigned ring_entries, unsigned fiber_co
         log_error("cannot read /proc/sys/kernel/random/boot_id: %s", strerror(-rc));
         return rc;
     }
+    if (uring->power_cut) /* a kill is to look like a reboot, also to what compares boot ids (S6) */
+        random_from_kernel(uring->boot_id, sizeof(uring->boot_id));
     rc = ring_init(uring, ring_entries, fiber_count_max);
     if (rc < 0)
         return rc;
