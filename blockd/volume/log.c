@@ -232,7 +232,11 @@ static uint64_t unreleased_bytes(const struct volume *v)
 
 static void log_limit(struct volume *v)
 {
-    if (unreleased_bytes(v) > log_bytes_max(v) / 4 * 3 && memtable_freeze(&v->memtable))
+    if (unreleased_bytes(v) <= log_bytes_max(v) / 4 * 3)
+        return;
+    /* One at a time: a generation for each batch would cost more memory and smaller rows the slower
+     * destage is. */
+    if (!memtable_oldest_frozen(&v->memtable) && memtable_freeze(&v->memtable))
         fiber_queue_wake_all(&v->destager_wake);
 }
 
@@ -398,6 +402,12 @@ void log_committer(void *arg)
         }
     }
     mem_free(batch);
+    /* Halted while a batch was in flight: its commits were in no queue then (volume_halt). */
+    list_for_each (it, &v->commit_queue) {
+        struct commit *commit = list_entry(it, struct commit, link);
+        if (commit->waiter)
+            fiber_wake(commit->waiter);
+    }
     fiber_queue_wake_all(&v->ack_waiters);
 }
 
@@ -585,7 +595,7 @@ static void sync_succeeded(struct volume *v, const struct sync_target *targets, 
 /* One round: everything acknowledged before it is durable after it. */
 static int sync_round(struct volume *v)
 {
-    uint64_t target_seq = v->acked_seq;
+    uint64_t target_seq = v->acked_seq, start_ns = env_now_ns();
     unsigned count;
     struct sync_target *targets = sync_collect(v, &count);
     struct fiber_group group;
@@ -606,6 +616,8 @@ static int sync_round(struct volume *v)
     if (!failed) {
         sync_succeeded(v, targets, count);
         note_synced(v, target_seq);
+        if (v->synced_seq < v->acked_seq) /* what came meanwhile has its own time */
+            v->oldest_unsynced_ns = start_ns;
     }
     mem_free(targets);
     return r;
