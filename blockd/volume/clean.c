@@ -232,6 +232,22 @@ static int read_directories(
     return 0;
 }
 
+/* The logical chunks that live in the place, by index: the table of them may change its layout
+ * whenever a new one is made. */
+static uint64_t *chunks_of(const struct volume *v, const struct place *p, unsigned *ret_count)
+{
+    uint64_t *chunks = mem_alloc(p->chunk_refs * sizeof(*chunks));
+    unsigned count = 0;
+    uint32_t pos = 0;
+    for (const struct lchunk *c; (c = idmap_next(&v->state.chunks, &pos));) {
+        if (c->place == p)
+            chunks[count++] = c->index;
+    }
+    CHECK(count == p->chunk_refs);
+    *ret_count = count;
+    return chunks;
+}
+
 /* Everything live in one place goes to the target, which has room for it. */
 static int move_place(struct cleaner *c, struct place *p)
 {
@@ -243,11 +259,10 @@ static int move_place(struct cleaner *c, struct place *p)
     struct row_directory *directories[CHUNK_ROWS_MAX] = {0};
     int r = read_directories(v, &place, directories);
     /* The set of chunks that live here cannot change: the mutex is held and the place is sealed. */
-    uint32_t pos = 0;
-    for (struct lchunk *chunk; r == 0 && (chunk = idmap_next(&v->state.chunks, &pos));) {
-        if (chunk->place == p)
-            r = move_chunk(c, chunk, directories, &place, whole);
-    }
+    unsigned count = 0;
+    CLEANUP_FREE uint64_t *chunks = chunks_of(v, p, &count);
+    for (unsigned i = 0; i < count && r == 0; i++)
+        r = move_chunk(c, state_chunk(&v->state, chunks[i]), directories, &place, whole);
     for (unsigned row = 0; row < place.row_count; row++)
         mem_free(directories[row]);
     if (r == 0)

@@ -288,8 +288,8 @@ static bool is_target(const struct volume *v, const struct place *p)
 
 static bool sealable(const struct volume *v, const struct place *p)
 {
-    return !p->sealed && p->retired && !p->freeing && p->appending == 0 && p->unsynced_rows == 0 &&
-           p->row_count == p->rows_recorded && !is_target(v, p);
+    return !p->sealed && p->retired && !p->sealing && !p->freeing && p->appending == 0 &&
+           p->unsynced_rows == 0 && p->row_count == p->rows_recorded && !is_target(v, p);
 }
 
 /* Seals one retired place: on its disks first, then in the manifest. */
@@ -298,6 +298,8 @@ static int seal_one(struct volume *v, struct place *p)
     struct chunk_place full;
     uint64_t id = p->chunk;
     place_expand(&v->state, p, &full);
+    p->sealing =
+        true; /* the provisioner and volume_clean both come here; nobody frees it meanwhile */
     int r = chunk_seal(&v->row_io, &full, v->root.epoch);
     if (r == -ESTALE) {
         volume_halt(v, r, "another node has taken the volume over");
@@ -305,12 +307,12 @@ static int seal_one(struct volume *v, struct place *p)
     }
     /* A shard that could not be sealed is reported by row_io.trouble and rebuilt; the chunk itself
      * takes no more rows in any case. */
-    if (!(p = state_place(&v->state, id)) || p->sealed)
-        return 0;
     struct records records = {0};
     record_sealed(&records, id);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
+    if (r == 0)
+        state_place(&v->state, id)->sealing = false;
     return r;
 }
 

@@ -27,7 +27,7 @@ struct place {
     uint16_t unsynced_rows;       /* large-write rows not yet synced */
     uint32_t unsynced_end_blocks; /* end of the last of them that a log record names */
     bool retired;                 /* takes no more rows: something failed; to be sealed */
-    bool repairing, freeing;
+    bool sealing, repairing, freeing;
     bool scratch_busy; /* of the running cleaning pass */
     uint32_t scratch_live;
     uint32_t repair_round; /* tried in that round already */
