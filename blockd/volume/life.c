@@ -78,16 +78,12 @@ static int root_set_size(struct volume *v)
     }
 }
 
-int volume_grow(struct volume *v, uint64_t size_bytes)
+static int grow_locked(struct volume *v, uint64_t size_bytes)
 {
-    if (v->closed_to_io || v->halted)
-        return -ESHUTDOWN;
-    if (size_bytes < v->state.size_bytes || size_bytes % 512 != 0 ||
-        size_bytes > VOLUME_SIZE_BYTES_MAX)
+    if (size_bytes < v->state.size_bytes) /* another grow was faster */
         return -EINVAL;
     if (size_bytes == v->state.size_bytes)
         return 0;
-    v->ios++;
     /* The tail of a last block that was cut by the old end reads as zeroes: nothing was ever
      * written there, the block's unused part is zero. */
     struct records records = {0};
@@ -99,6 +95,19 @@ int volume_grow(struct volume *v, uint64_t size_bytes)
         r = root_set_size(v);
         fiber_mutex_unlock(&v->manifest.mutex);
     }
+    return r;
+}
+
+int volume_grow(struct volume *v, uint64_t size_bytes)
+{
+    if (v->closed_to_io || v->halted)
+        return -ESHUTDOWN;
+    if (size_bytes % 512 != 0 || size_bytes > VOLUME_SIZE_BYTES_MAX)
+        return -EINVAL;
+    v->ios++;
+    fiber_mutex_lock(&v->grow_mutex);
+    int r = grow_locked(v, size_bytes);
+    fiber_mutex_unlock(&v->grow_mutex);
     if (--v->ios == 0)
         fiber_queue_wake_all(&v->idle_waiters);
     return r;

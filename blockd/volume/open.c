@@ -669,6 +669,7 @@ static struct volume *volume_new(
     fiber_mutex_init(&v->manifest.mutex);
     fiber_mutex_init(&v->bypass_mutex);
     fiber_mutex_init(&v->clean_mutex);
+    fiber_mutex_init(&v->grow_mutex);
     extmap_init(&v->delta);
     extmap_init(&v->delta_frozen);
     checkpoint_init_store(v);
@@ -679,6 +680,7 @@ void volume_free(struct volume *v)
 {
     list_remove(&v->budget_link);
     memtable_fini(&v->memtable);
+    fiber_queue_wake_all(&v->host->budget->waiters);
     extmap_fini(&v->delta);
     extmap_fini(&v->delta_frozen);
     if (v->map)

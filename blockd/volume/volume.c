@@ -14,6 +14,7 @@
 
 /* Shares of the budget: parity and decode buffers need at most a few rows at a time. */
 #define IO_SHARE 8
+#define PRESSURE_NS 50000000ull
 #define IO_BYTES_MIN (48ull << 20)
 
 void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
@@ -101,16 +102,19 @@ void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned coun
     fiber_queue_wake_all(&volume->host->budget->waiters);
 }
 
-/* Largest first: asks the volume that holds most to destage what it has. */
+/* Largest first: asks the volume that holds most to destage what it has. One that has been asked and is
+ * not done may be stuck (no disks to write to): the others are asked then. */
 void budget_pressure(struct memory_budget *budget)
 {
     struct volume *largest = NULL;
     list_for_each (it, &budget->volumes) {
         struct volume *v = list_entry(it, struct volume, budget_link);
+        if (v->halted || !v->serving || v->destage_all || memtable_bytes(&v->memtable) == 0)
+            continue;
         if (!largest || memtable_bytes(&v->memtable) > memtable_bytes(&largest->memtable))
             largest = v;
     }
-    if (largest && memtable_bytes(&largest->memtable) > 0) {
+    if (largest) {
         largest->destage_all = true;
         fiber_queue_wake_all(&largest->destager_wake);
     }
@@ -130,7 +134,8 @@ int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
         if (volume->halted)
             return -ESHUTDOWN;
         budget_pressure(budget);
-        fiber_queue_wait(&budget->waiters);
+        /* Again after a while: whoever was asked may not be able to. */
+        fiber_queue_wait_until(&budget->waiters, env_now_ns() + PRESSURE_NS);
     }
 }
 

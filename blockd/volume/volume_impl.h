@@ -119,6 +119,7 @@ struct volume {
     struct fiber_queue destager_wake, destaged, checkpoint_wake, checkpoint_waiters, repair_wake,
         idle_waiters, reader_waiters;
     struct fiber_mutex clean_mutex;
+    struct fiber_mutex grow_mutex;
     bool destage_all; /* also small generations, now */
     unsigned destage_waiters;
     uint64_t checkpoint_wanted, checkpoint_done;
