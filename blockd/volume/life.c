@@ -24,7 +24,7 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
     }
     if (size_bytes == 0 || size_bytes % 512 != 0 || size_bytes > VOLUME_SIZE_BYTES_MAX) {
         *ret_error =
-            mem_printf("a size is a multiple of 512 bytes, at least 512 bytes and at most 1 EiB");
+            mem_printf("a size is a multiple of 512 bytes, at least 512 bytes and at most 1 PiB");
         return -EINVAL;
     }
     int r = pool_load(host->store, pool, &p);
