@@ -316,8 +316,8 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     records_fini(&records);
     if (r == 0) {
         (void)chunk_remove(&v->row_io, &place, v->root.epoch); /* what stays is an orphan */
-        v->places_freed++;
-        fiber_queue_wake_all(&v->checkpoint_waiters);
+        v->host->budget->places_freed++;
+        fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
         fiber_queue_wake_all(&v->provisioner_wake);
     }
     return r;
@@ -387,6 +387,7 @@ void checkpointer(void *arg)
     while (!v->halted) {
         if (v->checkpoint_done < v->checkpoint_wanted) {
             uint64_t wanted = v->checkpoint_wanted;
+            bool reclaiming = v->reclaiming;
             fiber_mutex_lock(&v->clean_mutex);
             int r = checkpoint_now(v);
             if (r == 0)
@@ -403,14 +404,15 @@ void checkpointer(void *arg)
             } else if (!v->stopping && !v->halted) {
                 clean_if_due(v);
             }
-            v->reclaim_done = wanted;
-            fiber_queue_wake_all(&v->checkpoint_waiters);
+            if (reclaiming)
+                reclaim_over(v);
         } else if (v->stopping) {
             break;
         } else {
             fiber_queue_wait(&v->checkpoint_wake);
         }
     }
+    reclaim_over(v);
     fiber_queue_wake_all(&v->checkpoint_waiters);
 }
 

@@ -507,21 +507,44 @@ void clean_if_due(struct volume *v)
     fiber_queue_wake_all(&v->space_waiters);
 }
 
-/* What was overwritten or trimmed becomes free space: destage, merge, clean. -ENOSPC when that freed
- * nothing. */
+void reclaim_over(struct volume *v)
+{
+    v->reclaiming = false;
+    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
+}
+
+static void reclaim_ask(struct volume *v)
+{
+    if (v->reclaiming || v->halted || v->stopping || !v->serving)
+        return;
+    v->reclaiming = v->clean_wanted = v->destage_all = true;
+    v->checkpoint_wanted++;
+    fiber_queue_wake_all(&v->destager_wake);
+    fiber_queue_wake_all(&v->checkpoint_wake);
+}
+
+static bool somebody_reclaims(const struct memory_budget *budget)
+{
+    list_for_each (it, &budget->volumes) {
+        if (list_entry(it, struct volume, budget_link)->reclaiming)
+            return true;
+    }
+    return false;
+}
+
+/* What was overwritten or trimmed becomes free space, in all volumes of the node: destage, merge,
+ * clean. -ENOSPC when that freed nothing anywhere. */
 int reclaim_wait(struct volume *v)
 {
-    uint64_t freed = v->places_freed;
-    v->clean_wanted = true;
-    v->destage_all = true;
-    fiber_queue_wake_all(&v->destager_wake);
-    uint64_t ticket = ++v->checkpoint_wanted;
-    fiber_queue_wake_all(&v->checkpoint_wake);
-    while (v->reclaim_done < ticket && v->places_freed == freed && !v->halted && !v->stopping)
-        fiber_queue_wait(&v->checkpoint_waiters);
+    struct memory_budget *budget = v->host->budget;
+    uint64_t freed = budget->places_freed;
+    list_for_each (it, &budget->volumes)
+        reclaim_ask(list_entry(it, struct volume, budget_link));
+    while (budget->places_freed == freed && somebody_reclaims(budget) && !v->halted && !v->stopping)
+        fiber_queue_wait(&budget->reclaim_waiters);
     if (v->halted || v->stopping)
         return -ESHUTDOWN;
-    return v->places_freed == freed ? -ENOSPC : 0;
+    return budget->places_freed == freed ? -ENOSPC : 0;
 }
 
 int volume_clean(struct volume *v)

@@ -27,6 +27,7 @@ void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
     list_init(&budget->volumes);
     fiber_mutex_init(&budget->replay);
     fiber_mutex_init(&budget->cleaning);
+    fiber_queue_init(&budget->reclaim_waiters);
 }
 
 void memory_budget_fini(struct memory_budget *budget)
@@ -82,7 +83,7 @@ void volume_halt(struct volume *volume, int error, const char *format, ...)
         &volume->syncer_wake, &volume->sync_waiters, &volume->provisioner_wake,
         &volume->space_waiters, &volume->destager_wake, &volume->destaged, &volume->checkpoint_wake,
         &volume->checkpoint_waiters, &volume->repair_wake, &volume->bypass_turn,
-        &volume->host->budget->waiters};
+        &volume->host->budget->waiters, &volume->host->budget->reclaim_waiters};
     for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
         fiber_queue_wake_all(queues[i]);
 }

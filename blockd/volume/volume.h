@@ -50,7 +50,9 @@ struct memory_budget {
     struct fiber_queue waiters;  /* writers without a block; whoever frees blocks wakes them */
     struct list volumes;         /* open volumes: the largest is destaged first */
     struct fiber_mutex cleaning; /* one volume cleans at a time */
-    struct fiber_mutex replay;   /* one volume replays its log at a time */
+    struct fiber_queue reclaim_waiters; /* writers of a full pool, while volumes look for garbage */
+    uint64_t places_freed;              /* by all volumes */
+    struct fiber_mutex replay;          /* one volume replays its log at a time */
 };
 /* memory_bytes: the node's budget; most of it goes to memtables. */
 void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes);

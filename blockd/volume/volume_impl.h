@@ -124,8 +124,7 @@ struct volume {
     unsigned destage_waiters;
     uint64_t checkpoint_wanted, checkpoint_done;
     int checkpoint_result;
-    uint64_t reclaim_done; /* ticket of checkpoint_wanted whose cleaning is over too */
-    uint64_t places_freed;
+    bool reclaiming; /* asked to look for garbage, and not done yet */
     uint64_t repair_generation, repair_done;
     int repair_result;
     uint32_t repair_round;
@@ -261,6 +260,7 @@ MAY_SUSPEND int checkpoint_wait(struct volume *volume);
 MAY_SUSPEND void clean_if_due(struct volume *volume);
 /* Asks for destage, merge and cleaning; 0 once something was freed, -ENOSPC when nothing could be. */
 MAY_SUSPEND int reclaim_wait(struct volume *volume);
+void reclaim_over(struct volume *volume);
 bool space_is_short(const struct volume *volume);
 void checkpoint_init_store(struct volume *volume);
 /* Rebuilds the delta table from the items (recovery). */

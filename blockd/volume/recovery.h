@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What the files of an open share: open.c (ownership, manifest, places left open), replay.c (logs),
+ * replay_rows.c (large-write rows that log records name).
+ */
+#pragma once
+
+#include "blockd/volume/volume_impl.h"
+
+/* What is known of the shards of one open place: how far each goes. */
+struct probe {
+    uint64_t chunk;
+    struct shard_info infos[CODE_SHARDS_MAX];
+    int errors[CODE_SHARDS_MAX];
+};
+
+struct recovery {
+    struct volume *volume;
+    char **ret_error;
+    uint64_t expected_seq; /* of the next record */
+    bool stopped;          /* O2: nothing behind this point counts */
+    bool power_loss;       /* only suspect copies had something */
+    struct idmap probes;   /* by place */
+    struct copies_ref
+        *removed; /* chunks of copies to be removed once the new manifest is current */
+    unsigned removed_count;
+};
+
+/* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new there). 1: all shards
+ * that can be reached have it, 2: enough do, 0: not enough, and only a power loss explains it, or an error. */
+MAY_SUSPEND int recovery_stage_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, bool *ret_added);
+/* Puts a staged row into the memtable, as a reference (presence 1) or as data (2). */
+MAY_SUSPEND int recovery_replay_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, int presence);
+/* Fences, replays and seals every log of the manifest, in order. */
+MAY_SUSPEND int recovery_logs(struct recovery *rec);

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Replaying the logs that the manifest names; the invariants O1-O4 stand at the head of open.c.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/disk/append_header.h"
+#include "blockd/volume/recovery.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define WINDOW_BLOCKS 512
+
+static int replay_write(struct recovery *rec, const struct log_record *record, uint64_t seq,
+    const uint8_t *header, unsigned entry, const uint8_t *payload)
+{
+    struct volume *v = rec->volume;
+    bool froze = false;
+    /* All of it in one generation (T1): the commit of a generation releases the log up to its last
+     * record. Nothing else touches the memtable during replay, so `gen` stays the active one. */
+    struct memtable_gen *gen =
+        memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze);
+    for (unsigned i = 0; i < record->count; i++) {
+        void *data;
+        int r = volume_get_blocks(v, 1, &data);
+        if (r < 0)
+            return r;
+        memcpy(data, payload + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
+        memtable_put(&v->memtable, gen, record->block + i, data,
+            append_header_entry(header, entry + i).crc, seq);
+    }
+    return 0;
+}
+
+static int replay_record(struct recovery *rec, const struct log_record *record, uint64_t seq,
+    const uint8_t *header, unsigned entry, const uint8_t *payload, int presence)
+{
+    struct volume *v = rec->volume;
+    uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
+    if (record->type != LOG_NOOP &&
+        (record->block >= blocks || record->count > blocks - record->block)) {
+        *rec->ret_error =
+            mem_printf("log record %llu is beyond the volume's end", (unsigned long long)seq);
+        return -EBADMSG;
+    }
+    int r = 0;
+    bool froze = false;
+    if (record->type == LOG_WRITE)
+        r = replay_write(rec, record, seq, header, entry, payload);
+    else if (record->type == LOG_TRIM)
+        memtable_put_trim(memtable_active(&v->memtable, 0, env_now_ns(), &froze), record->block,
+            record->count, seq);
+    else if (record->type == LOG_ROW)
+        r = recovery_replay_row(rec, record, seq, presence);
+    if (r == 0) {
+        v->acked_seq = seq;
+        memtable_acked(&v->memtable, seq);
+    }
+    return r;
+}
+
+#define RECORDS_MAX (APPEND_BODY_BYTES / 40) /* of one append; 40 is the smallest record */
+
+/* The records of one append, decoded. */
+struct append_records {
+    unsigned count;
+    uint64_t base_seq;
+    struct log_record records[RECORDS_MAX];
+    unsigned entries[RECORDS_MAX]; /* first payload block of a WRITE */
+    int8_t presence[RECORDS_MAX];  /* of a ROW: as row_present */
+    bool added[RECORDS_MAX];       /* of a ROW: its place has the row since this replay */
+};
+
+static int decode_append(struct recovery *rec, const uint8_t *at,
+    const struct append_header *header, struct append_records *ret)
+{
+    const uint8_t *body = append_header_inline(at, header);
+    size_t left = header->inline_len_bytes;
+    unsigned entry = 0;
+    ret->count = 0;
+    ret->base_seq = header->base_seq;
+    while (left > 0) {
+        struct log_record *record = &ret->records[ret->count];
+        int64_t size = ret->count < RECORDS_MAX ? log_record_decode(body, left, record) : -EBADMSG;
+        unsigned blocks = size > 0 && record->type == LOG_WRITE ? (unsigned)record->count : 0;
+        if (size < 0 || entry + blocks > header->entry_count) {
+            *rec->ret_error = mem_printf("log record %llu cannot be decoded",
+                (unsigned long long)(header->base_seq + ret->count));
+            return -EBADMSG;
+        }
+        ret->entries[ret->count++] = entry;
+        entry += blocks;
+        body += size;
+        left -= (size_t)size;
+    }
+    return 0;
+}
+
+/* Looks whether every row that the append refers to can be had. 1 = not, and only power loss explains it: the append as a whole does not
+ * count, for the log is sealed before it (O4) and nothing behind the seal may be served. */
+static int stage_append(struct recovery *rec, struct append_records *a)
+{
+    unsigned i;
+    int r = 1;
+    for (i = 0; i < a->count && r > 0; i++) {
+        a->added[i] = false;
+        a->presence[i] = 1;
+        if (a->records[i].type != LOG_ROW || a->base_seq + i < rec->expected_seq)
+            continue;
+        r = recovery_stage_row(rec, &a->records[i], a->base_seq + i, &a->added[i]);
+        a->presence[i] = (int8_t)MAX(r, 0);
+    }
+    if (r > 0)
+        return 0;
+    while (i-- > 0) {
+        if (a->added[i])
+            state_chunk(&rec->volume->state, a->records[i].chunk_index)->place->row_count--;
+    }
+    return r < 0 ? r : 1;
+}
+
+/* One append, header and payload in memory; all of it counts or nothing. */
+static int replay_append(
+    struct recovery *rec, const uint8_t *at, const struct append_header *header)
+{
+    struct volume *v = rec->volume;
+    if (header->inline_len_bytes > 0 && header->base_seq > rec->expected_seq) {
+        rec->stopped = true; /* O2 */
+        log_warn("volume %s: the log lacks records %llu to %llu: what comes after is given up",
+            v->root.name, (unsigned long long)rec->expected_seq,
+            (unsigned long long)header->base_seq - 1);
+        return 0;
+    }
+    CLEANUP_FREE struct append_records *a = mem_alloc(sizeof(*a));
+    int r = decode_append(rec, at, header, a);
+    if (r == 0)
+        r = stage_append(rec, a);
+    if (r == 1) {
+        rec->stopped = rec->power_loss = true;
+        return 0;
+    }
+    for (unsigned i = 0; i < a->count && r == 0; i++) {
+        uint64_t seq = a->base_seq + i;
+        if (seq != rec->expected_seq)
+            continue; /* committed long ago */
+        r = replay_record(rec, &a->records[i], seq, at, a->entries[i],
+            at + (size_t)(1 + a->entries[i]) * BLOCK_BYTES, a->presence[i]);
+        if (r == 0)
+            rec->expected_seq++;
+    }
+    return r;
+}
+
+/* Replays blocks [0, length) of a log; *ret_end = end of the last append that counts. */
+static int replay_wal(struct recovery *rec, const struct copies_set *copies, uint32_t length,
+    uint64_t *ret_last_seq, uint32_t *ret_end)
+{
+    uint8_t *window = mem_alloc_pages((size_t)WINDOW_BLOCKS * BLOCK_BYTES);
+    uint32_t off = 0;
+    int r = 0;
+    while (off < length && !rec->stopped && r == 0) {
+        uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), at = 0, bad;
+        r = copies_read(copies, off, count, window, &bad);
+        if (r < 0 && copies->suspect == copies->usable) {
+            /* Power was lost: a later append may have survived an earlier one that nobody flushed.
+             * What comes before counts. */
+            rec->power_loss = true;
+            r = 0;
+            count = bad - off;
+            length = bad;
+        }
+        if (r < 0)
+            *rec->ret_error = mem_printf("block %u of log %llx is damaged in every copy", bad,
+                (unsigned long long)copies->chunk);
+        while (r == 0 && at < count && !rec->stopped) {
+            struct append_header header;
+            r = append_header_parse(window + (size_t)at * BLOCK_BYTES, &header);
+            if (r < 0)
+                *rec->ret_error = mem_printf("block %u of log %llx is not a header", off + at,
+                    (unsigned long long)copies->chunk);
+            if (r < 0 || at + 1 + header.entry_count > count)
+                break;
+            r = replay_append(rec, window + (size_t)at * BLOCK_BYTES, &header);
+            if (r == 0 && !rec->stopped) {
+                at += 1 + header.entry_count;
+                *ret_last_seq = rec->expected_seq - 1;
+            }
+        }
+        off += at;
+        if (r == 0 && at == 0 && !rec->stopped) {
+            if (copies->suspect == copies->usable) {
+                rec->stopped = true;
+                break;
+            }
+            *rec->ret_error =
+                mem_printf("log %llx ends inside an append", (unsigned long long)copies->chunk);
+            r = -EBADMSG;
+        }
+    }
+    mem_free_pages(window, (size_t)WINDOW_BLOCKS * BLOCK_BYTES);
+    *ret_end = off;
+    return r;
+}
+
+/* Seals every copy that has `end` (O4); the others are lost. */
+static int seal_copies(
+    struct recovery *rec, struct wal *wal, const struct copies_set *copies, uint32_t end)
+{
+    struct volume *v = rec->volume;
+    unsigned sealed = 0;
+    for (unsigned i = 0; i < wal->copies; i++) {
+        struct shard_key key = {.volume = v->root.id, .chunk = wal->chunk, .index = (uint8_t)i};
+        int r = -ENOENT;
+        if (copies->disks[i] && copies->infos[i].length_blocks >= end)
+            r = shard_seal(copies->disks[i], key, v->root.epoch, end);
+        if (r == -ESTALE)
+            return r;
+        wal->shards[i].state = r == 0 ? CHUNK_SHARD_OK : CHUNK_SHARD_LOST;
+        sealed += r == 0;
+    }
+    wal->sealed = true;
+    wal->length_blocks = wal->synced_blocks = end;
+    if (sealed == 0 && end > 0) {
+        *rec->ret_error =
+            mem_printf("no copy of log %llx could be sealed", (unsigned long long)wal->chunk);
+        return -EIO;
+    }
+    /* Fewer copies than wanted: what they hold goes into full rows at once (S3). */
+    if (sealed < wal->copies)
+        v->destage_all = true;
+    return 0;
+}
+
+static void remove_later(struct recovery *rec, const struct wal *wal)
+{
+    struct copies_ref ref = {.chunk = wal->chunk, .count = wal->copies};
+    for (unsigned i = 0; i < wal->copies; i++)
+        ref.places[i] = wal->shards[i].place;
+    rec->removed = mem_realloc(rec->removed, (rec->removed_count + 1) * sizeof(ref));
+    rec->removed[rec->removed_count++] = ref;
+}
+
+static int recover_wal(struct recovery *rec, struct wal *wal)
+{
+    struct volume *v = rec->volume;
+    struct copies_set copies;
+    int r = copies_fence(
+        &copies, v->host, v->root.id, wal->chunk, wal->shards, wal->copies, v->root.epoch);
+    if (r == -ESTALE)
+        return r;
+    bool needed = !(wal->sealed && wal->last_seq <= v->state.committed_seq) && !rec->stopped;
+    if (r < 0 && needed) {
+        *rec->ret_error =
+            mem_printf("no copy of log %llx can be read (%s): acknowledged writes are "
+                       "in it; bring back the disks that hold it",
+                (unsigned long long)wal->chunk, strerror(-r));
+        return r == -ENOENT ? -EIO : r;
+    }
+    uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
+    /* Only recovery seals copies: one that was cut short has chosen the length already; if the others
+     * are suspect, so was that one. */
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {
+        if (copies.disks[i] && copies.infos[i].sealed) {
+            length = MIN(length, copies.infos[i].length_blocks);
+            chosen += !copies.infos[i].suspect;
+        }
+    }
+    if (copies.suspect > 0)
+        copies.suspect += chosen;
+    if (needed && wal->sealed && length < wal->length_blocks) {
+        if (copies.suspect < copies.usable) {
+            *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
+                                         "be reached: bring back the disks that hold it",
+                (unsigned long long)wal->chunk);
+            return -EHOSTUNREACH;
+        }
+        rec->power_loss = true;
+    }
+    if (needed && copies.suspect == copies.usable)
+        rec->power_loss = true;
+    uint32_t end = 0;
+    uint64_t last_seq = 0;
+    if (needed)
+        r = replay_wal(rec, &copies, length, &last_seq, &end);
+    log_debug("volume %s: log %llx: %u of %u copies (%u suspect), replayed %u of %u blocks, up to "
+              "record %llu",
+        v->root.name, (unsigned long long)wal->chunk, copies.usable, copies.count, copies.suspect,
+        end, length, (unsigned long long)last_seq);
+    if (r == 0 || !needed)
+        r = seal_copies(rec, wal, &copies, needed ? end : 0);
+    wal->last_seq = last_seq;
+    return r;
+}
+
+int recovery_logs(struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    rec->expected_seq = v->state.committed_seq + 1;
+    v->acked_seq = v->state.committed_seq;
+    list_for_each_safe (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        int r = recover_wal(rec, wal);
+        if (r < 0)
+            return r;
+        if (wal->last_seq <= v->state.committed_seq) {
+            remove_later(rec, wal);
+            list_remove(&wal->link);
+            mem_free(wal);
+        }
+    }
+    if (rec->power_loss)
+        log_warn("volume %s: only copies on machines that lost power were found: writes that were "
+                 "not flushed may be lost (up to write %llu is there)",
+            v->root.name, (unsigned long long)v->acked_seq);
+    v->next_seq = v->acked_seq + 1;
+    v->synced_seq = v->acked_seq;
+    return 0;
+}

@@ -1,0 +1,160 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Large-write rows at recovery: their data went to a chunk before the log record that names them, and
+ * after a power loss a record may be there whose row is not, or not on every shard (S14).
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/volume/recovery.h"
+#include "common/check.h"
+#include "common/crc32c.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+static int probe_place(struct recovery *rec, const struct place *p, struct probe **ret_probe)
+{
+    struct volume *v = rec->volume;
+    struct probe *probe = idmap_get(&rec->probes, p->chunk);
+    if (!probe) {
+        probe = NEW(struct probe);
+        probe->chunk = p->chunk;
+
+        for (unsigned i = 0; i < place_shards(p); i++) {
+            struct disk *disk = volume_disk(v, p->shards[i].place.disk);
+            struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
+            probe->errors[i] = -EHOSTUNREACH;
+            if (p->shards[i].state == CHUNK_SHARD_LOST)
+                probe->errors[i] = -ENOENT;
+            else if (disk_usable(disk))
+                probe->errors[i] = shard_fence(disk, key, v->root.epoch, &probe->infos[i]);
+            if (probe->errors[i] == -ESTALE) {
+                mem_free(probe);
+                return -ESTALE;
+            }
+        }
+        idmap_put(&rec->probes, p->chunk, probe);
+    }
+    *ret_probe = probe;
+    return 0;
+}
+
+/* Whether the shard has every block of the row at [off, end) undamaged. */
+static bool row_intact(
+    struct recovery *rec, const struct place *p, unsigned shard, uint32_t off, uint32_t end)
+{
+    struct volume *v = rec->volume;
+    struct disk *disk = volume_disk(v, p->shards[shard].place.disk);
+    struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)shard};
+    size_t bytes = (size_t)(end - off) * BLOCK_BYTES;
+    void *buf = mem_alloc_pages(bytes);
+    int r = shard_read(disk, key, off, end - off, buf, NULL);
+    mem_free_pages(buf, bytes);
+    return r == 0;
+}
+
+/* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
+ * or an error. After a power loss a later append may have survived an earlier one, so being longer
+ * is not enough. */
+static int row_present(struct recovery *rec, const struct place *p, uint32_t off, uint32_t end)
+{
+    struct probe *probe;
+    int r = probe_place(rec, p, &probe);
+    if (r < 0)
+        return r;
+    unsigned have = 0, unreachable = 0, lost_power = 0;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        const struct shard_info *info = &probe->infos[i];
+        if (probe->errors[i] == -EHOSTUNREACH || probe->errors[i] == -EIO)
+            unreachable++;
+        else if (probe->errors[i] < 0)
+            continue;
+        else if (info->length_blocks >= end &&
+                 ((!info->suspect && !info->damaged) || row_intact(rec, p, i, off, end)))
+            have++;
+        else if (info->suspect)
+            lost_power++;
+    }
+    if (have >= p->code.k)
+        return lost_power == 0 ? 1 : 2;
+    if (lost_power > 0)
+        return 0; /* S14 */
+    if (have + unreachable >= p->code.k) {
+        *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
+                                     "reached: bring back the disks that hold it",
+            p->code.k, (unsigned long long)p->chunk, have);
+        return -EHOSTUNREACH;
+    }
+    *rec->ret_error = mem_printf("a large write in chunk %llx has lost more shards than its code "
+                                 "can rebuild",
+        (unsigned long long)p->chunk);
+    return -EIO;
+}
+
+/* The row was not synced everywhere when power was lost: what is left of it has less redundancy than
+ * promised. Its blocks go through the memtable to a new row. */
+static int replay_row_data(
+    struct recovery *rec, const struct log_record *record, const struct place *p, uint64_t seq)
+{
+    struct volume *v = rec->volume;
+    struct chunk_place place;
+    bool froze = false;
+    int r = 0;
+    place_expand(&v->state, p, &place);
+    struct memtable_gen *gen =
+        memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze); /* T1 */
+    for (uint32_t i = 0; i < record->count && r == 0; i++) {
+        void *data;
+        if ((r = volume_get_blocks(v, 1, &data)) < 0)
+            break;
+        r = row_read(&v->row_io, &place, record->linear + i, 1, record->block + i, data);
+        if (r < 0) {
+            volume_put_block(v, data);
+            *rec->ret_error = mem_printf("a large write in chunk %llx cannot be read: %s",
+                (unsigned long long)p->chunk, strerror(-r));
+            break;
+        }
+        memtable_put(&v->memtable, gen, record->block + i, data, crc32c(0, data, BLOCK_BYTES), seq);
+    }
+    v->destage_all = true;
+    return r;
+}
+
+/* Gives the row its place in the geometry; how far it can be had as row_present. */
+int recovery_stage_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, bool *ret_added)
+{
+    struct volume *v = rec->volume;
+    struct lchunk *chunk = state_chunk(&v->state, record->chunk_index);
+    struct place *p = chunk ? chunk->place : NULL;
+    if (!p || record->row > p->row_count ||
+        (record->row < p->row_count && p->row_len[record->row] != record->row_len) ||
+        (record->row == p->row_count && (p->sealed || record->row >= CHUNK_ROWS_MAX))) {
+        *rec->ret_error = mem_printf("log record %llu refers to row %u of chunk %llu, which the "
+                                     "manifest contradicts",
+            (unsigned long long)seq, record->row, (unsigned long long)record->chunk_index);
+        return -EBADMSG;
+    }
+    *ret_added = record->row == p->row_count;
+    if (*ret_added)
+        (void)place_add_row(p, record->row_len);
+    return p->sealed ? 1
+                     : row_present(rec, p, place_length_blocks(p, record->row),
+                           place_length_blocks(p, record->row + 1u));
+}
+
+int recovery_replay_row(
+    struct recovery *rec, const struct log_record *record, uint64_t seq, int presence)
+{
+    struct volume *v = rec->volume;
+    struct lchunk *chunk = state_chunk(&v->state, record->chunk_index);
+    if (presence == 2)
+        return replay_row_data(rec, record, chunk->place, seq);
+    bool froze = false;
+    struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
+    memtable_put_mapped(gen, record->block, record->count,
+        map_entry(MAP_MAPPED, 0, record->chunk_index, record->linear), seq);
+    memtable_put_row(gen, record->chunk_index, record->row, record->row_len, seq);
+    chunk->memtable_rows++;
+    return 0;
+}
