@@ -2,6 +2,7 @@
 #include "cli/cli.h"
 
 #include <errno.h>
+#include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -50,8 +51,18 @@ static int connect_daemon(struct cli *cli, char **ret_error)
     return CLI_OK;
 }
 
-int cli_call_quiet(struct cli *cli, const char *method, json_t *params, unsigned timeout_ms,
-    json_t **ret_result, char **ret_error)
+/* The daemon's signs of life during what takes long. */
+static void show_elapsed(void *ctx, const json_t *progress)
+{
+    bool *shown = ctx;
+    if (!isatty(STDERR_FILENO))
+        return;
+    fprintf(stderr, "\r%" PRIu64 " s ...\033[K", json_number(progress, "elapsed_s"));
+    *shown = true;
+}
+
+int cli_call_quiet(
+    struct cli *cli, const char *method, json_t *params, json_t **ret_result, char **ret_error)
 {
     int code = connect_daemon(cli, ret_error);
     if (code != CLI_OK) {
@@ -59,8 +70,11 @@ int cli_call_quiet(struct cli *cli, const char *method, json_t *params, unsigned
         return code;
     }
     char *text = NULL;
-    int r =
-        admin_client_call(cli->client, method, params, timeout_ms, NULL, NULL, ret_result, &text);
+    bool elapsed_shown = false;
+    int r = admin_client_call(cli->client, method, params, CLI_TIMEOUT_MS, show_elapsed,
+        &elapsed_shown, ret_result, &text);
+    if (elapsed_shown)
+        fputs("\r\033[K", stderr);
     if (r < 0)
         *ret_error = mem_strdup(text ? text : strerror(-r));
     free(text);
@@ -70,7 +84,7 @@ int cli_call_quiet(struct cli *cli, const char *method, json_t *params, unsigned
 int cli_call(struct cli *cli, const char *method, json_t *params, json_t **ret_result)
 {
     CLEANUP_FREE char *error = NULL;
-    int code = cli_call_quiet(cli, method, params, CLI_TIMEOUT_MS, ret_result, &error);
+    int code = cli_call_quiet(cli, method, params, ret_result, &error);
     if (code != CLI_OK)
         cli_fail("%s", error);
     return code;
@@ -139,6 +153,15 @@ const char *size_text(uint64_t bytes)
     static char texts[16][SIZE_TEXT_BYTES];
     static unsigned next;
     return size_format(bytes, texts[next++ % ARRAY_SIZE(texts)]);
+}
+
+const char *count_text(uint64_t count, const char *one)
+{
+    static char texts[8][48];
+    static unsigned next;
+    char *text = texts[next++ % ARRAY_SIZE(texts)];
+    snprintf(text, sizeof(texts[0]), "%" PRIu64 " %s%s", count, one, count == 1 ? "" : "s");
+    return text;
 }
 
 const char *json_size(const json_t *object, const char *member)

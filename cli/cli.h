@@ -18,7 +18,8 @@ struct admin_client;
 enum exit_code { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_NO_DAEMON = 3 };
 
 #define CLI_SOCKET_DEFAULT "/run/holdfast/admin.sock"
-#define CLI_TIMEOUT_MS 600000u
+/* The daemon shows a sign of life more often than that, however long a method takes. */
+#define CLI_TIMEOUT_MS 60000u
 
 struct cli {
     const char *socket_path;
@@ -33,8 +34,8 @@ int cli_fail(const char *format, ...) __attribute__((format(printf, 1, 2)));
  * is told on stderr and is the exit code. cli_call_quiet gives the error's text instead of telling
  * it (mem_free). */
 int cli_call(struct cli *cli, const char *method, json_t *params, json_t **ret_result);
-int cli_call_quiet(struct cli *cli, const char *method, json_t *params, unsigned timeout_ms,
-    json_t **ret_result, char **ret_error);
+int cli_call_quiet(
+    struct cli *cli, const char *method, json_t *params, json_t **ret_result, char **ret_error);
 /* For methods of which only success matters: prints the result if --json, else the sentence. */
 int cli_do(struct cli *cli, const char *method, json_t *params, const char *format, ...)
     __attribute__((format(printf, 4, 5)));
@@ -47,6 +48,8 @@ int cli_flush_stdout(void);
 const char *json_text(const json_t *object, const char *member);
 uint64_t json_number(const json_t *object, const char *member);
 bool json_flag(const json_t *object, const char *member);
+/* "1 client", "2 clients": storage as of size_text. */
+const char *count_text(uint64_t count, const char *one);
 /* A size as text; its storage lives for some calls (a line of output). */
 const char *size_text(uint64_t bytes);
 const char *json_size(const json_t *object, const char *member);

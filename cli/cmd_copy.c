@@ -178,9 +178,9 @@ static int check_existing(struct import_job *job)
     int code = count_clients(job->cli, job->args, job->volume, &clients);
     if (code != CLI_OK || clients == 0 || args_has(job->args, "force"))
         return code;
-    return cli_fail("volume '%s' is in use (%" PRIu64 " clients are connected): stop what uses it, "
+    return cli_fail("volume '%s' is in use (%s connected): stop what uses it, "
                     "or --force to overwrite it under them",
-        job->volume, clients);
+        job->volume, count_text(clients, "client"));
 }
 
 static int check_link(const struct import_job *job, const struct nbd_link *link)
@@ -200,8 +200,8 @@ static int delete_created(struct import_job *job)
 {
     CLEANUP_FREE char *error = NULL;
     CLEANUP_JSON json_t *result = NULL;
-    int code = cli_call_quiet(job->cli, "volume.delete", json_pack("{s:s}", "name", job->volume),
-        CLI_TIMEOUT_MS, &result, &error);
+    int code = cli_call_quiet(
+        job->cli, "volume.delete", json_pack("{s:s}", "name", job->volume), &result, &error);
     if (code == CLI_OK)
         cli_fail("volume '%s', made for this import, is deleted again", job->volume);
     return code;
@@ -210,16 +210,18 @@ static int delete_created(struct import_job *job)
 /* What the user has now. */
 static void tell_failure(struct import_job *job, const struct copy_result *result)
 {
+    CLEANUP_FREE char *more = mem_printf(", some more up to byte %" PRIu64, result->begun_bytes);
     cli_fail("%s", result->error);
     if (job->created && delete_created(job) == CLI_OK)
         return;
     if (result->begun_bytes == 0)
         cli_fail("volume '%s' is as it was before", job->volume);
     else
-        cli_fail("volume '%s' now has the first %" PRIu64 " bytes (%s) of %s; up to byte %" PRIu64
-                 " some is overwritten, what follows is as it was before: import again",
+        cli_fail("volume '%s' now has the first %" PRIu64
+                 " bytes (%s) of %s%s, and after that what "
+                 "it had before; import again",
             job->volume, result->done_bytes, size_text(result->done_bytes), job->file,
-            result->begun_bytes);
+            result->begun_bytes > result->done_bytes ? more : "");
 }
 
 static int tell_success(const struct cli *cli, const char *from, const char *to, const char *volume,
@@ -408,9 +410,9 @@ int cmd_volume_export(struct cli *cli, const struct args *args)
         return code;
     if (clients > 0)
         fprintf(stderr,
-            "holdfast: volume '%s' is in use (%" PRIu64 " clients are connected): if it is "
+            "holdfast: volume '%s' is in use (%s connected): if it is "
             "written to meanwhile, the image is of no single moment\n",
-            job.volume, clients);
+            job.volume, count_text(clients, "client"));
     code = copy_from_volume(&job, &link);
     if (job.out.fd > STDOUT_FILENO)
         close(job.out.fd);

@@ -1,18 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
-#include <unistd.h>
 
 #include "cli/commands.h"
 #include "cli/table.h"
 #include "common/mem.h"
 
-/* Zeros over a large file take as long as they take; the daemon shows signs of life meanwhile. */
-#define FORMAT_TIMEOUT_MS (24u * 3600 * 1000)
-
 int cmd_disk_format(struct cli *cli, const struct args *args)
 {
     CLEANUP_FREE char *path = cli_absolute_path(args->operands[0]);
-    CLEANUP_FREE char *error = NULL;
     CLEANUP_JSON json_t *result = NULL;
     json_t *params = json_pack("{s:s, s:b}", "path", path, "force", args_has(args, "force"));
     if (!params)
@@ -22,16 +17,9 @@ int cmd_disk_format(struct cli *cli, const struct args *args)
             params, "size_bytes", json_integer((json_int_t)args_number(args, "size", 0)));
     if (args_has(args, "class"))
         json_object_set_new(params, "class", json_string(args_text(args, "class")));
-    bool terminal = isatty(STDERR_FILENO);
-    if (terminal)
-        fprintf(stderr, "Formatting %s ...", path);
-    int code = cli_call_quiet(cli, "disk.format", params, FORMAT_TIMEOUT_MS, &result, &error);
-    if (terminal)
-        fputs("\r\033[K", stderr);
-    if (code != CLI_OK) {
-        cli_fail("%s", error);
+    int code = cli_call(cli, "disk.format", params, &result);
+    if (code != CLI_OK)
         return code;
-    }
     if (cli->json)
         cli_print_json(result);
     else

@@ -10,7 +10,7 @@ int cmd_version(struct cli *cli, const struct args *args)
 {
     CLEANUP_JSON json_t *status = NULL;
     CLEANUP_FREE char *error = NULL;
-    int code = cli_call_quiet(cli, "status", NULL, CLI_TIMEOUT_MS, &status, &error);
+    int code = cli_call_quiet(cli, "status", NULL, &status, &error);
     const char *daemon = code == CLI_OK ? json_text(status, "version") : NULL;
     if (cli->json) {
         CLEANUP_JSON json_t *both =
@@ -32,7 +32,7 @@ static uint64_t sum_of(const json_t *array, const char *member)
     return sum;
 }
 
-static size_t count_text(const json_t *array, const char *member, const char *text)
+static size_t count_where(const json_t *array, const char *member, const char *text)
 {
     const json_t *item;
     size_t count = 0, i;
@@ -42,7 +42,7 @@ static size_t count_text(const json_t *array, const char *member, const char *te
 
 static void print_disks(const json_t *disks)
 {
-    size_t count = json_array_size(disks), in = count_text(disks, "state", "in");
+    size_t count = json_array_size(disks), in = count_where(disks, "state", "in");
     printf("%-10s %zu", "Disks:", count);
     if (in < count)
         printf(", %zu of them not working", count - in);
@@ -66,8 +66,8 @@ static void print_volumes(const json_t *volumes)
     const json_t *volume;
     size_t open = 0, i;
     json_array_foreach(volumes, i, volume) open += json_flag(volume, "open");
-    printf("%-10s %zu, %zu open; %" PRIu64 " clients connected\n",
-        "Volumes:", json_array_size(volumes), open, sum_of(volumes, "connections"));
+    printf("%-10s %zu, %zu open; %s connected\n", "Volumes:", json_array_size(volumes), open,
+        count_text(sum_of(volumes, "connections"), "client"));
 }
 
 static void print_scrub(const json_t *scrub)

@@ -69,11 +69,10 @@ static int confirm_delete(struct cli *cli, const char *name)
     int code = cli_call(cli, "volume.info", json_pack("{s:s}", "name", name), &info);
     if (code != CLI_OK)
         return code;
-    CLEANUP_FREE char *question =
-        mem_printf("Delete volume '%s' (%s, %s stored in pool '%s', %" PRIu64
-                   " clients connected) and all its data?",
-            name, json_size(info, "size_bytes"), json_size(info, "stored_bytes"),
-            json_text(info, "pool"), json_number(info, "connections"));
+    CLEANUP_FREE char *question = mem_printf(
+        "Delete volume '%s' (%s, %s stored in pool '%s', %s connected) and all its data?", name,
+        json_size(info, "size_bytes"), json_size(info, "stored_bytes"), json_text(info, "pool"),
+        count_text(json_number(info, "connections"), "client"));
     return cli_confirm(question) ? CLI_OK : cli_fail("volume '%s' is left as it was", name);
 }
 
@@ -148,7 +147,7 @@ static void print_addresses(struct cli *cli, const char *name)
 {
     CLEANUP_JSON json_t *status = NULL;
     CLEANUP_FREE char *error = NULL;
-    if (cli_call_quiet(cli, "status", NULL, CLI_TIMEOUT_MS, &status, &error) != CLI_OK)
+    if (cli_call_quiet(cli, "status", NULL, &status, &error) != CLI_OK)
         return;
     const json_t *addresses = json_object_get(status, "nbd"), *address;
     size_t i;
@@ -168,8 +167,8 @@ static void print_info(struct cli *cli, const json_t *info)
         json_number(info, "size_bytes"));
     printf("%-14s %s\n", "Pool:", json_text(info, "pool"));
     printf("%-14s %s%s%s\n", "Health:", *health ? health : "ok", *problem ? ": " : "", problem);
-    printf("%-14s %s, %" PRIu64 " clients connected\n", "State:", state_text(info),
-        json_number(info, "connections"));
+    printf("%-14s %s, %s connected\n", "State:", state_text(info),
+        count_text(json_number(info, "connections"), "client"));
     if (json_object_get(info, "allocated_bytes")) {
         printf("%-14s %s\n", "Data:", json_size(info, "allocated_bytes"));
         printf("%-14s %s on disks, with redundancy\n", "Stored:", json_size(info, "stored_bytes"));

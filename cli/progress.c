@@ -77,7 +77,7 @@ void progress_line(const struct progress *progress, unsigned width, char text[PR
         int64_t eta_s = progress_eta_s(progress);
         if (eta_s >= 0)
             snprintf(eta, sizeof(eta), "  ETA %s",
-                duration_format((uint64_t)eta_s * SECOND_NS, duration));
+                eta_s > 0 ? duration_format((uint64_t)eta_s * SECOND_NS, duration) : "0 s");
     }
     int len = snprintf(text, PROGRESS_LINE_BYTES, "%s: %s%s%s%s  %s/s%s", progress->label, bar_text,
         percent, size_text(progress->done_bytes), total, size_text((uint64_t)progress->rate), eta);
