@@ -323,9 +323,13 @@ static int copy_pipe(struct import *import)
     int r = 0;
     while (r == 0 && !end) {
         progress_show(&import->progress, import->position);
-        r = cli_interrupted ? fail(import, -EINTR, mem_strdup("interrupted"))
-                            : copy_piece(import, &end);
+        r = copy_piece(import, &end);
+        /* Also at the end: ^C ends what feeds the pipe too, so that this need not be all. */
+        if (r == 0 && cli_interrupted)
+            r = fail(import, -EINTR, mem_strdup("interrupted"));
     }
+    if (r == 0 && import->position == 0) /* and not a reason to zero the volume */
+        r = fail(import, -ENODATA, mem_printf("%s is empty", import->options->file_name));
     return r;
 }
 
