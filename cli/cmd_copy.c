@@ -38,11 +38,11 @@ static int nbd_address(struct cli *cli, const struct args *args, char **ret_addr
     const json_t *addresses = json_object_get(status, "nbd"), *item;
     const char *address = json_string_value(json_array_get(addresses, 0));
     size_t i;
-    json_array_foreach(addresses, i, item) if (strncmp(json_string_value(item), "unix:", 5) == 0)
-    {
-        address = json_string_value(item);
-        break;
-    }
+    json_array_foreach (addresses, i, item)
+        if (strncmp(json_string_value(item), "unix:", 5) == 0) {
+            address = json_string_value(item);
+            break;
+        }
     if (!address)
         return cli_fail("the daemon serves no NBD: set [nbd] listen in its configuration");
     *ret_address = mem_strdup(address);

@@ -74,8 +74,7 @@ int cmd_disk_list(struct cli *cli, const struct args *args)
     }
     struct table *table =
         table_new("rlrrrrll", "NO", "STATE", "SIZE", "FREE", "SHARDS", "ERRORS", "CLASS", "PATH");
-    json_array_foreach(disks, i, disk)
-    {
+    json_array_foreach (disks, i, disk) {
         bool there = json_number(disk, "size_bytes") > 0;
         char number[24], shards[24], errors[24];
         snprintf(number, sizeof(number), "%" PRIu64, json_number(disk, "number"));
@@ -87,7 +86,8 @@ int cmd_disk_list(struct cli *cli, const struct args *args)
             json_text(disk, "path"));
     }
     table_print(table, stdout);
-    json_array_foreach(disks, i, disk) if (*json_text(disk, "problem"))
-        printf("! %s\n", json_text(disk, "problem"));
+    json_array_foreach (disks, i, disk)
+        if (*json_text(disk, "problem"))
+            printf("! %s\n", json_text(disk, "problem"));
     return CLI_OK;
 }

@@ -46,13 +46,15 @@ int cmd_pool_list(struct cli *cli, const struct args *args)
     }
     struct table *table =
         table_new("llrrrll", "POOL", "CODE", "SIZE", "FREE", "DISKS", "DOMAIN", "CLASS");
-    json_array_foreach(pools, i, pool)
-    {
+    json_array_foreach (pools, i, pool) {
+        /* None: fewer disks than the code wants are up. */
+        bool enough = json_number(pool, "size_bytes") > 0;
         char disks[24];
         snprintf(disks, sizeof(disks), "%" PRIu64, json_number(pool, "disks"));
         table_add(table, json_text(pool, "name"), json_text(pool, "code"),
-            json_size(pool, "size_bytes"), json_size(pool, "free_bytes"), disks,
-            json_text(pool, "domain"), json_text(pool, "class"));
+            enough ? json_size(pool, "size_bytes") : "",
+            enough ? json_size(pool, "free_bytes") : "", disks, json_text(pool, "domain"),
+            json_text(pool, "class"));
     }
     table_print(table, stdout);
     return CLI_OK;

@@ -28,7 +28,8 @@ static uint64_t sum_of(const json_t *array, const char *member)
     const json_t *item;
     uint64_t sum = 0;
     size_t i;
-    json_array_foreach(array, i, item) sum += json_number(item, member);
+    json_array_foreach (array, i, item)
+        sum += json_number(item, member);
     return sum;
 }
 
@@ -36,7 +37,8 @@ static size_t count_where(const json_t *array, const char *member, const char *t
 {
     const json_t *item;
     size_t count = 0, i;
-    json_array_foreach(array, i, item) count += strcmp(json_text(item, member), text) == 0;
+    json_array_foreach (array, i, item)
+        count += strcmp(json_text(item, member), text) == 0;
     return count;
 }
 
@@ -57,15 +59,22 @@ static void print_pools(const json_t *pools)
     const json_t *pool;
     size_t i;
     printf("%-10s %zu\n", "Pools:", json_array_size(pools));
-    json_array_foreach(pools, i, pool) printf("  %s: %s, %s of %s free\n", json_text(pool, "name"),
-        json_text(pool, "code"), json_size(pool, "free_bytes"), json_size(pool, "size_bytes"));
+    json_array_foreach (pools, i, pool) {
+        if (json_number(pool, "size_bytes") > 0)
+            printf("  %s: %s, %s of %s free\n", json_text(pool, "name"), json_text(pool, "code"),
+                json_size(pool, "free_bytes"), json_size(pool, "size_bytes"));
+        else
+            printf("  %s: %s, fewer disks (%" PRIu64 ") than its code wants\n",
+                json_text(pool, "name"), json_text(pool, "code"), json_number(pool, "disks"));
+    }
 }
 
 static void print_volumes(const json_t *volumes)
 {
     const json_t *volume;
     size_t open = 0, i;
-    json_array_foreach(volumes, i, volume) open += json_flag(volume, "open");
+    json_array_foreach (volumes, i, volume)
+        open += json_flag(volume, "open");
     printf("%-10s %zu, %zu open; %s connected\n", "Volumes:", json_array_size(volumes), open,
         count_text(sum_of(volumes, "connections"), "client"));
 }
@@ -88,12 +97,14 @@ static void print_status(const json_t *status)
     char uptime[DURATION_TEXT_BYTES];
     const json_t *memory = json_object_get(status, "memory"), *item;
     const json_t *problems = json_object_get(status, "problems");
+    uint64_t uptime_s = json_number(status, "uptime_s");
     size_t i;
     printf("%-10s %s (Holdfast %s, up %s)\n", "Node:", json_text(status, "node"),
         json_text(status, "version"),
-        duration_format(json_number(status, "uptime_s") * 1000000000u, uptime));
+        uptime_s > 0 ? duration_format(uptime_s * 1000000000u, uptime) : "0 s");
     printf("%-10s %s\n", "Health:", json_text(status, "health"));
-    json_array_foreach(problems, i, item) printf("  ! %s\n", json_string_value(item));
+    json_array_foreach (problems, i, item)
+        printf("  ! %s\n", json_string_value(item));
     print_disks(json_object_get(status, "disks"));
     print_pools(json_object_get(status, "pools"));
     print_volumes(json_object_get(status, "volumes"));
@@ -102,7 +113,7 @@ static void print_status(const json_t *status)
     print_scrub(json_object_get(status, "scrub"));
     if (*json_text(status, "repairing"))
         printf("%-10s volume '%s'\n", "Repairing:", json_text(status, "repairing"));
-    json_array_foreach(json_object_get(status, "nbd"), i, item)
+    json_array_foreach (json_object_get(status, "nbd"), i, item)
         printf("%-10s %s\n", i == 0 ? "NBD:" : "", json_string_value(item));
 }
 

@@ -62,8 +62,7 @@ static void print_rates(const json_t *before, const json_t *after, size_t rows_m
         (double)(json_number(after, "time_ns") - json_number(before, "time_ns")) / 1e9;
     struct volume_rates *rates = mem_zalloc(count + 1, sizeof(rates[0]));
     struct volume_rates total = {.name = "all"};
-    json_array_foreach(volumes, i, volume)
-    {
+    json_array_foreach (volumes, i, volume) {
         const json_t *old = rates_find(before, json_text(volume, "name"));
         rates_compute(old, volume, interval_s > 0 ? interval_s : 1, &rates[i]);
         total.read.per_s += rates[i].read.per_s;

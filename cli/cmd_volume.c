@@ -132,8 +132,7 @@ int cmd_volume_list(struct cli *cli, const struct args *args)
         return CLI_OK;
     }
     struct table *table = table_new("lrllr", "VOLUME", "SIZE", "POOL", "STATE", "CLIENTS");
-    json_array_foreach(volumes, i, volume)
-    {
+    json_array_foreach (volumes, i, volume) {
         char clients[24];
         snprintf(clients, sizeof(clients), "%" PRIu64, json_number(volume, "connections"));
         table_add(table, json_text(volume, "name"), json_size(volume, "size_bytes"),
@@ -151,8 +150,7 @@ static void print_addresses(struct cli *cli, const char *name)
         return;
     const json_t *addresses = json_object_get(status, "nbd"), *address;
     size_t i;
-    json_array_foreach(addresses, i, address)
-    {
+    json_array_foreach (addresses, i, address) {
         CLEANUP_FREE char *uri = nbd_link_uri(json_string_value(address), name);
         printf("%-14s %s\n", i == 0 ? "Address:" : "", uri);
     }
@@ -167,7 +165,7 @@ static void print_info(struct cli *cli, const json_t *info)
         json_number(info, "size_bytes"));
     printf("%-14s %s\n", "Pool:", json_text(info, "pool"));
     printf("%-14s %s%s%s\n", "Health:", *health ? health : "ok", *problem ? ": " : "", problem);
-    printf("%-14s %s, %s connected\n", "State:", state_text(info),
+    printf("%-14s %s, %s connected\n", "State:", json_flag(info, "open") ? "open" : "closed",
         count_text(json_number(info, "connections"), "client"));
     if (json_object_get(info, "allocated_bytes")) {
         printf("%-14s %s\n", "Data:", json_size(info, "allocated_bytes"));

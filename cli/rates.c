@@ -70,7 +70,8 @@ const json_t *rates_find(const json_t *stats, const char *name)
 {
     const json_t *volume;
     size_t i;
-    json_array_foreach(json_object_get(stats, "volumes"), i,
-        volume) if (strcmp(json_text(volume, "name"), name) == 0) return volume;
+    json_array_foreach (json_object_get(stats, "volumes"), i, volume)
+        if (strcmp(json_text(volume, "name"), name) == 0)
+            return volume;
     return NULL;
 }

@@ -294,8 +294,7 @@ static void listing_fill(struct listing *listing, const json_t *volumes)
     listing_add(listing, ".", FUSE_ROOT_ID);
     listing_add(listing, "..", FUSE_ROOT_ID);
     const json_t *info;
-    json_array_foreach(volumes, i, info)
-    {
+    json_array_foreach (volumes, i, info) {
         const char *name = json_string_value(json_object_get(info, "name"));
         CLEANUP_FREE char *id = volume_id_of(info);
         if (name != NULL && is_file_name(name))
@@ -386,8 +385,7 @@ static void got_pools(void *ctx, int error, const json_t *result, const char *te
         uint64_t size = 0, free_bytes = 0;
         const json_t *pool;
         size_t i;
-        json_array_foreach(json_object_get(result, "pools"), i, pool)
-        {
+        json_array_foreach (json_object_get(result, "pools"), i, pool) {
             if (json_bytes(pool, "size_bytes") > size) {
                 size = json_bytes(pool, "size_bytes");
                 free_bytes = json_bytes(pool, "free_bytes");

@@ -198,8 +198,7 @@ static void listed_for_identity(void *ctx, int error, const json_t *result, cons
         const json_t *list = json_object_get(result, "volumes"), *info;
         bool found = false;
         size_t i;
-        json_array_foreach(list, i, info)
-        {
+        json_array_foreach (list, i, info) {
             CLEANUP_FREE char *id = volume_id_of(info);
             if (id != NULL && strcmp(id, v->id) == 0)
                 found = volume_learn(v->mount, info) == v;

@@ -50,8 +50,7 @@ int admin_request_decode(
 
     const char *member;
     json_t *value;
-    json_object_foreach(json, member, value)
-    {
+    json_object_foreach (json, member, value) {
         if (value != id && value != params && strcmp(member, "method") != 0)
             return bad(ret_error, "there is a member besides 'id', 'method' and 'params'");
     }
@@ -181,8 +180,7 @@ static void refuse_unknown(struct admin_params *params)
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)params->object, name, value)
-    {
+    json_object_foreach ((json_t *)params->object, name, value) {
         if (known(params, name))
             continue;
         CLEANUP_FREE char *names = known_names(params);

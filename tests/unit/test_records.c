@@ -204,8 +204,7 @@ static void each_member_is_needed_and_of_its_type(void **state)
     for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
         json_t *json = json_loads(all[i].text, 0, NULL), *value;
         const char *member;
-        json_object_foreach(json, member, value)
-        {
+        json_object_foreach (json, member, value) {
             for (unsigned t = 0; t < ARRAY_SIZE(types); t++)
                 assert_member_refused(all[i].decode, all[i].text, member, types[t]);
         }
