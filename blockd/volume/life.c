@@ -242,19 +242,20 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
 static int purge_disk(struct volume_host *host, uint32_t number, uint64_t id)
 {
     struct disk *disk = volume_host_disk(host, number);
-    struct shard_info *list;
-    unsigned count;
     if (!disk_usable(disk))
         return -EHOSTUNREACH;
+    struct shard_info *list;
+    unsigned count;
     int r = shard_list(disk, id, &list, &count);
+    if (r < 0)
+        return r;
     for (unsigned i = 0; r == 0 && i < count; i++) {
         uint32_t epoch = MAX(list[i].fence_epoch, list[i].epoch);
         r = shard_remove(disk, list[i].key, list[i].instance, epoch);
         if (r == -ENOENT)
             r = 0;
     }
-    if (count > 0 || r == 0)
-        mem_free(list);
+    mem_free(list);
     return r;
 }
 

@@ -1,0 +1,67 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Deleting a volume's shards, over disks in memory. The rest of a volume's life is in sim_volume.
+ */
+#include "fake_env.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/mem.h"
+#include "tests/lib/manifest_image.h"
+
+static struct fake_env fake;
+
+/* So that what a function forgets to set is not zero by chance. */
+static __attribute__((noinline)) void dirty_the_stack(void)
+{
+    volatile char junk[8192];
+    for (unsigned i = 0; i < sizeof(junk); i++)
+        junk[i] = 0x5a;
+}
+
+static void run_purge(void *arg)
+{
+    struct manifest_image image;
+    manifest_image_init(&image);
+    manifest_image_chunk(&image, 1);
+    /* A disk that cannot be asked: the purge says so, and goes on with the others. */
+    image.fakes[0]->error = -EHOSTUNREACH;
+    dirty_the_stack();
+    assert_int_equal(volume_purge(&image.host, MANIFEST_IMAGE_VOLUME), -EHOSTUNREACH);
+    assert_true(fake_disk_has(image.fakes[0], manifest_image_key(1, 0)));
+    assert_false(fake_disk_has(image.fakes[1], manifest_image_key(1, 1)));
+    /* Fences do not protect from it, nor do tombstones stay. */
+    image.fakes[0]->error = 0;
+    image.fakes[1]->error = -EIO;
+    assert_int_equal(shard_fence(&image.fakes[0]->disk, manifest_image_key(1, 0), 1000, NULL), 0);
+    dirty_the_stack();
+    assert_int_equal(volume_purge(&image.host, MANIFEST_IMAGE_VOLUME), -EIO);
+    assert_false(fake_disk_has(image.fakes[0], manifest_image_key(1, 0)));
+    manifest_image_fini(&image);
+    *(bool *)arg = true;
+}
+
+static void a_purge_reaches_what_it_can_and_says_what_it_cannot(void **state)
+{
+    bool finished = false;
+    fiber_sched_init(16);
+    fake_env_init(&fake);
+    fiber_set_default_env(&fake.env);
+    fake_env_run(&fake, run_purge, &finished);
+    assert_true(finished);
+    assert_int_equal(mem_used_bytes(&fake.env), 0);
+    env_fini(&fake.env);
+    fiber_sched_fini();
+}
+
+int main(void)
+{
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_purge_reaches_what_it_can_and_says_what_it_cannot),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
