@@ -28,6 +28,8 @@
 #define CONNECT_RETRY_NS 2000000ull
 #define LISTEN_RETRY_NS 25000000ull
 #define LISTEN_TRIES 40
+/* Of a unix stream: the default of 208 KiB makes a 1 MiB payload a dozen wake-ups of both sides. */
+#define UNIX_SEND_BUFFER_BYTES (2 << 20)
 
 struct uring_listener {
     struct env_listener listener;
@@ -178,6 +180,9 @@ static struct env_stream *stream_new(struct env_uring *uring, int fd, bool tcp)
         set_option(fd, IPPROTO_TCP, TCP_KEEPIDLE, 15);
         set_option(fd, IPPROTO_TCP, TCP_KEEPINTVL, 5);
         set_option(fd, IPPROTO_TCP, TCP_KEEPCNT, 3);
+    } else if (setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &(int){UNIX_SEND_BUFFER_BYTES},
+                   sizeof(int)) < 0) { /* not privileged: as much as net.core.wmem_max allows */
+        set_option(fd, SOL_SOCKET, SO_SNDBUF, UNIX_SEND_BUFFER_BYTES);
     }
     return &s->stream;
 }

@@ -24,6 +24,7 @@
 #include "common/env_impl.h"
 #include "common/fiber.h"
 #include "common/fiber_switch.h"
+#include "common/mem_arena.h"
 
 #define PAGE_BYTES 4096ul
 #define HUGE_BYTES (2ul << 20)
@@ -155,27 +156,21 @@ char *mem_printf(const char *format, ...)
     return text;
 }
 
-/* Whole multiples of 2 MiB come from mmap at 2 MiB alignment, so that the kernel may back them by
- * huge pages and their owners find the start of a slab by masking; `front_bytes` more are mapped
- * before. */
-static void *map_huge(size_t len_bytes, size_t before_bytes)
-{
-    size_t map_bytes = len_bytes + HUGE_BYTES + before_bytes;
-    char *map = mmap(NULL, map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (map == MAP_FAILED)
-        return NULL;
-    char *ptr = (char *)ROUND_UP((uintptr_t)map + before_bytes, HUGE_BYTES);
-    char *used_end = ptr + len_bytes, *map_end = map + map_bytes;
-    if (ptr - before_bytes > map)
-        munmap(map, ptr - before_bytes - map);
-    if (map_end > used_end)
-        munmap(used_end, map_end - used_end);
-    return ptr - before_bytes;
-}
-
+/* Whole multiples of 2 MiB are mapped at 2 MiB alignment, so that the kernel may back them by huge pages and
+ * their owners find the start of a slab by masking; `before_bytes` more are mapped before. */
 static bool is_huge(size_t len_bytes)
 {
     return len_bytes > 0 && len_bytes % HUGE_BYTES == 0;
+}
+
+/* What the simulation tracks, and what ASan watches, has each its own block. */
+static bool in_arena(const struct env *env, size_t len_bytes)
+{
+#ifdef FIBER_ASAN
+    return false;
+#else
+    return !env_tracks(env) && mem_arena_takes(len_bytes);
+#endif
 }
 
 static void free_pages_base(void *base, size_t len_bytes, size_t before_bytes)
@@ -196,8 +191,9 @@ void *mem_alloc_pages(size_t len_bytes)
     CHECK(len_bytes < SIZE_MAX / 2);
     len_bytes = ROUND_UP(MAX(len_bytes, 1ul), PAGE_BYTES);
     size_t before_bytes = env_tracks(env) ? PAGE_BYTES : 0;
-    char *base = is_huge(len_bytes) ? map_huge(len_bytes, before_bytes)
-                                    : aligned_alloc(PAGE_BYTES, len_bytes + before_bytes);
+    char *base = is_huge(len_bytes)         ? mem_map_huge(len_bytes, before_bytes)
+                 : in_arena(env, len_bytes) ? mem_arena_alloc(len_bytes)
+                                            : aligned_alloc(PAGE_BYTES, len_bytes + before_bytes);
     if (!base)
         out_of_memory(len_bytes);
     if (env_tracks(env)) {
@@ -226,7 +222,10 @@ void mem_free_pages(void *ptr, size_t len_bytes)
     }
     if (env)
         env->mem_used_bytes -= len_bytes;
-    free_pages_base(base, len_bytes, before_bytes);
+    if (in_arena(env, len_bytes))
+        mem_arena_free(base, len_bytes);
+    else
+        free_pages_base(base, len_bytes, before_bytes);
 }
 
 uint64_t mem_used_bytes(const struct env *env)
