@@ -13,7 +13,8 @@
 #include "common/check.h"
 #include "common/mem.h"
 
-/* A disk whose appends take this many times the median's is written to only when there is no other. */
+/* A disk whose appends take this many times the median's is written to only when there is no other.
+ * */
 #define SLOW_FACTOR 8
 #define SLOW_FLOOR_NS 2000000
 

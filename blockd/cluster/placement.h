@@ -18,9 +18,12 @@ struct placement_request {
     uint64_t chance; /* seed */
 };
 
-/* Chooses distinct failure domains, disks weighted by free space; disks much slower than the median come last.
- * ret_disks has request->count places; those without a disk are NULL, at the end. Returns how many were chosen,
- * -ENOSPC when enough domains are up but not with enough room, -EHOSTUNREACH when fewer than count_min are up. */
+/* Chooses distinct failure domains, disks weighted by free space; disks much slower than the median
+ * come last.
+ * ret_disks has request->count places; those without a disk are NULL, at the end. Returns how many
+ * were chosen,
+ * -ENOSPC when enough domains are up but not with enough room, -EHOSTUNREACH when fewer than
+ * count_min are up. */
 int placement_choose(
     const struct list *disks, const struct placement_request *request, struct disk **ret_disks);
 

@@ -1,14 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Checkpoint: the delta table is merged into map pages, which go to metadata chunks as rows of copies.
+ * Checkpoint: the delta table is merged into map pages, which go to metadata chunks as rows of
+ * copies.
  *
  * Invariants
- *  C1 The new pages are durable before the manifest record that makes their root current, and that record also
- *     drops the items merged and sets the live counts: the map, its counts and what is not merged yet
+ *  C1 The new pages are durable before the manifest record that makes their root current, and that
+ *     record also
+ *     drops the items merged and sets the live counts: the map, its counts and what is not merged
+ *     yet
  *     change together.
  *  C2 Live counts change only here; replay never recomputes them.
- *  C3 A chunk is freed when no merged block lives there, no unmerged row, no row that only the memtable names,
- *     and it takes no more rows; its shards are removed after the record, and after its last reader.
+ *  C3 A chunk is freed when no merged block lives there, no unmerged row, no row that only the
+ *     memtable names,
+ *     and it takes no more rows; its shards are removed after the record, and after its last
+ *     reader.
  */
 #include <errno.h>
 #include <string.h>

@@ -1,14 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Cleaning: places that are mostly dead give their survivors to a new place. The map does not change:
+ * Cleaning: places that are mostly dead give their survivors to a new place. The map does not
+ * change:
  * the logical chunk is pointed at {place, base, survivor bitmap} (chunk.h, state.h).
  *
  * Invariants
- *  K1 A block survives if the newest committed version of its address is this very block; what the memtable
+ *  K1 A block survives if the newest committed version of its address is this very block; what the
+ *     memtable
  *     has over it only makes a survivor dead a little later. A block never becomes live again.
  *  K2 Survivors are verified (CRC, address) when read and durable in their new place before the
  *     record that moves the chunk. Readers of the old place finish before its shards go (C3).
- *  K3 Only sealed places without unmerged rows are cleaned, never at the same time as a merge (clean_mutex).
+ *  K3 Only sealed places without unmerged rows are cleaned, never at the same time as a merge
+ *     (clean_mutex).
  */
 #include <errno.h>
 #include <string.h>
@@ -490,7 +493,8 @@ bool space_is_short(const struct volume *v)
     return free_percent(v) < SHORT_PERCENT;
 }
 
-/* Cleans when there is enough garbage, or when somebody waits for space (reclaim_wait). The budget's
+/* Cleans when there is enough garbage, or when somebody waits for space (reclaim_wait). The
+ * budget's
  * mutex: one volume of the node at a time, for its buffers and its disk bandwidth. */
 void clean_if_due(struct volume *v)
 {

@@ -3,11 +3,14 @@
  * Destage: frozen memtable generations become rows, oldest first.
  *
  * Invariants
- *  G1 Generations are committed in order: committed_seq never passes a record that is not in a row, an
+ *  G1 Generations are committed in order: committed_seq never passes a record that is not in a row,
+ *     an
  *     item or the map.
- *  G2 The row of a generation, and every large-write row it refers to, is durable before the manifest record
+ *  G2 The row of a generation, and every large-write row it refers to, is durable before the
+ *     manifest record
  *     that commits the generation (S1, S21).
- *  G3 The delta table has the generation's content, and the memtable drops it, in one step without a suspension
+ *  G3 The delta table has the generation's content, and the memtable drops it, in one step without
+ *     a suspension
  *     (I1 of io.c).
  */
 #include <errno.h>

@@ -22,6 +22,7 @@ void *idmap_get(const struct idmap *map, uint64_t id);
 void idmap_put(struct idmap *map, uint64_t id, void *value);
 /* Returns what was there, NULL if nothing. */
 void *idmap_remove(struct idmap *map, uint64_t id);
-/* Next value at or after position *pos, which is advanced; NULL at the end. Start with 0; do not put or
+/* Next value at or after position *pos, which is advanced; NULL at the end. Start with 0; do not
+ * put or
  * remove in between. */
 void *idmap_next(const struct idmap *map, uint32_t *pos);

@@ -3,11 +3,14 @@
  * Front ends' calls: read, write, trim, flush, block status.
  *
  * Invariants
- *  I1 A block's newest version is looked for in the order memtable, delta table, frozen delta table,
+ *  I1 A block's newest version is looked for in the order memtable, delta table, frozen delta
+ *     table,
  *     map, without a suspension before the map; what moves from one to the next is there before it
  *     leaves the former. So a look-up never misses a version that was there when it began.
- *  I2 Nothing is returned that is not acknowledged: a read that meets a younger record waits for it.
- *  I3 A write smaller than a block is a read-modify-write that starts again when anything touched the
+ *  I2 Nothing is returned that is not acknowledged: a read that meets a younger record waits for
+ *     it.
+ *  I3 A write smaller than a block is a read-modify-write that starts again when anything touched
+ *     the
  *     block between its read and its place in the order.
  */
 #include <errno.h>
@@ -154,7 +157,8 @@ struct found {
     uint64_t entry, len;
 };
 
-/* The version of `block` that a read returns now; DATA is copied to buf at once (it is one block). */
+/* The version of `block` that a read returns now; DATA is copied to buf at once (it is one block).
+ * */
 static int find_version(
     struct volume *v, uint64_t block, uint64_t len_max, void *buf, struct found *ret)
 {
@@ -283,7 +287,8 @@ void partials_touch(struct volume *v, uint64_t block, uint64_t count)
     }
 }
 
-/* Gives `count` blocks in `data` (taken over) their place in the order and waits for the log. `partial`: the read-modify-write that
+/* Gives `count` blocks in `data` (taken over) their place in the order and waits for the log.
+ * `partial`: the read-modify-write that
  * they come from, 1 = it has to start again (data is still the caller's then). */
 static int place_blocks(struct volume *v, uint64_t block, unsigned count, void **data,
     const struct shard_entry *entries, unsigned flags, struct request_id id)

@@ -4,11 +4,14 @@
  * refers to it.
  *
  * Invariants
- *  L1 The log record is queued only after the row is on all shards that the manifest names (S14), and
- *     rows of one place get their records in the order in which they stand there: the place's geometry
+ *  L1 The log record is queued only after the row is on all shards that the manifest names (S14),
+ *     and
+ *     rows of one place get their records in the order in which they stand there: the place's
+ *     geometry
  *     at recovery is what the records say, without a hole.
  *  L2 A row is invisible before its record is: it has no entry in the memtable.
- *  L3 The place is not sealed before the manifest has all rows that a record names, nor flushed past: its shards are part of
+ *  L3 The place is not sealed before the manifest has all rows that a record names, nor flushed
+ *     past: its shards are part of
  *     every flush until they are synced (unsynced_rows, S4).
  */
 #include <errno.h>
@@ -90,7 +93,8 @@ static void claim_row(struct volume *v, struct large *large, struct place *p, un
     list_push_back(&v->bypass_queue, &large->link);
 }
 
-/* The row failed: no later row of the place can have succeeded on all shards; they all go elsewhere. */
+/* The row failed: no later row of the place can have succeeded on all shards; they all go
+ * elsewhere. */
 static void drop_rows(struct volume *v, struct place *p, unsigned from_row)
 {
     if (p->row_count > from_row)

@@ -238,7 +238,8 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
     }
 }
 
-/* Everything that the disk has of the volume, whoever made it: the root says that all of it goes. */
+/* Everything that the disk has of the volume, whoever made it: the root says that all of it goes.
+ * */
 static int purge_disk(struct volume_host *host, uint32_t number, uint64_t id)
 {
     struct disk *disk = volume_host_disk(host, number);

@@ -6,10 +6,14 @@
  *  W1 A record is acknowledged (acked_seq) when its append was answered 0 by ALL copies that the
  *     manifest names for its log, and all records before it are acknowledged.
  *  W2 One append is in flight at a time; its records are the queue's head, in order of sequence.
- *  W3 A copy that fails is left behind by rolling: a manifest record seals the old log at its acknowledged
- *     length before anything is acknowledged in the next one (S2). Records not yet acknowledged are appended again there.
- *  W4 synced_seq rises only when every record up to it is durable on all present copies of its log, and every
- *     large-write row it refers to on all its shards, by syncs submitted after their appends were complete (S4).
+ *  W3 A copy that fails is left behind by rolling: a manifest record seals the old log at its
+ *     acknowledged
+ *     length before anything is acknowledged in the next one (S2). Records not yet acknowledged are
+ *     appended again there.
+ *  W4 synced_seq rises only when every record up to it is durable on all present copies of its log,
+ *     and every
+ *     large-write row it refers to on all its shards, by syncs submitted after their appends were
+ *     complete (S4).
  */
 #include <errno.h>
 #include <string.h>
@@ -537,7 +541,8 @@ static struct sync_target *sync_collect(struct volume *v, unsigned *ret_count)
     return targets;
 }
 
-/* A shard of a row that could not be synced is lost from there on; recorded before the flush is answered (S23). */
+/* A shard of a row that could not be synced is lost from there on; recorded before the flush is
+ * answered (S23). */
 static int row_sync_failed(struct volume *v, const struct sync_target *t)
 {
     struct place *p = state_place(&v->state, t->chunk);

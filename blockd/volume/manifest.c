@@ -12,8 +12,10 @@
  * Invariants
  *  N1 The state in memory is what the manifest says: records are applied after they are durable, in
  *     the order in which they stand there, under the mutex.
- *  N2 A copy that fails is never left behind silently: the manifest is written afresh on new shards and made
- *     current by a CAS of the root; nothing is appended to the old one from the snapshot on (S11, S13).
+ *  N2 A copy that fails is never left behind silently: the manifest is written afresh on new shards
+ *     and made
+ *     current by a CAS of the root; nothing is appended to the old one from the snapshot on (S11,
+ *     S13).
  *  N3 Shards of the old manifest are removed only after that CAS has succeeded.
  */
 #include <errno.h>
@@ -262,7 +264,8 @@ static void chain_remove(struct volume *v, struct chain *chain)
     *chain = (struct chain){0};
 }
 
-/* Makes `ref` the root's manifest. 0, or -ESTALE when this epoch is over (S13: an unknown outcome is
+/* Makes `ref` the root's manifest. 0, or -ESTALE when this epoch is over (S13: an unknown outcome
+ * is
  * resolved by a later successful CAS only). */
 static int root_switch(struct volume *v, const struct copies_ref *ref)
 {

@@ -3,7 +3,8 @@
  * Looking up and walking; map_merge.c changes.
  *
  * A lookup takes the root once and descends: every page below is immutable, so whatever merges
- * meanwhile, it answers from one whole tree. Only when that tree's pages are gone under it (the caller
+ * meanwhile, it answers from one whole tree. Only when that tree's pages are gone under it (the
+ * caller
  * switched and dropped them) does it start again from the new root.
  */
 #include "blockd/volume/map.h"

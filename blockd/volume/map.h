@@ -15,11 +15,12 @@
  *
  * Invariants
  *  M1 Pages are never changed in place: a merge writes new pages and answers a new root; the old
- * tree stays readable until the caller drops it. M2 Every page read is verified: by the storing
- * disk, by its address (page_address) and by its own header-free content rules (types allowed at
- * that level, layers below layer_count). M3 map_merge reports each block that it replaces exactly
- * once (replaced callback), and each page that the new tree no longer uses exactly once
- * (page_freed). M4 Cached pages never exceed the cap by more than what a running operation pins.
+ *     tree stays readable until the caller drops it.
+ *  M2 Every page read is verified: by the storing disk, by its address (page_address) and by its own
+ *     content rules (types allowed at that level, layers below layer_count).
+ *  M3 map_merge reports each block that it replaces exactly once (replaced), and each page that the
+ *     new tree no longer uses exactly once (page_freed).
+ *  M4 Cached pages never exceed the cap by more than what a running operation pins.
  */
 #pragma once
 

@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Cached pages of all maps of a node. Pages never change once they are in the table (M1), so there is
+ * Cached pages of all maps of a node. Pages never change once they are in the table (M1), so there
+ * is
  * nothing to write back: any page that nobody pins can go at any time.
  *
- * The table is open-addressed and holds all that a hit needs: two cache lines a level, the slot's and
+ * The table is open-addressed and holds all that a hit needs: two cache lines a level, the slot's
+ * and
  * the entry's. Eviction is by second chance (CLOCK) over the slots; a hit only sets the slot's
  * counter. Interior pages get two chances: losing one costs every lookup below it.
  */
@@ -79,7 +81,8 @@ static inline void map_slot_touch(struct map_slot *slot, unsigned level)
         slot->entries_chances |= level > 0 ? 2 : 1;
 }
 
-/* The entries of a page that is cached and loaded, and counted as a hit; NULL otherwise. Not pinned:
+/* The entries of a page that is cached and loaded, and counted as a hit; NULL otherwise. Not
+ * pinned:
  * good until the fiber suspends or a page is made. */
 static inline const uint64_t *map_cache_hit(
     const struct map_cache *cache, const struct map_owner *map, uint64_t pointer, unsigned level)
@@ -102,7 +105,8 @@ static inline struct map_page *map_cache_find(
 void map_owner_init(struct map_owner *map, struct map_cache *cache);
 /* A page outside the table, pinned once; its contents are undefined. */
 struct map_page *map_cache_page_new(struct map_cache *cache, unsigned level);
-/* Puts it into the table, where no page of this map has this pointer. A page that is `loading` is not
+/* Puts it into the table, where no page of this map has this pointer. A page that is `loading` is
+ * not
  * a hit until map_cache_loaded. `chance`: is it likely to be of use again? */
 void map_cache_insert(struct map_cache *cache, struct map_page *page, struct map_owner *map,
     uint64_t pointer, bool chance);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Getting pages from the store into the cache. Fibers that want the same page wait for one read of it.
+ * Getting pages from the store into the cache. Fibers that want the same page wait for one read of
+ * it.
  */
 #include <errno.h>
 

@@ -5,8 +5,10 @@
  *
  * Pages are finished bottom-up: children before their parent, since a parent holds their pointers.
  * Pointers come from the store only when a window of finished pages is written, so that exactly as
- * many places are reserved as pages are there. Until then a finished page remembers where its pointer
- * goes: an entry of its parent's buffer, which is either open on the path or finished later in this or
+ * many places are reserved as pages are there. Until then a finished page remembers where its
+ * pointer
+ * goes: an entry of its parent's buffer, which is either open on the path or finished later in this
+ * or
  * a following window, and so outlives the child's.
  *
  *   path:    level 3 (open) -> level 2 (open) -> level 1 (open) -> leaf (being filled)
@@ -25,7 +27,8 @@
 
 #define WINDOW_PAGES 120
 
-/* Never on disk. PENDING stands where the pointer of a finished page will be; GROWN is the old entry
+/* Never on disk. PENDING stands where the pointer of a finished page will be; GROWN is the old
+ * entry
  * of a subtree above the old root: a page whose first entry leads to the old root. */
 #define PENDING (map_entry(MAP_PAGE, 0xfff, (1ull << 34) - 1, 0xfffe))
 #define GROWN (map_entry(MAP_PAGE, 0xfff, (1ull << 34) - 1, 0xffff))
@@ -100,7 +103,8 @@ static const struct map_mark *next_mark(const struct merge *m)
     return m->mark_next < m->mark_count ? &m->marks[m->mark_next] : NULL;
 }
 
-/* Where the next touched block at or behind `from` is; marks count as touching their first block. */
+/* Where the next touched block at or behind `from` is; marks count as touching their first block.
+ * */
 static uint64_t next_touched(const struct merge *m, uint64_t from)
 {
     const struct map_mark *mark = next_mark(m);
@@ -216,7 +220,8 @@ static MAY_SUSPEND int window_write(struct merge *m)
 
 /* --- Subtrees that go as a whole ------------------------------------------------------------------ */
 
-/* Loads the next leaves that the walk will come to, from `index` on, in one level 1 page: those that
+/* Loads the next leaves that the walk will come to, from `index` on, in one level 1 page: those
+ * that
  * updates and marks touch, or all. */
 static MAY_SUSPEND int load_leaves(
     struct merge *m, const uint64_t *parent, uint64_t parent_index, uint64_t index, bool all)
@@ -253,7 +258,8 @@ static MAY_SUSPEND int load_leaves(
     return map_batch_load(&m->batch);
 }
 
-/* The old page of a subtree, pinned. Leaves come from the batch, which is filled when it has run out;
+/* The old page of a subtree, pinned. Leaves come from the batch, which is filled when it has run
+ * out;
  * `parent` is the page above. */
 static MAY_SUSPEND int old_page(struct merge *m, const struct subtree *t, const uint64_t *parent,
     bool all, struct map_page **ret_page)
@@ -272,7 +278,8 @@ static MAY_SUSPEND int old_page(struct merge *m, const struct subtree *t, const 
     return 0;
 }
 
-/* Tells of everything mapped in the subtree, and of its pages (M3). `inside`: it goes with the whole
+/* Tells of everything mapped in the subtree, and of its pages (M3). `inside`: it goes with the
+ * whole
  * page above it. */
 static MAY_SUSPEND int detach(
     struct merge *m, const struct subtree *t, const uint64_t *parent, bool inside)

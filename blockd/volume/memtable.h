@@ -6,7 +6,8 @@
  * nothing here suspends or does I/O.
  *
  * Invariants
- *  T1 Sequence numbers of one generation form an interval; generations follow each other in order, and
+ *  T1 Sequence numbers of one generation form an interval; generations follow each other in order,
+ *     and
  *     no record is in two of them: what commits a generation lets go of the log up to its last_seq.
  *  T2 For each block the entry with the highest sequence number wins, whether block or range.
  *  T3 A block's buffer is freed only when its write is acknowledged (the log append, or a roll, may
@@ -74,7 +75,8 @@ void memtable_init(struct memtable *table, struct bufpool *pool, unsigned block_
 void memtable_fini(struct memtable *table);
 
 /* The active generation, made if there is none that can take `blocks` more data blocks (the former
- * one is frozen then; *ret_froze says so). A record larger than block_count_max (replayed, written under
+ * one is frozen then; *ret_froze says so). A record larger than block_count_max (replayed, written
+ * under
  * larger limits) gets a generation of its size. now_ns dates a new one. */
 struct memtable_gen *memtable_active(
     struct memtable *table, unsigned blocks, uint64_t now_ns, bool *ret_froze);

@@ -2,16 +2,22 @@
  *
  * Opening a volume, which is always a takeover, also after this daemon's own predecessor (S10):
  *
- *   epoch + 1 in the root -> fence and read the manifest -> fence the logs it names -> replay them ->
- *   seal what the earlier epoch left open -> a new log -> the manifest afresh, made current by one CAS
+ *   epoch + 1 in the root -> fence and read the manifest -> fence the logs it names -> replay them
+ *   ->
+ *   seal what the earlier epoch left open -> a new log -> the manifest afresh, made current by one
+ *   CAS
  *   -> serve.
  *
  * Invariants
  *  O1 Nothing is appended to a shard of an earlier epoch (S11).
- *  O2 Replay stops at the first gap in the sequence; records up to committed_seq are not needed and not replayed.
- *  O3 Absent, damaged, unreachable are not the same: what cannot be read now but may be later makes the open fail,
- *     never the log shorter (S14). Only suspect copies (the machine lost power) may have lost a tail that was not flushed.
- *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it, before the
+ *  O2 Replay stops at the first gap in the sequence; records up to committed_seq are not needed and
+ *     not replayed.
+ *  O3 Absent, damaged, unreachable are not the same: what cannot be read now but may be later makes
+ *     the open fail,
+ *     never the log shorter (S14). Only suspect copies (the machine lost power) may have lost a
+ *     tail that was not flushed.
+ *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it,
+ *     before the
  *     record that says so.
  */
 #include <errno.h>
@@ -28,7 +34,8 @@
 
 /* --- Places left open -------------------------------------------------------------------------- */
 
-/* After a power loss a shard may lack the last rows, which nobody flushed. It is sealed behind those
+/* After a power loss a shard may lack the last rows, which nobody flushed. It is sealed behind
+ * those
  * that it has: they are still of use, and only the others count as damaged (S23). */
 static int close_short_shard(
     struct volume *v, struct place *p, const struct chunk_place *place, unsigned shard)
@@ -85,7 +92,8 @@ static void drop_place(struct recovery *rec, struct place *p)
     int r = state_apply(&v->state, records.bytes, records.len_bytes, error);
     CHECK_MSG(r == 0, "%s", error);
     records_fini(&records);
-    /* Its shards have no row of ours: reconciliation removes them (they are of an earlier epoch). */
+    /* Its shards have no row of ours: reconciliation removes them (they are of an earlier epoch).
+     * */
 }
 
 /* A place without a row may still be where cleaning has put chunks without a survivor: what the map

@@ -1,10 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Chunks and logs are made, and recorded in the manifest, before they are needed: the write path
- * only ever takes what is ready. It also is what makes D7 true: a write is admitted when row space already
+ * only ever takes what is ready. It also is what makes D7 true: a write is admitted when row space
+ * already
  * allocated can take it (P1), so that destage never depends on a create.
  *
- *  P1 provisioned_blocks() >= blocks in memtables + blocks admitted + one row of slack (a generation that is
+ *  P1 provisioned_blocks() >= blocks in memtables + blocks admitted + one row of slack (a
+ *     generation that is
  *     not full wastes at most that).
  */
 #include <errno.h>
@@ -133,7 +135,8 @@ static int chunk_place_disks(struct volume *v, struct shard_code code, const cha
     int placed = placement_choose(v->host->disks, &request, ret_disks);
     if (placed < 0 || placed == (int)count)
         return placed;
-    /* Degraded: which index stays empty is left to chance, so that parity is missing as often as data. */
+    /* Degraded: which index stays empty is left to chance, so that parity is missing as often as
+     * data. */
     uint64_t chance = env_random_u64();
     for (unsigned i = count - 1; i > 0; i--) {
         unsigned j = (unsigned)(chance % (i + 1));
@@ -194,7 +197,8 @@ uint64_t place_room_blocks(const struct volume *v, const struct place *p)
         return 0;
     uint32_t used = place_length_blocks(p, p->row_count);
     uint32_t rest = p->capacity_blocks > used ? p->capacity_blocks - used : 0;
-    /* Full rows only: a generation is written as one row, and does not fit into what is left over. */
+    /* Full rows only: a generation is written as one row, and does not fit into what is left over.
+     * */
     uint32_t rows = MIN(rest / (v->row_blocks + 1), (uint32_t)CHUNK_ROWS_MAX - p->row_count);
     return (uint64_t)p->code.k * rows * v->row_blocks;
 }

@@ -26,8 +26,10 @@ struct recovery {
     unsigned removed_count;
 };
 
-/* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new there). 1: all shards
- * that can be reached have it, 2: enough do, 0: not enough, and only a power loss explains it, or an error. */
+/* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new
+ * there). 1: all shards
+ * that can be reached have it, 2: enough do, 0: not enough, and only a power loss explains it, or
+ * an error. */
 MAY_SUSPEND int recovery_stage_row(
     struct recovery *rec, const struct log_record *record, uint64_t seq, bool *ret_added);
 /* Puts a staged row into the memtable, as a reference (presence 1) or as data (2). */

@@ -7,9 +7,11 @@
  *  Q1 Only sealed places are repaired; an open one is retired and sealed first (S23).
  *  Q2 The new shard is complete, sealed and durable before the record that names it; the old one is
  *     removed after that record.
- *  Q3 Where no other disk can take the shard, a damaged (not lost) one is repaired by moving what is live in the
+ *  Q3 Where no other disk can take the shard, a damaged (not lost) one is repaired by moving what
+ *     is live in the
  *     place elsewhere (clean_place): redundancy never falls on the way.
- *  Q4 Reconciliation removes only shards of an earlier epoch that the manifest of this serving owner does not name (S24).
+ *  Q4 Reconciliation removes only shards of an earlier epoch that the manifest of this serving
+ *     owner does not name (S24).
  */
 #include <errno.h>
 #include <string.h>
@@ -35,7 +37,8 @@ void volume_disk_changed(struct volume *v)
     fiber_queue_wake_all(&v->provisioner_wake);
 }
 
-/* Remembers what is wrong with the shard and wakes repair if that is news. A disk that is away or has
+/* Remembers what is wrong with the shard and wakes repair if that is news. A disk that is away or
+ * has
  * failed says nothing about the shard; what becomes of it, volume_disk_changed tells. */
 static void note_shard(struct volume *v, struct place *p, unsigned shard, int error)
 {

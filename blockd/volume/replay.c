@@ -98,7 +98,8 @@ static int decode_append(struct recovery *rec, const uint8_t *at,
     return 0;
 }
 
-/* Looks whether every row that the append refers to can be had. 1 = not, and only power loss explains it: the append as a whole does not
+/* Looks whether every row that the append refers to can be had. 1 = not, and only power loss
+ * explains it: the append as a whole does not
  * count, for the log is sealed before it (O4) and nothing behind the seal may be served. */
 static int stage_append(struct recovery *rec, struct append_records *a)
 {
@@ -259,7 +260,8 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
         return r == -ENOENT ? -EIO : r;
     }
     uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
-    /* Only recovery seals copies: one that was cut short has chosen the length already; if the others
+    /* Only recovery seals copies: one that was cut short has chosen the length already; if the
+     * others
      * are suspect, so was that one. */
     unsigned chosen = 0;
     for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {

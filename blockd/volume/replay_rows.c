@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Large-write rows at recovery: their data went to a chunk before the log record that names them, and
+ * Large-write rows at recovery: their data went to a chunk before the log record that names them,
+ * and
  * after a power loss a record may be there whose row is not, or not on every shard (S14).
  */
 #include <errno.h>
@@ -91,7 +92,8 @@ static int row_present(struct recovery *rec, const struct place *p, uint32_t off
     return -EIO;
 }
 
-/* The row was not synced everywhere when power was lost: what is left of it has less redundancy than
+/* The row was not synced everywhere when power was lost: what is left of it has less redundancy
+ * than
  * promised. Its blocks go through the memtable to a new row. */
 static int replay_row_data(
     struct recovery *rec, const struct log_record *record, const struct place *p, uint64_t seq)

@@ -9,13 +9,15 @@
  *
  * Invariants
  *  R1 A row is on all shards that the chunk names, or it is not part of the volume: row_write
- * answers 0 only when every shard's append was answered 0 (durable, if asked for). R2 Nothing
- * returned by row_read has failed a check: bytes are verified by the storing disk against CRC, and
- * by the reader against the address expected. R3 A shard's failure is reported (row_io.trouble) and
- * read around; only more than m failures in the same blocks make -EIO. R4 "Deleted" on shards of a
- * place that the caller no longer holds current is the caller's affair: when fewer than k shards give
- * their blocks and all others that answer say -ENOENT (none: damaged), row_read answers -ENOENT
- * (refresh and retry; -ENOENT from a place that is current means lost).
+ *     answers 0 only when every shard's append was answered 0 (durable, if asked for).
+ *  R2 Nothing returned by row_read has failed a check: bytes are verified by the storing disk
+ *     against their CRC, and by the reader against the address expected.
+ *  R3 A shard's failure is reported (row_io.trouble) and read around; only more than m failures in
+ *     the same blocks make -EIO.
+ *  R4 "Deleted" on shards of a place that the caller no longer holds current is the caller's affair:
+ *     when fewer than k shards give their blocks and all others that answer say -ENOENT (none:
+ *     damaged), row_read answers -ENOENT (refresh and retry; -ENOENT from a place that is current
+ *     means lost).
  *
  * A `place` must stay allocated during a call. Rows may be committed to it and shards may move or
  * change state meanwhile; the rows that it has never change.

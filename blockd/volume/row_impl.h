@@ -11,7 +11,8 @@
 #include "blockd/volume/row.h"
 #include "common/ec.h"
 
-/* The disk that holds a shard; NULL when the shard is LOST or its disk is not to be had. A FAILED one
+/* The disk that holds a shard; NULL when the shard is LOST or its disk is not to be had. A FAILED
+ * one
  * is: it takes no more writes, but reads go on (D2). */
 struct disk *row_disk(
     const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error);
@@ -46,7 +47,8 @@ _Static_assert(CODE_SHARDS_MAX <= 32, "a mask holds all shards of a chunk");
 
 /* Gets columns of one shard into buf when reading them from the shard itself failed with
  * `tried_error` (0 = was not tried) on shard `tried` (the shard itself, or for copies any): decodes
- * them from k others, down to single blocks when damage is spread. `address` as for row_read (of the
+ * them from k others, down to single blocks when damage is spread. `address` as for row_read (of
+ * the
  * first column; data shards only). ret_entries (may be NULL): address and aux of each block as the
  * shard's header has them, crc computed. -EIO, -ENOENT (R4), -ENOMEM. */
 MAY_SUSPEND int row_recover(const struct row_io *io, const struct chunk_place *place,

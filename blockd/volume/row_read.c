@@ -42,7 +42,8 @@ static void piece_done(struct shard_read *read)
     fiber_group_done(container_of(read, struct row_piece, read)->group, 0);
 }
 
-/* Copies: the first good one on a local disk, else a good one, else any. Ties are spread by address,
+/* Copies: the first good one on a local disk, else a good one, else any. Ties are spread by
+ * address,
  * coarsely enough that a sequential reader stays on one disk for a while. */
 static unsigned pick_copy(
     const struct row_io *io, const struct chunk_place *place, uint32_t off_blocks)

@@ -4,7 +4,8 @@
  *
  * The new shard is the old one append by append: same offsets, same entries, base_seq and inline
  * bytes, each block decoded from k verified others. What differs is the creation (instance, nonce,
- * epoch). It becomes durable with the seal at the end; until the caller has recorded the move nobody
+ * epoch). It becomes durable with the seal at the end; until the caller has recorded the move
+ * nobody
  * reads it, so a crash half-way leaves garbage that reconciliation removes.
  */
 #include <errno.h>

@@ -2,10 +2,12 @@
  *
  * Getting blocks of a shard that its own disk does not give.
  *
- * The same columns are read from k other shards and decoded, good shards before DAMAGED ones, another
+ * The same columns are read from k other shards and decoded, good shards before DAMAGED ones,
+ * another
  * shard taking the place of each that fails. When that leaves fewer than k, damage may still be
  * spread so that no single column has lost more than m blocks: then each column is tried by itself,
- * the wanted shard's own block first. What the headers record for the blocks is decoded as well, so a
+ * the wanted shard's own block first. What the headers record for the blocks is decoded as well, so
+ * a
  * decoded block's address is checked like that of a block that was read (R2).
  *
  * For copies (k = 1) the others hold the very bytes, and "decoding" is reading one of them.
@@ -236,7 +238,8 @@ static MAY_SUSPEND int recover_window(struct recovery *rec, row_shard_mask exclu
 }
 
 /* Buffers for the sources, in one piece: nobody who waits for the pool holds a part of it. Under
- * pressure the window shrinks; then this waits, since a read must not fail for memory that others are
+ * pressure the window shrinks; then this waits, since a read must not fail for memory that others
+ * are
  * about to give back. */
 static MAY_SUSPEND int recovery_alloc(struct recovery *rec, uint32_t count)
 {

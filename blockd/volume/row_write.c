@@ -10,7 +10,8 @@
  * position by itself, so address and aux come out as docs/FORMAT.md wants them, and what that gives
  * in the place of crc is overwritten by the parity block's own CRC.
  *
- * Nothing suspends before the appends are submitted: rows of one chunk reach its shards in the order
+ * Nothing suspends before the appends are submitted: rows of one chunk reach its shards in the
+ * order
  * in which row_write was called.
  */
 #include <errno.h>

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a volume's manifest says, in memory, and the records that change it. Every durable change goes
+ * What a volume's manifest says, in memory, and the records that change it. Every durable change
+ * goes
  * record -> manifest (durable on all copies) -> state_apply(), live and in recovery alike, so the
  * state in memory is always exactly what the manifest holds (N1 in README.md).
  */
@@ -61,7 +62,8 @@ struct wal {
     struct chunk_shard shards[CODE_M_MAX + 1];
 };
 
-/* A step of the volume's history that the map does not hold yet: what the delta table is rebuilt from. */
+/* A step of the volume's history that the map does not hold yet: what the delta table is rebuilt
+ * from. */
 struct item {
     bool trim;
     uint16_t row;
@@ -124,7 +126,8 @@ void record_continue(struct records *records, const struct copies_ref *ref);
 /* The whole state afresh. */
 void state_snapshot(const struct state *state, struct records *ret_records);
 
-/* Applies a group. -EBADMSG (with a sentence in ret_error, 256 bytes) when a record makes no sense: state is
+/* Applies a group. -EBADMSG (with a sentence in ret_error, 256 bytes) when a record makes no sense:
+ * state is
  * undefined then and only good for state_fini. Reads memory only within [bytes, bytes + len). */
 int state_apply(struct state *state, const void *bytes, size_t len_bytes, char ret_error[256]);
 
@@ -154,9 +157,11 @@ static inline uint32_t place_row_len(const struct place *place, unsigned row)
 /* Makes room for a row not recorded yet; returns its number. */
 unsigned place_add_row(struct place *place, unsigned len);
 
-/* Place-linear index of the chunk's block `linear`; *run = how many blocks from there on are contiguous (at most len_max).
+/* Place-linear index of the chunk's block `linear`; *run = how many blocks from there on are
+ * contiguous (at most len_max).
  * -ENOENT when it did not survive cleaning or is beyond the end. */
 int chunk_translate(const struct lchunk *chunk, uint32_t linear, uint32_t len_max,
     uint32_t *ret_linear, uint32_t *ret_run);
-/* The other way: which of the chunk's blocks stands at the place-linear index. -ENOENT: none of this chunk's. */
+/* The other way: which of the chunk's blocks stands at the place-linear index. -ENOENT: none of
+ * this chunk's. */
 int chunk_untranslate(const struct lchunk *chunk, uint32_t place_linear, uint32_t *ret_linear);

@@ -103,7 +103,8 @@ void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned coun
     fiber_queue_wake_all(&volume->host->budget->waiters);
 }
 
-/* Largest first: asks the volume that holds most to destage what it has. One that has been asked and is
+/* Largest first: asks the volume that holds most to destage what it has. One that has been asked
+ * and is
  * not done may be stuck (no disks to write to): the others are asked then. */
 void budget_pressure(struct memory_budget *budget)
 {
@@ -224,7 +225,8 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
         if (c->place->kind == SHARD_DATA)
             info.allocated_bytes += (uint64_t)c->live * BLOCK_BYTES;
     }
-    /* What is not merged yet is not in the live counts; new blocks and overwrites look alike there. */
+    /* What is not merged yet is not in the live counts; new blocks and overwrites look alike there.
+     * */
     info.allocated_bytes +=
         memtable_bytes(&volume->memtable) + volume->unmerged_blocks * BLOCK_BYTES;
     info.allocated_bytes = MIN(info.allocated_bytes, info.size_bytes);

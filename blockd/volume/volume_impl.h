@@ -146,7 +146,8 @@ struct volume {
 
 /* volume.c */
 uint64_t volume_new_chunk_id(struct volume *volume);
-/* Stops everything durable for ever: this node was deposed, or an invariant of the outside is broken. */
+/* Stops everything durable for ever: this node was deposed, or an invariant of the outside is
+ * broken. */
 void volume_halt(struct volume *volume, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 void volume_free(struct volume *volume);
@@ -161,7 +162,8 @@ void budget_pressure(struct memory_budget *budget);
 /* Runs run(volume) on a fiber that close waits for. */
 void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg));
 
-/* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The caller has put it into the memtable. */
+/* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The
+ * caller has put it into the memtable. */
 void log_enqueue(struct volume *volume, struct commit *commit);
 MAY_SUSPEND int log_wait(struct volume *volume, struct commit *commit);
 /* Waits until everything up to seq is durable. */
@@ -174,7 +176,8 @@ void log_copy_failed(struct volume *volume, struct wal *wal, unsigned copy, int 
 uint64_t log_bytes(const struct volume *volume);
 /* More unreleased log than the volume may have: writers wait for destage (which this asks for). */
 bool log_is_full(struct volume *volume);
-/* Frees logs whose records are all committed: appends to `records`; the shards are removed by log_remove_freed. */
+/* Frees logs whose records are all committed: appends to `records`; the shards are removed by
+ * log_remove_freed. */
 struct removed_wal {
     struct list link;
     struct wal wal;
@@ -207,23 +210,28 @@ struct copies_set {
     uint32_t length_max; /* longest valid prefix */
     unsigned usable, suspect;
 };
-/* Fences every copy that is there. -ESTALE: a higher epoch is there (S15); -ENOENT: every copy is gone; -EHOSTUNREACH: none can
+/* Fences every copy that is there. -ESTALE: a higher epoch is there (S15); -ENOENT: every copy is
+ * gone; -EHOSTUNREACH: none can
  * be used, at least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
-/* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no copy can give. */
+/* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no
+ * copy can give. */
 MAY_SUSPEND int copies_read(
     const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf, uint32_t *ret_bad);
 
 /* manifest.c */
 typedef void manifest_applied_fn(void *ctx);
-/* Makes the records durable and applies them to the state; then, without suspending in between, calls applied(ctx) if
+/* Makes the records durable and applies them to the state; then, without suspending in between,
+ * calls applied(ctx) if
  * not NULL. Either all of it happened (0) or none, and the volume is halted (-ESHUTDOWN). */
 MAY_SUSPEND int manifest_commit(
     struct volume *volume, const struct records *records, manifest_applied_fn *applied, void *ctx);
-/* Writes the state afresh on new shards and makes it current by one CAS of the root (S11). root_state: what the root becomes. */
+/* Writes the state afresh on new shards and makes it current by one CAS of the root (S11).
+ * root_state: what the root becomes. */
 MAY_SUSPEND int manifest_rewrite(struct volume *volume);
-/* Reads the manifest that `ref` names, fencing every copy with `epoch`, into an empty state. *ret_chain as in struct manifest. */
+/* Reads the manifest that `ref` names, fencing every copy with `epoch`, into an empty state.
+ * *ret_chain as in struct manifest. */
 MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root *root,
     struct state *ret_state, struct copies_ref **ret_chain, unsigned *ret_chain_count,
     char **ret_error);
@@ -258,7 +266,8 @@ MAY_SUSPEND int checkpoint_now(struct volume *volume);
 /* Asks for a checkpoint and waits for it. */
 MAY_SUSPEND int checkpoint_wait(struct volume *volume);
 MAY_SUSPEND void clean_if_due(struct volume *volume);
-/* Asks for destage, merge and cleaning; 0 once something was freed, -ENOSPC when nothing could be. */
+/* Asks for destage, merge and cleaning; 0 once something was freed, -ENOSPC when nothing could be.
+ * */
 MAY_SUSPEND int reclaim_wait(struct volume *volume);
 void reclaim_over(struct volume *volume);
 bool space_is_short(const struct volume *volume);
