@@ -384,6 +384,12 @@ int64_t env_offload(int64_t (*fn)(void *arg), void *arg)
     return env->ops->offload(env, fn, arg);
 }
 
+void env_post(struct env *env, struct env_post *post)
+{
+    CHECK_MSG(env->ops->post, "this env has no other threads");
+    env->ops->post(env, post);
+}
+
 int env_wait_signal(void)
 {
     struct env *env = self_env();

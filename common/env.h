@@ -142,6 +142,15 @@ const char *env_stream_peer(const struct env_stream *stream);
  * fiber call and no mem_*. In the simulation it runs at once, after a virtual delay. */
 MAY_SUSPEND int64_t env_offload(int64_t (*fn)(void *arg), void *arg);
 
+/* From any thread: `env` calls post->fn(post) from its loop, as a completion callback. The memory is
+ * the poster's; fn may free it or post it again, nobody else before. A thread that posts ends before
+ * its env does. Not in the simulation, which has no other threads. */
+struct env_post {
+    struct list link; /* env's */
+    void (*fn)(struct env_post *post);
+};
+void env_post(struct env *env, struct env_post *post);
+
 /* --- Signals, life ----------------------------------------------------------------------------- */
 
 /* Production: blocks until SIGTERM/SIGINT arrives (delivered by signalfd), returns its number. */

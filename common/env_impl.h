@@ -44,6 +44,7 @@ struct env_ops {
     enum env_peer_state (*stream_peer_state)(const struct env_stream *stream);
     const char *(*stream_peer)(const struct env_stream *stream);
     MAY_SUSPEND int64_t (*offload)(struct env *env, int64_t (*fn)(void *arg), void *arg);
+    void (*post)(struct env *env, struct env_post *post); /* NULL: there are no other threads */
     MAY_SUSPEND int (*wait_signal)(struct env *env);
 };
 

@@ -355,6 +355,7 @@ static const struct env_ops uring_ops = {
     .stream_peer_state = uring_stream_peer_state,
     .stream_peer = uring_stream_peer,
     .offload = uring_offload,
+    .post = uring_post,
     .wait_signal = uring_wait_signal,
 };
 

@@ -62,8 +62,9 @@ struct env_uring {
     pthread_mutex_t job_mutex;
     pthread_cond_t job_cond;
     struct list jobs, jobs_done;
+    struct list posts; /* env_post.link */
     bool threads_stop;
-    int wake_fd; /* eventfd, written by a thread that has put something on jobs_done */
+    int wake_fd; /* eventfd, written by a thread that has put something on jobs_done or posts */
     uint64_t wake_value;
     struct uring_op wake_op;
     int signal_fd;
@@ -134,6 +135,7 @@ void uring_threads_stop(struct env_uring *uring);
 /* After the ring has let go of the descriptors. */
 void uring_threads_fini(struct env_uring *uring);
 MAY_SUSPEND int64_t uring_offload(struct env *env, int64_t (*fn)(void *arg), void *arg);
+void uring_post(struct env *env, struct env_post *post);
 MAY_SUSPEND int uring_wait_signal(struct env *env);
 
 /* --- env_powercut.c ---------------------------------------------------------------------------- */

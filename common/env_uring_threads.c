@@ -4,7 +4,8 @@
  * that the ring holds, so an idle process runs nothing at all.
  *
  * A job lives on the stack of the fiber that waits for it. A thread moves it from `jobs` to
- * `jobs_done` and writes the eventfd only when `jobs_done` was empty: one wake-up serves many.
+ * `jobs_done` and writes the eventfd only when `jobs_done` and `posts` were empty: one wake-up
+ * serves many.
  */
 #include "common/env_uring.h"
 
@@ -27,6 +28,11 @@ struct job {
     bool done;
 };
 
+static bool nothing_done(const struct env_uring *uring)
+{
+    return list_empty(&uring->jobs_done) && list_empty(&uring->posts);
+}
+
 static void *thread_main(void *arg)
 {
     struct env_uring *uring = arg;
@@ -43,7 +49,7 @@ static void *thread_main(void *arg)
         pthread_mutex_unlock(&uring->job_mutex);
         job->result = job->fn(job->arg);
         pthread_mutex_lock(&uring->job_mutex);
-        bool first = list_empty(&uring->jobs_done);
+        bool first = nothing_done(uring);
         list_push_back(&uring->jobs_done, &job->link);
         if (first)
             CHECK(eventfd_write(uring->wake_fd, 1) == 0);
@@ -62,17 +68,34 @@ static void wake_post(struct env_uring *uring)
 static void wake_done(struct uring_op *op, int res)
 {
     struct env_uring *uring = container_of(op, struct env_uring, wake_op);
-    struct list done, *link;
+    struct list done, posts, *link;
     list_init(&done);
+    list_init(&posts);
     pthread_mutex_lock(&uring->job_mutex);
     list_splice_back(&done, &uring->jobs_done);
+    list_splice_back(&posts, &uring->posts);
     pthread_mutex_unlock(&uring->job_mutex);
     while ((link = list_pop_front(&done))) {
         struct job *job = list_entry(link, struct job, link);
         job->done = true;
         fiber_wake(job->fiber);
     }
+    while ((link = list_pop_front(&posts))) {
+        struct env_post *post = list_entry(link, struct env_post, link);
+        post->fn(post);
+    }
     wake_post(uring);
+}
+
+void uring_post(struct env *env, struct env_post *post)
+{
+    struct env_uring *uring = uring_of(env);
+    pthread_mutex_lock(&uring->job_mutex);
+    bool first = nothing_done(uring);
+    list_push_back(&uring->posts, &post->link);
+    if (first)
+        CHECK(eventfd_write(uring->wake_fd, 1) == 0);
+    pthread_mutex_unlock(&uring->job_mutex);
 }
 
 int64_t uring_offload(struct env *env, int64_t (*fn)(void *arg), void *arg)
@@ -130,6 +153,7 @@ int uring_threads_start(struct env_uring *uring)
     pthread_cond_init(&uring->job_cond, NULL);
     list_init(&uring->jobs);
     list_init(&uring->jobs_done);
+    list_init(&uring->posts);
     uring->signal_fd = signalfd(-1, &set, SFD_CLOEXEC);
     uring->wake_fd = eventfd(0, EFD_CLOEXEC);
     int rc = uring->signal_fd < 0 || uring->wake_fd < 0 ? -errno : 0;

@@ -24,6 +24,7 @@ struct watch_event {
 struct store_watch {
     struct list link; /* store->watches */
     struct store *store;
+    void *remote; /* of ops->watch_start */
     char *prefix;
     void (*changed)(void *ctx, const struct store_value *value);
     void *ctx;
@@ -209,10 +210,32 @@ void store_notify(
     }
 }
 
+void store_watch_tell(struct store_watch *watch, const char *key, const void *data,
+    size_t len_bytes, uint64_t revision)
+{
+    watch_queue(watch, key, data, len_bytes, revision);
+}
+
 void store_forget_watches(struct store *store)
 {
     while (!list_empty(&store->watches))
         watch_free(list_entry(store->watches.next, struct store_watch, link));
+}
+
+/* What is there now, for a store that learns of changes by store_notify(). */
+static MAY_SUSPEND int watch_look(struct store_watch *watch, uint64_t revision)
+{
+    struct store_value *values;
+    unsigned count;
+    int r = store_list(watch->store, watch->prefix, &values, &count);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < count; i++)
+        if (values[i].revision > revision)
+            watch_queue(
+                watch, values[i].key, values[i].data, values[i].len_bytes, values[i].revision);
+    store_list_free(values, count);
+    return 0;
 }
 
 int store_watch_start(struct store *store, const char *prefix, uint64_t revision,
@@ -230,19 +253,14 @@ int store_watch_start(struct store *store, const char *prefix, uint64_t revision
 
     /* Nothing is told before the look is done: a delete that follows a put must not precede it. */
     watch->telling = true;
-    struct store_value *values;
-    unsigned count;
-    int r = store_list(store, prefix, &values, &count);
+    int r = store->ops->watch_start
+                ? store->ops->watch_start(store, watch, prefix, revision, &watch->remote)
+                : watch_look(watch, revision);
     watch->telling = false;
     if (r < 0) {
         watch_free(watch);
         return r;
     }
-    for (unsigned i = 0; i < count; i++)
-        if (values[i].revision > revision)
-            watch_queue(
-                watch, values[i].key, values[i].data, values[i].len_bytes, values[i].revision);
-    store_list_free(values, count);
     if (!list_empty(&watch->events) && !watch->telling) {
         watch->telling = true;
         fiber_spawn_on(store->env, "store watch", watch_tell, watch);
@@ -254,6 +272,8 @@ int store_watch_start(struct store *store, const char *prefix, uint64_t revision
 void store_watch_stop(struct store_watch *watch)
 {
     watch->stopped = true;
+    if (watch->remote)
+        watch->store->ops->watch_stop(watch->store, watch->remote);
     while (watch->telling)
         fiber_queue_wait(&watch->quiet);
     watch_free(watch);

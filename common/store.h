@@ -2,7 +2,7 @@
  *
  * The coordination store: a small ordered map from text keys to small values, with transactions
  * that compare revisions, sessions (leases) and watches. Modelled on what etcd v3 gives.
- * Implementations: LMDB (one node, embedded), memory (simulation), etcd (later). It holds nodes,
+ * Implementations: LMDB (one node, embedded), etcd (store_etcd.h), memory (simulation). It holds nodes,
  * disks, pools, volume roots: bytes per volume, nothing per chunk.
  *
  * Fibers call it; whatever blocks runs on a thread of its own.

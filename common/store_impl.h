@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * For implementations of the store only (store.c, store_lmdb.c, store_mem.c). store.c holds what
+ * For implementations of the store only (store.c, store_etcd*.c, store_lmdb.c, store_mem.c). store.c holds what
  * all share: dispatch through `ops`, argument checks, values, and the delivery of watches.
  */
 #pragma once
@@ -17,6 +17,11 @@ struct store_ops {
         uint64_t *ret_revision);
     MAY_SUSPEND int (*session_start)(struct store *store, uint64_t ttl_ns);
     uint64_t (*session_valid_until_ns)(const struct store *store);
+    /* Optional, for a store whose changes come from afar (store_notify is not used then): tells what
+     * is there, before it returns, and from then on each change, by store_watch_tell(). */
+    MAY_SUSPEND int (*watch_start)(struct store *store, struct store_watch *watch,
+        const char *prefix, uint64_t revision, void **ret_remote);
+    MAY_SUSPEND void (*watch_stop)(struct store *store, void *remote);
     /* Frees `store`. Its watches are stopped already. */
     MAY_SUSPEND void (*close)(struct store *store);
 };
@@ -34,5 +39,8 @@ void store_init(struct store *store, const struct store_ops *ops);
  * from another env's fiber. Delivery is by a fiber of the handle's env. */
 void store_notify(
     struct store *store, const char *key, const void *data, size_t len_bytes, uint64_t revision);
+/* As store_notify for one watch, whose prefix `key` has. From a fiber of the handle's env. */
+void store_watch_tell(struct store_watch *watch, const char *key, const void *data,
+    size_t len_bytes, uint64_t revision);
 /* Forgets the watches without a word to their fibers, which are gone (a crashed env). */
 void store_forget_watches(struct store *store);
