@@ -163,6 +163,19 @@ void memtable_put_row(
         .chunk_index = chunk_index, .row = (uint16_t)row, .len = (uint16_t)len, .seq = seq};
 }
 
+/* How far to look for the next block of the table: a long read then goes to the disk in runs of this, not block by
+ * block, though the table is not empty; what is found may be of no use when another generation has a block nearer. */
+#define LOOK_AHEAD_BLOCKS 64
+
+/* From `block` to the next one in the table, `block` itself aside; at most `len_max`. */
+static uint64_t gen_gap(const struct memtable_gen *gen, uint64_t block, uint64_t len_max)
+{
+    uint64_t len = 1, end = MIN(len_max, (uint64_t)LOOK_AHEAD_BLOCKS);
+    while (len < end && gen_find(gen, block + len)->block != block + len)
+        len++;
+    return len;
+}
+
 /* What one generation says of `block`; MISS carries how far its ranges say nothing. */
 static void gen_lookup(
     const struct memtable_gen *gen, uint64_t block, uint64_t len_max, struct memtable_hit *ret_hit)
@@ -184,7 +197,7 @@ static void gen_lookup(
             hit = (struct memtable_hit){
                 .kind = MEMTABLE_DATA, .seq = slot->seq, .data = slot->data, .len = 1};
         else
-            hit.len = 1; /* the next block may be in the table */
+            hit.len = gen_gap(gen, block, hit.len);
     }
     *ret_hit = hit;
 }

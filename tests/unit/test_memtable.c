@@ -302,6 +302,27 @@ static void ranges_and_rows_freeze_a_generation_too(void **state)
     bufpool_free(pool);
 }
 
+/* A long read beside a few blocks in memory goes to the disk in long runs. */
+static void a_miss_reaches_to_the_next_block_in_the_table(void **state)
+{
+    struct bufpool *pool = bufpool_new(1 << 20);
+    struct memtable table;
+    struct memtable_hit hit;
+    bool froze = false;
+    memtable_init(&table, pool, 8);
+    struct memtable_gen *gen = memtable_active(&table, 1, 0, &froze);
+    memtable_put(&table, gen, 100, block_of(pool, 1), 0, 1);
+    memtable_lookup(&table, 0, 1000, &hit);
+    assert_int_equal(hit.kind, MEMTABLE_MISS);
+    assert_int_equal(hit.len, 64);
+    memtable_lookup(&table, 64, 1000, &hit);
+    assert_int_equal(hit.len, 36);
+    memtable_lookup(&table, 64, 5, &hit);
+    assert_int_equal(hit.len, 5);
+    memtable_fini(&table);
+    bufpool_free(pool);
+}
+
 static void freezing_nothing_changes_nothing(void **state)
 {
     struct bufpool *pool = bufpool_new(1 << 20);
@@ -328,6 +349,7 @@ int main(void)
         cmocka_unit_test(a_replaced_buffer_stays_until_its_replacement_is_acknowledged),
         cmocka_unit_test(a_record_is_never_split_over_generations),
         cmocka_unit_test(ranges_and_rows_freeze_a_generation_too),
+        cmocka_unit_test(a_miss_reaches_to_the_next_block_in_the_table),
         cmocka_unit_test(freezing_nothing_changes_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
