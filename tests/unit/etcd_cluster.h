@@ -31,6 +31,7 @@ struct etcd_member {
 struct etcd_cluster {
     struct etcd_member members[MEMBERS_MAX];
     unsigned count;
+    bool tls; /* one self-signed certificate, dir/cert.pem and dir/key.pem, is everybody's */
     char dir[64];
 };
 
@@ -75,6 +76,14 @@ static inline void member_start(struct etcd_cluster *cluster, unsigned i)
     int fd = open(log, O_WRONLY | O_CREAT | O_APPEND, 0600);
     dup2(fd, STDOUT_FILENO);
     dup2(fd, STDERR_FILENO);
+    if (cluster->tls) {
+        snprintf(log, sizeof(log), "%s/cert.pem", cluster->dir);
+        setenv("ETCD_CERT_FILE", log, 1);
+        setenv("ETCD_TRUSTED_CA_FILE", log, 1);
+        setenv("ETCD_CLIENT_CERT_AUTH", "true", 1);
+        snprintf(log, sizeof(log), "%s/key.pem", cluster->dir);
+        setenv("ETCD_KEY_FILE", log, 1);
+    }
     execlp("etcd", "etcd", "--name", name, "--data-dir", dir, "--listen-client-urls",
         member->client_url, "--advertise-client-urls", member->client_url, "--listen-peer-urls",
         member->peer_url, "--initial-advertise-peer-urls", member->peer_url, "--initial-cluster",
@@ -106,6 +115,29 @@ static inline void cluster_start(struct etcd_cluster *cluster, unsigned count)
     }
     for (unsigned i = 0; i < count; i++)
         member_start(cluster, i);
+}
+
+/* Stops one member's threads, as a machine that hangs; its connections stay. */
+static inline void member_hang(struct etcd_member *member, bool hang)
+{
+    CHECK(kill(member->pid, hang ? SIGSTOP : SIGCONT) == 0);
+}
+
+static inline void cluster_start_tls(struct etcd_cluster *cluster)
+{
+    cluster_start(cluster, 1);
+    member_kill(&cluster->members[0]);
+    char command[512];
+    snprintf(command, sizeof(command),
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj "
+        "/CN=etcd -addext subjectAltName=IP:127.0.0.1 -keyout %s/key.pem -out %s/cert.pem "
+        "2> /dev/null",
+        cluster->dir, cluster->dir);
+    CHECK(system(command) == 0);
+    cluster->tls = true;
+    snprintf(cluster->members[0].client_url, sizeof(cluster->members[0].client_url),
+        "https://127.0.0.1:%u", cluster->members[0].client_port);
+    member_start(cluster, 0);
 }
 
 static inline void cluster_stop(struct etcd_cluster *cluster)

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "uring_run.h"
 
+#include <pthread.h>
 #include <signal.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -76,6 +77,51 @@ static void blocking_calls_run_beside_the_loop(void **state)
     assert_int_equal(run_in_env(offloads, (struct env_uring_options){0}), 0);
 }
 
+#define POSTS 2000
+
+struct posted {
+    struct env_post post;
+    struct env *env;
+};
+static unsigned posts_told;
+
+static void count_post(struct env_post *post)
+{
+    CHECK(!fiber_self() && fiber_env() == ((struct posted *)post)->env);
+    free(post);
+    if (++posts_told == 2 * POSTS)
+        fiber_group_done(&group, 0);
+}
+
+static void *post_many(void *env)
+{
+    for (unsigned i = 0; i < POSTS; i++) {
+        struct posted *posted = calloc(1, sizeof(*posted));
+        *posted = (struct posted){{.fn = count_post}, env};
+        env_post(env, &posted->post);
+    }
+    return NULL;
+}
+
+static int posts(void *arg)
+{
+    pthread_t threads[2];
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    for (unsigned i = 0; i < 2; i++)
+        CHECK(pthread_create(&threads[i], NULL, post_many, fiber_env()) == 0);
+    CHECK(env_offload(blocking_20ms, NULL) == 0);
+    CHECK(fiber_group_wait(&group) == 0);
+    for (unsigned i = 0; i < 2; i++)
+        pthread_join(threads[i], NULL);
+    return 0;
+}
+
+static void posts_of_other_threads_run_in_the_loop(void **state)
+{
+    assert_int_equal(run_in_env(posts, (struct env_uring_options){0}), 0);
+}
+
 static int signals(void *arg)
 {
     kill(getpid(), SIGHUP);
@@ -141,6 +187,7 @@ int main(void)
         cmocka_unit_test(result_of_main_is_returned_again_and_again),
         cmocka_unit_test(clocks_run_and_randomness_differs),
         cmocka_unit_test(blocking_calls_run_beside_the_loop),
+        cmocka_unit_test(posts_of_other_threads_run_in_the_loop),
         cmocka_unit_test(signals_arrive_as_values),
         cmocka_unit_test(idle_loop_never_wakes),
         cmocka_unit_test(yielding_fiber_does_not_starve_the_world),

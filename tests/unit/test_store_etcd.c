@@ -96,6 +96,13 @@ static int setup_three(void **state)
     return 0;
 }
 
+static int setup_tls(void **state)
+{
+    cluster_start_tls(&cluster);
+    use_cluster();
+    return 0;
+}
+
 static int teardown_cluster(void **state)
 {
     cluster_stop(&cluster);
@@ -209,9 +216,9 @@ BODY(keys_of_a_session_that_is_not_kept_alive_vanish)
     struct store *store = open_store();
     struct store_op op = put_op("node/1", "here");
     op.session = true;
-    CHECK(store_session_start(store, 1000 * MS_NS) == 0);
+    CHECK(store_session_start(store, 2000 * MS_NS) == 0);
     CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
-    env_sleep_ns(1500 * MS_NS); /* kept alive for more than its time */
+    env_sleep_ns(2200 * MS_NS); /* kept alive for more than its time */
     CHECK(store_session_valid_until_ns(store) > env_boottime_ns());
     assert_holds(store, "node/1", "here");
 
@@ -223,7 +230,7 @@ BODY(keys_of_a_session_that_is_not_kept_alive_vanish)
     struct store_watch *watch;
     told[0] = 0;
     CHECK(store_watch_start(other, "node/", 0, note_change, NULL, &watch) == 0);
-    CHECK(store_session_valid_until_ns(store) < env_boottime_ns() + 1000 * MS_NS);
+    CHECK(store_session_valid_until_ns(store) < env_boottime_ns() + 2000 * MS_NS);
     await_told("node/1=here -node/1 ");
     CHECK(store_session_valid_until_ns(store) <= env_boottime_ns());
     CHECK(store_get(store, "node/1", &(struct store_value){0}) == -EHOSTUNREACH);
@@ -364,6 +371,25 @@ BODY(requests_sessions_and_watches_survive_the_leaders_death)
     store_close(store);
 }
 
+BODY(hanging_member_is_left_by_requests_and_watches)
+{
+    unsigned hung = (leader_of_cluster() + 1) % cluster.count;
+    endpoints[0] = cluster.members[hung].client_url;
+    endpoints[hung] = cluster.members[0].client_url;
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    put(store, "h/1", "a");
+    CHECK(store_watch_start(store, "h/", 0, note_change, NULL, &watch) == 0);
+    await_told("h/1=a ");
+    member_hang(&cluster.members[hung], true);
+    assert_holds(store, "h/1", "a"); /* a read may be asked of another */
+    put(store, "h/1", "b");
+    await_told("h/1=a h/1=b ");
+    store_close(store);
+    member_hang(&cluster.members[hung], false);
+}
+
 BODY(total_outage_answers_errors_and_then_nothing_was_missed)
 {
     struct store *store = open_store();
@@ -388,6 +414,31 @@ BODY(total_outage_answers_errors_and_then_nothing_was_missed)
     assert_holds(store, "t/1", "a");
     store_close(other);
     store_close(store);
+}
+
+/* --- TLS ------------------------------------------------------------------------------------- */
+
+BODY(tls_checks_both_sides)
+{
+    char cert[96], key[96];
+    snprintf(cert, sizeof(cert), "%s/cert.pem", cluster.dir);
+    snprintf(key, sizeof(key), "%s/key.pem", cluster.dir);
+    options.ca_path = options.cert_path = cert;
+    options.key_path = key;
+    struct store *store = open_store(), *refused = NULL;
+    struct store_watch *watch;
+    told[0] = 0;
+    CHECK(store_watch_start(store, "s/", 0, note_change, NULL, &watch) == 0);
+    put(store, "s/1", "x");
+    await_told("s/1=x ");
+    store_close(store);
+    options.ca_path = NULL; /* the system's do not vouch for it */
+    CLEANUP_FREE char *no_ca = NULL, *no_cert = NULL;
+    CHECK(store_etcd_open(&options, &refused, &no_ca) == -EHOSTUNREACH);
+    CHECK_MSG(strstr(no_ca, "certificate"), "%s", no_ca);
+    options.ca_path = cert;
+    options.cert_path = options.key_path = NULL;
+    CHECK(store_etcd_open(&options, &refused, &no_cert) == -EHOSTUNREACH && !refused);
 }
 
 /* --- A server that is no etcd ---------------------------------------------------------------- */
@@ -555,8 +606,11 @@ int main(void)
     };
     const struct CMUnitTest three[] = {
         ONE(requests_sessions_and_watches_survive_the_leaders_death),
+        ONE(hanging_member_is_left_by_requests_and_watches),
         ONE(total_outage_answers_errors_and_then_nothing_was_missed),
     };
+    const struct CMUnitTest tls[] = {cmocka_unit_test(tls_checks_both_sides)};
     int failed = cmocka_run_group_tests(one, setup_one, teardown_cluster);
+    failed += cmocka_run_group_tests(tls, setup_tls, teardown_cluster);
     return failed + cmocka_run_group_tests(three, setup_three, teardown_cluster);
 }
