@@ -447,8 +447,9 @@ struct fake_server {
     pthread_t thread;
     int listen_fd;
     char url[64];
-    const char *answer; /* to all but reads; NULL: closes the connection instead */
-    unsigned txn_count; /* requests read */
+    const char *answer;     /* to all but reads; NULL: closes the connection instead */
+    const char *txn_answer; /* NULL: `answer` */
+    unsigned txn_count;     /* requests read */
     bool stop;
 };
 static struct fake_server fake;
@@ -484,9 +485,13 @@ static void *serve(void *arg)
     static __thread char request[8192];
     while (read_request(fd, request, sizeof(request))) {
         bool read = strstr(request, "POST /v3/kv/range") != NULL;
-        if (strstr(request, "POST /v3/kv/txn"))
+        bool txn = strstr(request, "POST /v3/kv/txn") != NULL;
+        if (txn)
             __atomic_fetch_add(&fake.txn_count, 1, __ATOMIC_RELAXED);
-        const char *answer = read ? range_answer : __atomic_load_n(&fake.answer, __ATOMIC_ACQUIRE);
+        const char *txn_answer = __atomic_load_n(&fake.txn_answer, __ATOMIC_ACQUIRE);
+        const char *answer = read                ? range_answer
+                             : txn && txn_answer ? txn_answer
+                                                 : __atomic_load_n(&fake.answer, __ATOMIC_ACQUIRE);
         if (!answer || send(fd, answer, strlen(answer), MSG_NOSIGNAL) < 0)
             break;
         if (!strstr(answer, "Content-Length"))
@@ -586,6 +591,42 @@ BODY(transaction_without_an_answer_is_sent_once)
     fake_stop();
 }
 
+#define MEMBER_ANSWER(member, term)                                          \
+    "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"                         \
+    "{\"header\":{\"member_id\":\"" member "\",\"raft_term\":\"" term "\"}," \
+    "\"succeeded\":true,\"ID\":\"7\",\"TTL\":\"1\"}                    "
+
+static bool validity_grows(struct store *store)
+{
+    uint64_t before_ns = store_session_valid_until_ns(store);
+    env_sleep_ns(500 * MS_NS);
+    CHECK(store_session_valid_until_ns(store) >= before_ns);
+    return store_session_valid_until_ns(store) > before_ns;
+}
+
+/* E4, S16: keepalives are answered all the time. */
+BODY(session_is_valid_only_by_a_write_of_the_same_term_and_member)
+{
+    fake_start();
+    fake.answer = MEMBER_ANSWER("1", "2");
+    struct store *store = open_fake();
+    CHECK(store_session_start(store, 1000 * MS_NS) == 0);
+    CHECK(validity_grows(store));
+    const char *others[] = {MEMBER_ANSWER("1", "3"), MEMBER_ANSWER("2", "2"),
+        "HTTP/1.1 503 No\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}"};
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        __atomic_store_n(&fake.txn_answer, others[i], __ATOMIC_RELEASE);
+        env_sleep_ns(300 * MS_NS); /* what is under way */
+        CHECK(!validity_grows(store));
+    }
+    CHECK(store_session_valid_until_ns(store) < env_boottime_ns());
+    __atomic_store_n(&fake.txn_answer, NULL, __ATOMIC_RELEASE);
+    env_sleep_ns(300 * MS_NS);
+    CHECK(validity_grows(store) && store_session_valid_until_ns(store) > env_boottime_ns());
+    store_close(store);
+    fake_stop();
+}
+
 int main(void)
 {
     if (system("command -v etcd > /dev/null") != 0) {
@@ -602,6 +643,7 @@ int main(void)
         ONE(watch_recovers_from_a_compaction_it_was_cut_off_from),
         ONE(user_and_password_are_used_and_checked),
         cmocka_unit_test(garbage_answers_are_errors),
+        cmocka_unit_test(session_is_valid_only_by_a_write_of_the_same_term_and_member),
         cmocka_unit_test(transaction_without_an_answer_is_sent_once),
     };
     const struct CMUnitTest three[] = {
