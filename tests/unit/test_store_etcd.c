@@ -560,8 +560,8 @@ BODY(garbage_answers_are_errors)
         "HTTP/1.1 404 Not Found\r\nContent-Length: 18\r\n\r\n404 page not found",
         "HTTP/1.1 503 No\r\nContent-Length: 12\r\n\r\n{\"error\":\"\"}",
         "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzzzz",
-        "HTTP/1.1 200 OK\r\n\r\n{\"result\":{\"header\":{\"raft_term\":\"1\"},\"created\":true}}\n"
-        "{\"result\":{\"header\":{\"raft_term\":\"1\"},\"events\":[{\"kv\":{}}]}}\n",
+        ("HTTP/1.1 200 OK\r\n\r\n{\"result\":{\"header\":{\"raft_term\":\"1\"},\"created\":true}}\n"
+         "{\"result\":{\"header\":{\"raft_term\":\"1\"},\"events\":[{\"kv\":{}}]}}\n"),
         "HTTP/1.1 301 Moved\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n"};
     fake_start();
     struct store *store = open_fake();
