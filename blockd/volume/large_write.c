@@ -68,8 +68,11 @@ static int claim_place(struct volume *v, unsigned len, struct place **ret_place)
         int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
         if (r == -ESHUTDOWN || v->halted || v->closed_to_io)
             return -ESHUTDOWN;
-        if (r == -ENOSPC && (r = reclaim_wait(v)) < 0)
-            return r;
+        if (r == -ENOSPC) {
+            if ((r = reclaim_wait(v)) < 0)
+                return r;
+            continue; /* something was freed: try again, no chunk was made */
+        }
         if (r < 0) { /* too few disks are up just now: writes wait (section 8) */
             env_sleep_ns(RETRY_NS);
             continue;

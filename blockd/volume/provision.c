@@ -20,6 +20,7 @@
 
 #define CREATE_TRIES 4
 #define WAL_BLOCKS_MIN 512 /* 2 MiB */
+#define RETRY_MIN_NS 5000000ull
 #define RETRY_NS 200000000ull
 
 static unsigned reserve_percent(enum shard_priority priority)
@@ -429,10 +430,13 @@ static int provision_step(struct volume *v)
 void provisioner(void *arg)
 {
     struct volume *v = arg;
+    uint64_t delay_ns = RETRY_MIN_NS;
     while (!v->halted && !v->stopping) {
         int r = place_seal_retired(v);
         if (r == 0)
             r = provision_step(v);
+        if (r >= 0)
+            delay_ns = RETRY_MIN_NS;
         if (r > 0) {
             v->space_error = 0;
             fiber_queue_wake_all(&v->space_waiters);
@@ -447,7 +451,11 @@ void provisioner(void *arg)
             fiber_queue_wake_all(&v->space_waiters);
             if (v->halted || v->stopping)
                 break;
-            fiber_queue_wait_until(&v->provisioner_wake, env_now_ns() + RETRY_NS);
+            /* Not to be woken early: those who wait for space wake us whenever we have failed. */
+            uint64_t until_ns = env_now_ns() + delay_ns;
+            while (env_now_ns() < until_ns && !v->halted && !v->stopping)
+                fiber_queue_wait_until(&v->provisioner_wake, until_ns);
+            delay_ns = MIN(2 * delay_ns, RETRY_NS);
             continue;
         }
         if (v->halted || v->stopping) /* it may have come while we were at work */
