@@ -35,14 +35,29 @@ static int wrong(struct parser *parser, char *text)
     return -EINVAL;
 }
 
+/* What other programs call it. */
+static const char *const synonyms[][2] = {{"ls", "list"}, {"rm", "delete"}, {"rm", "remove"},
+    {"delete", "remove"}, {"remove", "delete"}, {"destroy", "delete"}, {"mv", "rename"},
+    {"move", "rename"}, {"show", "info"}, {"show", "list"}, {"grow", "resize"}, {"new", "create"},
+    {"make", "create"}, {"mkfs", "format"}, {"init", "format"}, {"load", "import"},
+    {"save", "export"}, {"sync", "flush"}, {"stats", "top"}, {"info", "status"}};
+
+static void offer(struct nearest *nearest, const char *candidate)
+{
+    nearest_offer(nearest, candidate);
+    for (unsigned i = 0; candidate && i < ARRAY_SIZE(synonyms); i++)
+        if (strcmp(synonyms[i][0], nearest->word) == 0 && strcmp(synonyms[i][1], candidate) == 0)
+            nearest_choose(nearest, candidate);
+}
+
 static void add_candidates(const struct parser *parser, struct nearest *nearest)
 {
     const struct args *args = parser->args;
     for (const struct command *c = parser->commands; c->noun; c++) {
         if (!args->noun)
-            nearest_offer(nearest, c->noun);
+            offer(nearest, c->noun);
         else if (strcmp(c->noun, args->noun) == 0)
-            nearest_offer(nearest, c->verb);
+            offer(nearest, c->verb);
     }
 }
 
@@ -85,7 +100,7 @@ static unsigned operand_limit(const struct command *command)
 static int take_word(struct parser *parser, const char *word)
 {
     struct args *args = parser->args;
-    if (!args->noun && strcmp(word, "help") == 0) {
+    if (!args->command && strcmp(word, "help") == 0) {
         args->help = true;
         return 0;
     }

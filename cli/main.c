@@ -18,10 +18,9 @@ static int usage_error(const struct args *args, const char *error)
         args_print_usage(stderr, args->command);
         fprintf(stderr, "Try 'holdfast %s%s%s --help'.\n", args->command->noun,
             args->command->verb ? " " : "", args->command->verb ? args->command->verb : "");
-    } else if (args->noun) {
-        fprintf(stderr, "Try 'holdfast %s --help'.\n", args->noun);
     } else {
-        fputs("Try 'holdfast --help'.\n", stderr);
+        fprintf(stderr, "Try 'holdfast%s%s --help'.\n", args->noun ? " " : "",
+            args->noun ? args->noun : "");
     }
     return CLI_USAGE;
 }
@@ -57,6 +56,10 @@ int main(int argc, char **argv)
     setlocale(LC_CTYPE, "");
     signal(SIGPIPE, SIG_IGN); /* write errors are told like all others */
     int r = args_parse(commands, argc, argv, &args, &error);
+    if (r < 0 && argc == 1 + (args.noun != NULL)) { /* nothing, or a noun alone: a question */
+        args_print_overview(stderr, commands, args.noun);
+        return CLI_USAGE;
+    }
     if (r < 0)
         return usage_error(&args, error);
     if (args.help)

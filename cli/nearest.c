@@ -50,3 +50,11 @@ void nearest_offer(struct nearest *nearest, const char *candidate)
     nearest->best = candidate;
     nearest->best_distance = distance;
 }
+
+void nearest_choose(struct nearest *nearest, const char *candidate)
+{
+    if (nearest->best_distance == 0)
+        return;
+    nearest->best = candidate;
+    nearest->best_distance = 0;
+}

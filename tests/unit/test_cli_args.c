@@ -95,8 +95,8 @@ static void test_after_two_dashes_all_are_operands(void **state)
 
 static void test_help_needs_nothing_else(void **state)
 {
-    static const char *const lines[] = {
-        "--help", "-h", "help", "volume --help", "volume create --help", "help volume create"};
+    static const char *const lines[] = {"--help", "-h", "help", "volume --help",
+        "volume create --help", "help volume create", "volume help"};
     for (unsigned i = 0; i < ARRAY_SIZE(lines); i++) {
         struct args args;
         good(lines[i], &args);
@@ -133,6 +133,10 @@ static void test_the_nearest_is_suggested(void **state)
     bad("volume craete x", "'volume craete'", "'create'");
     bad("volume del x", "'volume del'", "'delete'");
     bad("volume create x --sise 1G", "'--sise'", "'--size'");
+    bad("volume ls", "'volume ls'", "'list'");
+    bad("volume rm x", "'volume rm'", "'delete'");
+    bad("disk rm x", "'disk rm'", "'remove'");
+    bad("volume mv x y", "'volume mv'", "'rename'");
     bad("disk list --jsn", "'--jsn'", "'--json'");
     struct args args;
     CLEANUP_FREE char *error = NULL;
