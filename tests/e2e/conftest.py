@@ -9,6 +9,7 @@ import os
 import shutil
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from hftest.vm import LIB, Libvirt  # noqa: E402
 
 STANDIN = os.environ.get("HOLDFAST_E2E_STANDIN") == "1"
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
+TEST_LIMIT_S = 3600 if LONG else int(os.environ.get("HOLDFAST_TEST_LIMIT_S", "120"))
 
 
 def pytest_configure(config):
@@ -39,15 +41,37 @@ def pytest_collection_modifyitems(items):
 def pytest_runtest_makereport(item, call):
     report = (yield).get_result()
     if report.when == "call" and report.failed:
+        if getattr(item, "holdfast_hung", False):
+            report.sections.append(("hung", f"for {TEST_LIMIT_S} s; what its fibers waited for is in blockd's log"))
         for node in getattr(item, "holdfast_nodes", []):
-            report.sections.append((f"blockd log of {node.dir}", tail(node.log, 60)))
+            report.sections.append((f"blockd log of {node.dir}", tail(node.log, 150)))
+
+
+def end_of_a_hang(item, nodes):
+    """What a test hangs on is in C, out of reach of a signal handler: so the daemons go, which ends their clients' waits."""
+    item.holdfast_hung = True
+    for node in nodes:
+        node.dump_fibers()
+        if node.alive():
+            node.process.kill()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    nodes = getattr(item, "holdfast_nodes", None)
+    if nodes is None:
+        nodes = item.holdfast_nodes = []
+    watchdog = threading.Timer(TEST_LIMIT_S, end_of_a_hang, (item, nodes))
+    watchdog.daemon = True
+    watchdog.start()
+    yield
+    watchdog.cancel()
 
 
 @pytest.fixture
 def make_node(request):
     """Makes nodes with options of the test's own; see hftest.node.Node."""
-    nodes = []
-    request.node.holdfast_nodes = nodes
+    nodes = request.node.holdfast_nodes = getattr(request.node, "holdfast_nodes", [])
 
     def make(**options):
         node = (StandInNode if STANDIN else Node)(**options)

@@ -116,6 +116,14 @@ class Node:
     def alive(self):
         return self.process is not None and self.process.poll() is None
 
+    def dump_fibers(self):
+        """Appends to the log what each fiber of blockd waits for (needs gdb)."""
+        gdb = shutil.which("gdb")
+        if gdb and self.alive():
+            with open(self.log, "ab") as out:
+                command = [gdb, "-q", "-batch", "-p", str(self.process.pid), "-x", str(ROOT / "common/fiber-gdb.py"), "-ex", "fibers"]
+                subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, timeout=60, check=False)
+
     def cpu_seconds(self):
         return cpu_seconds(self.process.pid)
 
