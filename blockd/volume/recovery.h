@@ -37,3 +37,9 @@ MAY_SUSPEND int recovery_replay_row(
     struct recovery *rec, const struct log_record *record, uint64_t seq, int presence);
 /* Fences, replays and seals every log of the manifest, in order. */
 MAY_SUSPEND int recovery_logs(struct recovery *rec);
+/* Chunks of copies to be removed once the new manifest is current. */
+void recovery_remove_later(struct recovery *rec, const struct copies_ref *ref);
+/* Appends the sealed log's content again to a new log of this epoch, durably, and puts that into `wal`. On failure
+ * `wal` is as it was. */
+MAY_SUSPEND int recovery_copy_log(
+    struct recovery *rec, struct wal *wal, const struct copies_set *from);
