@@ -317,7 +317,8 @@ static const char *apply_map(struct state *s, struct reader *r)
             return "map record merges rows of a chunk that is not there";
         chunk->unmerged_rows--;
     }
-    memmove(s->items, s->items + n, (s->item_count - n) * sizeof(*s->items));
+    if (n > 0)
+        memmove(s->items, s->items + n, (s->item_count - n) * sizeof(*s->items));
     s->item_count -= n;
     s->item_first = merged;
     return NULL;
