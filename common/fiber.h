@@ -55,7 +55,7 @@ MAY_SUSPEND void fiber_yield(void);
 /* Makes `f` ready (F2). Callable from callbacks outside fibers too; same thread only. */
 void fiber_wake(struct fiber *f);
 
-/* For the env's loop: runs ready fibers until none is. Returns how many were switched to.
+/* For the env's loop: runs ready fibers until none is, or very many have run. Returns how many were switched to.
  * `pick` (simulation) chooses which of n ready fibers runs next; NULL means in order. */
 unsigned fiber_run_ready(void);
 bool fiber_any_ready(void);
