@@ -85,7 +85,7 @@ static void look_at_all(struct adopt *adopt)
     adopt->all_at_ns = UINT64_MAX;
     int r = volumes_list(adopt->volumes, &names, &count);
     if (r < 0) {
-        log_warn_limited("repair: the store does not list the volumes: %s", strerror(-r));
+        log_warn_limited("repair: the store does not list the volumes: %s", store_strerror(r));
         adopt_all(adopt, 60 * SECOND_NS);
         return;
     }

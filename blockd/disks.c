@@ -223,7 +223,7 @@ int disks_open_all(struct disks *disks, char **ret_error)
     unsigned count;
     int r = store_list(disks->store, KEY_PREFIX_DISKS, &values, &count);
     if (r < 0) {
-        *ret_error = mem_printf("the store cannot list the disks: %s", strerror(-r));
+        *ret_error = mem_printf("the store does not list the disks: %s", store_strerror(r));
         return r;
     }
     char other[sizeof(((struct disk_record *)0)->node)] = "";
@@ -344,8 +344,8 @@ static int add_open_disk(struct disks *disks, const char *path, struct disk *dis
     struct disks_entry *entry = entry_of_uuid(disks, &disk->uuid);
     int r = entry ? move_record(disks, entry, path) : add_new(disks, path, disk, &entry);
     if (r < 0) {
-        *ret_error = mem_printf(
-            "%s: the disk was not recorded in the store: %s; try again", path, strerror(-r));
+        *ret_error =
+            mem_printf("%s: the disk was not recorded in the store: %s", path, store_strerror(r));
         return r;
     }
     entry_present(entry, disk);
@@ -486,9 +486,8 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
     if (r == 0) {
         r = delete_record(disks, entry);
         if (r < 0) {
-            *ret_error =
-                mem_printf("disk %" PRIu32 " was not removed from the store: %s; try again",
-                    entry->record.number, strerror(-r));
+            *ret_error = mem_printf("disk %" PRIu32 " was not removed from the store: %s",
+                entry->record.number, store_strerror(r));
             if (entry->disk) {
                 entry->disk->number = entry->record.number;
                 entry->disk->state = entry->state;

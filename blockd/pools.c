@@ -143,8 +143,7 @@ int pools_create(
         return -EEXIST;
     }
     if (r < 0)
-        *ret_error =
-            mem_printf("pool '%s' was not stored: %s; try again", pool->name, strerror(-r));
+        *ret_error = mem_printf("pool '%s' was not stored: %s", pool->name, store_strerror(r));
     return r;
 }
 
@@ -201,7 +200,8 @@ int pools_delete(struct store *store, const char *name, char **ret_error)
     if (r == -ENOENT)
         *ret_error = mem_printf("no pool named '%s'; see 'holdfast pool list'", name);
     else if (r < 0)
-        *ret_error = mem_printf("pool '%s': the store does not answer: %s", name, strerror(-r));
+        *ret_error =
+            mem_printf("pool '%s' cannot be looked up in the store: %s", name, store_strerror(r));
     if (r < 0)
         return r;
     r = first_volume(store, name, &volume);
@@ -214,9 +214,11 @@ int pools_delete(struct store *store, const char *name, char **ret_error)
         struct store_op op = {.type = STORE_DELETE, .key = key};
         r = store_txn(store, &compare, 1, &op, 1, NULL);
         if (r < 0)
-            *ret_error = mem_printf("pool '%s' was not deleted: %s; try again", name, strerror(-r));
+            *ret_error =
+                mem_printf("pool '%s' was not deleted from the store: %s", name, store_strerror(r));
     } else {
-        *ret_error = mem_printf("pool '%s': the store does not answer: %s", name, strerror(-r));
+        *ret_error =
+            mem_printf("pool '%s' cannot be looked up in the store: %s", name, store_strerror(r));
     }
     store_value_fini(&value);
     return r;

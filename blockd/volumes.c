@@ -212,7 +212,8 @@ static int find_id(struct volumes *volumes, const char *name, uint64_t *ret_id, 
     if (r == -ENOENT)
         *ret_error = cannot_find(name);
     else if (r < 0)
-        *ret_error = mem_printf("volume '%s': the store does not answer: %s", name, strerror(-r));
+        *ret_error =
+            mem_printf("volume '%s' cannot be looked up in the store: %s", name, store_strerror(r));
     return r;
 }
 
@@ -354,8 +355,9 @@ static char *in_use(struct volumes *volumes, uint64_t id, const char *name, cons
     volumes_peek(volumes, id, &connections);
     if (connections == 0)
         return mem_printf("volume '%s' is in use; try to %s it again later", name, what);
-    return mem_printf("volume '%s' is in use by %u connection%s; end %s before you %s it", name,
-        connections, connections == 1 ? "" : "s", connections == 1 ? "it" : "them", what);
+    return mem_printf("volume '%s' is in use by %u connection%s; end %s before you %s it%s", name,
+        connections, connections == 1 ? "" : "s", connections == 1 ? "it" : "them", what,
+        strcmp(what, "delete") == 0 ? ", or use --force" : "");
 }
 
 /* Waits until the volume has no users: those that force made go, or a connection whose end has not
@@ -461,9 +463,9 @@ int volumes_rename(
     r = rename_in_store(volumes, entry->id, name, new_name, &error);
     entry_free(entry);
     if (r < 0)
-        *ret_error =
-            error ? error
-                  : mem_printf("volume '%s' was not renamed: %s; try again", name, strerror(-r));
+        *ret_error = error ? error
+                           : mem_printf("volume '%s' was not renamed in the store: %s", name,
+                                 store_strerror(r));
     return r;
 }
 

@@ -54,6 +54,24 @@ void store_list_free(struct store_value *values, unsigned count)
     mem_free(values);
 }
 
+const char *store_strerror(int error)
+{
+    switch (error) {
+    case -EHOSTUNREACH:
+        return "it cannot be reached";
+    case -ETIMEDOUT:
+        return "it has not answered, and the outcome is not known";
+    case -ENOSPC:
+        return "its file system is full";
+    case -ECANCELED:
+        return "somebody else changed the same meanwhile";
+    case -EBADMSG:
+        return "a record is damaged (see the log)";
+    default:
+        return strerror(-error);
+    }
+}
+
 /* --- Requests -------------------------------------------------------------------------------- */
 
 static bool key_ok(const char *key)

@@ -38,6 +38,9 @@ struct store_value {
 void store_value_fini(struct store_value *value);
 void store_list_free(struct store_value *values, unsigned count);
 
+/* What an error of these functions means, for messages: strerror would say "No route to host". */
+const char *store_strerror(int error);
+
 struct store_compare {
     const char *key;
     uint64_t revision; /* 0 = the key must be absent */

@@ -8,8 +8,9 @@
  * Invariants
  *  L1 One process at a time: the file "lock" in the directory is held by flock.
  *  L2 A change is one LMDB transaction, synced by its commit (no MDB_NOSYNC, MDB_NOMETASYNC).
- *  L3 A failed commit whose outcome is open answers -ETIMEDOUT, and the store then takes no
- *     request (-EHOSTUNREACH) until the process opens it anew: a failed sync is never retried.
+ *  L3 After a failed commit or read the store takes no request (-EHOSTUNREACH) until the process
+ *     opens it anew: a failed sync is never retried. Only a full file system is an answer like any
+ *     other (-ENOSPC). -ETIMEDOUT is answered only where the outcome is open.
  *  L4 Watches are told in commit order: one request at a time (`turn`).
  *  L5 Keys of a session do not outlive it: it ends with the handle, or with the process, whose
  *     successor deletes them at open.
@@ -25,17 +26,20 @@
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "common/bytes.h"
 #include "common/check.h"
 #include "common/env.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "common/store_impl.h"
 
 #define MAP_BYTES (1ull << 30) /* the limit of the content; sparse */
 #define FORMAT_VERSION 1
 #define HEAD_BYTES 16
+#define FULL_BYTES (1u << 20) /* available to the file system: less is full */
 #define HEAD_SESSION 1u
 
 struct store_lmdb {
@@ -43,6 +47,7 @@ struct store_lmdb {
     struct fiber_mutex turn; /* L4 */
     MDB_env *env;
     MDB_dbi keys, meta;
+    char *path;
     int lock_fd;
     bool session;
     bool broken; /* L3 */
@@ -225,19 +230,27 @@ static int revision_next(struct store_lmdb *lmdb, MDB_txn *txn, uint64_t *ret_re
     return error_of(rc);
 }
 
-/* L3. LMDB drops a transaction whose data did not get out, and panics when the meta page may or may
- * not have got out. A full disk is the one error that leaves it usable and certain. */
+/* LMDB reports a write cut short by a full file system as EIO. */
+static bool file_system_full(const struct store_lmdb *lmdb)
+{
+    struct statvfs stat;
+    return fstatvfs(lmdb->lock_fd, &stat) == 0 && stat.f_bavail * stat.f_frsize < FULL_BYTES;
+}
+
+/* L3. LMDB drops a transaction whose data did not get out: nothing has happened. It panics (refuses
+ * every other transaction) when the meta page may or may not have got out. A full file system leaves
+ * it usable. */
 static int commit(struct store_lmdb *lmdb, MDB_txn *txn)
 {
     int rc = mdb_txn_commit(txn);
     if (rc == 0)
         return 0;
     MDB_txn *probe;
-    int probe_rc = mdb_txn_begin(lmdb->env, NULL, 0, &probe);
-    if (probe_rc == 0)
-        mdb_txn_abort(probe);
-    return probe_rc == 0 && (rc == ENOSPC || rc == EDQUOT || rc == MDB_MAP_FULL) ? -ENOSPC
-                                                                                 : -ETIMEDOUT;
+    if (mdb_txn_begin(lmdb->env, NULL, 0, &probe) != 0)
+        return -ETIMEDOUT;
+    mdb_txn_abort(probe);
+    bool full = rc == ENOSPC || rc == EDQUOT || rc == MDB_MAP_FULL || file_system_full(lmdb);
+    return full ? -ENOSPC : -EIO;
 }
 
 static int64_t do_txn(void *arg)
@@ -307,8 +320,13 @@ static int run(struct store_lmdb *lmdb, int64_t (*fn)(void *arg), struct request
         return -EHOSTUNREACH;
     int r = (int)env_offload(fn, request);
     /* Also an unreadable page or a failed read: what a fresh open says is better founded. */
-    if (r == -ETIMEDOUT || r == -EHOSTUNREACH || r == -EIO || r == -EBADMSG)
+    if (r == -ETIMEDOUT || r == -EHOSTUNREACH || r == -EIO || r == -EBADMSG) {
         lmdb->broken = true;
+        log_error(
+            "store %s: failed: %s; volumes that are open go on, nothing can be opened or changed "
+            "until the daemon is restarted: see to its file system first",
+            lmdb->path, strerror(-r));
+    }
     return r == -EIO || r == -EBADMSG ? -EHOSTUNREACH : r;
 }
 
@@ -430,6 +448,7 @@ static void lmdb_close(struct store *store)
     if (lmdb->session)
         end_session(lmdb); /* failed: the next open does it */
     env_offload(do_close, lmdb);
+    mem_free(lmdb->path);
     mem_free(lmdb);
 }
 
@@ -589,6 +608,7 @@ int store_lmdb_open(const char *path, struct store **ret_store, char **ret_error
     store_init(&lmdb->store, &lmdb_ops);
     fiber_mutex_init(&lmdb->turn);
     lmdb->lock_fd = -1;
+    lmdb->path = mem_strdup(path);
 
     struct opening opening = {.lmdb = lmdb, .path = path};
     int r = (int)env_offload(do_open, &opening);
@@ -601,6 +621,7 @@ int store_lmdb_open(const char *path, struct store **ret_store, char **ret_error
         *ret_error =
             mem_printf("store %s: %s (%s); %s", path, opening.step, strerror(-r), opening.hint);
         env_offload(do_close, lmdb);
+        mem_free(lmdb->path);
         mem_free(lmdb);
         return r;
     }

@@ -5,6 +5,7 @@
 
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/store.h"
 
 const struct admin_method admin_methods[] = {
     {"disk.add", method_disk_add},
@@ -32,6 +33,6 @@ const unsigned admin_method_count = ARRAY_SIZE(admin_methods);
 int admin_fail(struct admin_call *call, int error, const char *doing)
 {
     if (!call->error)
-        call->error = mem_printf("%s: %s", doing, strerror(-error));
+        call->error = mem_printf("%s: %s", doing, store_strerror(error));
     return error;
 }

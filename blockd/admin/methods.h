@@ -37,5 +37,5 @@ json_t *admin_disks_json(struct node *node);
 MAY_SUSPEND int admin_pools_json(struct node *node, json_t **ret_pools);
 MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes);
 
-/* Sets call->error, if it has none, to "<doing>: <error>" and returns `error`. */
+/* Sets call->error, if it has none, to "<doing>: <what the store's error means>"; returns `error`. */
 int admin_fail(struct admin_call *call, int error, const char *doing);

@@ -46,16 +46,28 @@ static void volume_health(void *ctx, struct volume *volume)
     add_problem(health->problems, text);
 }
 
+/* Damage that was found is repaired, and no reason to be ill; a disk that goes on like this is one
+ * to replace. */
+static void disk_health(struct health *health, const struct disks_entry *entry)
+{
+    if (entry->problem) {
+        health->worst = "degraded";
+        add_problem(health->problems, entry->problem);
+    } else if (entry->disk && entry->disk->damage_count > 0) {
+        CLEANUP_FREE char *text =
+            mem_printf("disk %" PRIu32 " (%s): %" PRIu64
+                       " damaged blocks found since the start; they are repaired "
+                       "from the code, but look after the disk",
+                entry->record.number, entry->record.path, entry->disk->damage_count);
+        add_problem(health->problems, text);
+    }
+}
+
 static struct health node_health(struct node *node)
 {
     struct health health = {json_array(), "ok"};
-    list_for_each (it, disks_entries(node->disks)) {
-        const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
-        if (!entry->problem)
-            continue;
-        health.worst = "degraded";
-        add_problem(health.problems, entry->problem);
-    }
+    list_for_each (it, disks_entries(node->disks))
+        disk_health(&health, list_entry(it, struct disks_entry, link));
     volumes_each_open(node->volumes, volume_health, &health);
     return health;
 }
@@ -105,7 +117,7 @@ int method_status(struct admin_call *call)
         CLEANUP_FREE char *text =
             mem_printf("the store does not answer: %s; volumes that are open go on, nothing can be "
                        "opened or changed: see the log, and restart the daemon",
-                strerror(r < 0 ? -r : -rv));
+                store_strerror(r < 0 ? r : rv));
         add_problem(health.problems, text);
         health.worst = severity(health.worst) ? health.worst : "degraded";
     }

@@ -82,7 +82,10 @@ int method_volume_flush(struct admin_call *call)
         return r;
     r = volume_flush(volume);
     volumes_put(node->volumes, volume);
-    return r < 0 ? admin_fail(call, r, "the flush failed") : 0;
+    if (r < 0)
+        call->error = mem_printf(
+            "volume '%s' was not flushed: %s; 'holdfast status' may say why", name, strerror(-r));
+    return r;
 }
 
 int method_volume_close(struct admin_call *call)

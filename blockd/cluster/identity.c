@@ -20,8 +20,9 @@ static int put_new(struct store *store, const char *key, const char *text)
 
 static int explain(int error, const char *key, const char *reason, char **ret_error)
 {
-    *ret_error = reason ? mem_printf("store: %s: %s; restore the store from a backup", key, reason)
-                        : mem_printf("store: %s cannot be read or made: %s", key, strerror(-error));
+    *ret_error =
+        reason ? mem_printf("store: %s: %s; restore the store from a backup", key, reason)
+               : mem_printf("store: %s cannot be read or made: %s", key, store_strerror(error));
     return error;
 }
 

@@ -29,8 +29,9 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
     }
     int r = pool_load(host->store, pool, &p);
     if (r < 0) {
-        *ret_error = r == -ENOENT ? mem_printf("no pool named '%s'; see 'holdfast pool list'", pool)
-                                  : mem_printf("pool '%s' cannot be read: %s", pool, strerror(-r));
+        *ret_error = r == -ENOENT
+                         ? mem_printf("no pool named '%s'; see 'holdfast pool list'", pool)
+                         : mem_printf("pool '%s' cannot be read: %s", pool, store_strerror(r));
         return r;
     }
     struct volume_root root = {.size_bytes = size_bytes, .state = VOLUME_NEW};
@@ -52,7 +53,7 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
         return -EEXIST;
     }
     if (r < 0)
-        *ret_error = mem_printf("the store did not take the new volume: %s", strerror(-r));
+        *ret_error = mem_printf("the store did not take the new volume: %s", store_strerror(r));
     else
         *ret_id = root.id;
     return r;
@@ -216,9 +217,10 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
         if (r == 0)
             r = store_get(host->store, key_name(name, name_key), &named);
         if (r < 0) {
-            *ret_error = r == -ENOENT
-                             ? mem_printf("no volume named '%s'; see 'holdfast volume list'", name)
-                             : mem_printf("volume '%s' cannot be read: %s", name, strerror(-r));
+            *ret_error =
+                r == -ENOENT
+                    ? mem_printf("no volume named '%s'; see 'holdfast volume list'", name)
+                    : mem_printf("volume '%s' cannot be read: %s", name, store_strerror(r));
             return r;
         }
         uint64_t name_revision = named.revision;
@@ -233,7 +235,7 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
         if (r == -ECANCELED)
             continue;
         if (r < 0)
-            *ret_error = mem_printf("the store did not take the deletion: %s", strerror(-r));
+            *ret_error = mem_printf("the store did not take the deletion: %s", store_strerror(r));
         return r;
     }
 }

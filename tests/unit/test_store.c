@@ -6,14 +6,17 @@
 
 #include <errno.h>
 #include <lmdb.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "common/check.h"
 #include "common/env.h"
+#include "common/log.h"
 #include "common/mem.h"
 #include "common/store.h"
 
@@ -108,6 +111,13 @@ static void run(void (*body)(void))
 
 #include "store_suite.h"
 
+static unsigned lines;
+
+static void count_line(void *ctx, enum log_level level, const char *line)
+{
+    lines += strstr(line, "restarted") != NULL;
+}
+
 /* --- LMDB ------------------------------------------------------------------------------------ */
 
 BODY(lmdb_directory_in_use_names_the_way_out)
@@ -139,6 +149,42 @@ BODY(lmdb_of_a_killed_process_keeps_what_was_answered_and_drops_its_session)
     struct store *store = open_store();
     assert_holds(store, "kept", "v");
     assert_holds(store, "mine", NULL);
+    store_close(store);
+}
+
+/* Writes beyond the files' present size fail: a failing disk. */
+static int with_failing_writes(void)
+{
+    struct store *store = open_store();
+    struct store_value value;
+    put(store, "before", "v");
+    log_set_level(LOG_LEVEL_ERROR);
+    log_set_output(count_line, NULL);
+    signal(SIGXFSZ, SIG_IGN);
+    struct rlimit limit = {64 << 10, 64 << 10};
+    setrlimit(RLIMIT_FSIZE, &limit);
+    char *big = mem_zalloc(1, 500000);
+    struct store_op ops[] = {put_op("before", "w"), {STORE_PUT, "big", big, 500000, false}};
+    int r = store_txn(store, NULL, 0, ops, 2, NULL);
+    if (r != -EHOSTUNREACH || lines != 1)
+        return 1;
+    if (store_get(store, "before", &value) != -EHOSTUNREACH || lines != 1)
+        return 2;
+    return 42;
+}
+
+BODY(lmdb_that_failed_answers_nothing_until_it_is_opened_anew)
+{
+    pid_t pid = fork();
+    if (pid == 0)
+        _exit(with_failing_writes());
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    assert_int_equal(WEXITSTATUS(status), 42);
+    struct store *store = open_store();
+    assert_holds(store, "before", "v");
+    assert_holds(store, "big", NULL);
     store_close(store);
 }
 
@@ -337,6 +383,7 @@ int main(void)
         SUITE(BOTH),
         LMDB(lmdb_directory_in_use_names_the_way_out),
         LMDB(lmdb_of_a_killed_process_keeps_what_was_answered_and_drops_its_session),
+        LMDB(lmdb_that_failed_answers_nothing_until_it_is_opened_anew),
         LMDB(lmdb_garbage_is_refused_with_a_way_out),
         LMDB(lmdb_unusable_path_is_an_error),
         LMDB(lmdb_newer_format_is_refused),
