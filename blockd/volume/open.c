@@ -346,6 +346,8 @@ int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volum
         r = serve(&rec);
     recovery_fini(&rec);
     fiber_mutex_unlock(&host->budget->replay);
+    if (r == -ENOENT)
+        r = -EIO; /* the volume is there; something of it is not */
     if (r < 0) {
         *ret_error = mem_printf("volume '%s': %s", root.name, error ? error : strerror(-r));
         mem_free(error);

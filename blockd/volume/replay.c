@@ -266,6 +266,18 @@ static int complete_copies(
     return 0;
 }
 
+/* Whether a copy is on a disk that is known and cannot be reached now. */
+static bool copy_is_away(
+    const struct volume *v, const struct wal *wal, const struct copies_set *copies)
+{
+    for (unsigned i = 0; i < copies->count; i++) {
+        if (copies->errors[i] < 0 && copies->errors[i] != -ENOENT &&
+            volume_disk(v, wal->shards[i].place.disk))
+            return true;
+    }
+    return false;
+}
+
 static int recover_wal(struct recovery *rec, struct wal *wal)
 {
     struct volume *v = rec->volume;
@@ -284,8 +296,7 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
     }
     uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
     /* Only recovery seals copies: one that was cut short has chosen the length already; if the
-     * others
-     * are suspect, so was that one. */
+     * others are suspect, so was that one. */
     unsigned chosen = 0;
     for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {
         if (copies.disks[i] && copies.infos[i].sealed) {
@@ -296,9 +307,12 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
     if (copies.suspect > 0)
         copies.suspect += chosen;
     if (needed && wal->sealed && length < wal->length_blocks) {
-        if (copies.suspect < copies.usable) {
+        /* Only a power loss excuses that, and only if no copy is away that may have the rest
+         * (S14); a disk that the operator has forgotten has none. */
+        if (copies.suspect < copies.usable || copy_is_away(v, wal, &copies)) {
             *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
-                                         "be reached: bring back the disks that hold it",
+                                         "be reached: bring back the disks that hold it, or forget "
+                                         "them ('holdfast disk remove N --force')",
                 (unsigned long long)wal->chunk);
             return -EHOSTUNREACH;
         }
