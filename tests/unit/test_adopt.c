@@ -1,0 +1,249 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Adoption, over a registry and volumes that only count (defined here in place of the real ones).
+ */
+#include "fake_env.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/adopt.h"
+#include "common/check.h"
+#include "common/env.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define SECOND_NS 1000000000ull
+#define VOLUMES 4
+
+/* --- The registry's and the engine's part ------------------------------------------------------ */
+
+struct volume {
+    uint64_t degraded; /* chunks; one is repaired a second while it is held, unless stuck */
+    bool open, stuck, fails;
+    enum volume_state state;
+    unsigned users, gets, damage_reports;
+    uint64_t held_at_ns, held_ns;
+    char name[8];
+};
+static struct volume all[VOLUMES];
+static unsigned lists;
+static int list_error;
+
+int volumes_get_by_id(
+    struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error)
+{
+    struct volume *volume = &all[id];
+    env_sleep_ns(SECOND_NS / 10);
+    if (volume->fails || id >= VOLUMES) {
+        *ret_error = mem_strdup("no");
+        return volume->fails ? -EIO : -ENOENT;
+    }
+    volume->gets++;
+    volume->users++;
+    volume->held_at_ns = env_now_ns();
+    *ret_volume = volume;
+    return 0;
+}
+
+void volumes_put(struct volumes *volumes, struct volume *volume)
+{
+    volume->users--;
+    volume->held_ns = env_now_ns() - volume->held_at_ns;
+}
+
+struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_connections)
+{
+    return all[id].open ? &all[id] : NULL;
+}
+
+int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count)
+{
+    lists++;
+    if (list_error)
+        return list_error;
+    *ret_names = mem_zalloc(VOLUMES, sizeof(**ret_names));
+    *ret_count = VOLUMES;
+    for (unsigned i = 0; i < VOLUMES; i++)
+        (*ret_names)[i] = (struct volumes_name){.id = i, .state = all[i].state};
+    return 0;
+}
+
+const char *volume_name(const struct volume *volume)
+{
+    return volume->name;
+}
+
+bool volume_halted(const struct volume *volume)
+{
+    return false;
+}
+
+void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
+{
+    uint64_t seconds = (env_now_ns() - volume->held_at_ns) / SECOND_NS;
+    uint64_t left = volume->degraded;
+    if (!volume->stuck)
+        left -= MIN(left, seconds);
+    *ret_info = (struct volume_info){.chunks_degraded = left, .health = left ? "degraded" : "ok"};
+}
+
+void volume_shard_damaged(
+    struct volume *volume, struct shard_key key, uint32_t disk, uint32_t block)
+{
+    volume->damage_reports++;
+}
+
+/* --- World ----------------------------------------------------------------------------------- */
+
+static struct adopt *adopt;
+static void (*body)(void);
+static bool finished;
+
+static void run_body(void *arg)
+{
+    memset(all, 0, sizeof(all));
+    for (unsigned i = 0; i < VOLUMES; i++) {
+        all[i].state = VOLUME_RELEASED;
+        snprintf(all[i].name, sizeof(all[i].name), "v%u", i);
+    }
+    lists = 0;
+    list_error = 0;
+    adopt = adopt_start(NULL);
+    body();
+    adopt_stop(adopt);
+    for (unsigned i = 0; i < VOLUMES; i++)
+        assert_int_equal(all[i].users, 0);
+    finished = true;
+}
+
+static void run(void (*fn)(void))
+{
+    struct fake_env fake;
+    body = fn;
+    finished = false;
+    fiber_sched_init(8);
+    fake_env_init(&fake);
+    log_set_level(LOG_LEVEL_ERROR);
+    fake_env_run(&fake, run_body, NULL);
+    assert_true(finished);
+    assert_int_equal(mem_used_bytes(&fake.env), 0);
+    fiber_set_default_env(NULL);
+    env_fini(&fake.env);
+    fiber_sched_fini();
+}
+
+#define BODY(name)                 \
+    static void name##_body(void); \
+    static void name(void **state) \
+    {                              \
+        run(name##_body);          \
+    }                              \
+    static void name##_body(void)
+
+static struct shard_key key_of(uint64_t volume, uint64_t chunk)
+{
+    return (struct shard_key){.volume = volume, .chunk = chunk};
+}
+
+BODY(closed_volumes_are_held_until_they_are_whole)
+{
+    all[0].degraded = 20;
+    all[1].open = true;
+    all[2].state = VOLUME_NEW;
+    adopt_all(adopt, 10 * SECOND_NS);
+    env_sleep_ns(9 * SECOND_NS);
+    assert_int_equal(lists, 0);
+    env_sleep_ns(3 * SECOND_NS);
+    assert_int_equal(lists, 1);
+    assert_string_equal(adopt_current(adopt), "v0");
+    env_sleep_ns(60 * SECOND_NS);
+    assert_null(adopt_current(adopt));
+    assert_int_equal(all[0].gets, 1);
+    assert_true(all[0].held_ns >= 20 * SECOND_NS && all[0].held_ns < 25 * SECOND_NS);
+    assert_int_equal(all[1].gets, 0); /* it repairs itself */
+    assert_int_equal(all[2].gets, 0); /* it has nothing */
+    assert_int_equal(all[3].gets, 1);
+    env_sleep_ns(10000 * SECOND_NS);
+    assert_int_equal(lists, 1);
+}
+
+BODY(repair_that_gets_no_further_is_let_go)
+{
+    all[0].degraded = 5;
+    all[0].stuck = true;
+    adopt_all(adopt, 0);
+    env_sleep_ns(100 * SECOND_NS);
+    assert_int_equal(all[0].users, 0);
+    assert_true(all[0].held_ns >= 60 * SECOND_NS);
+    assert_int_equal(all[1].gets, 1);
+}
+
+BODY(earlier_time_replaces_a_later_one)
+{
+    adopt_all(adopt, 600 * SECOND_NS);
+    adopt_all(adopt, SECOND_NS);
+    adopt_all(adopt, 300 * SECOND_NS);
+    env_sleep_ns(10 * SECOND_NS);
+    assert_int_equal(lists, 1);
+    env_sleep_ns(1000 * SECOND_NS);
+    assert_int_equal(lists, 1);
+}
+
+BODY(store_that_does_not_list_is_asked_again)
+{
+    list_error = -EHOSTUNREACH;
+    adopt_all(adopt, 0);
+    env_sleep_ns(10 * SECOND_NS);
+    assert_int_equal(lists, 1);
+    list_error = 0;
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(lists, 2);
+    assert_int_equal(all[3].gets, 1);
+}
+
+BODY(damage_is_told_to_its_volume_once_a_shard)
+{
+    all[1].open = true;
+    adopt_damaged(adopt, key_of(1, 7), 3, 5);
+    assert_int_equal(all[1].damage_reports, 1); /* open: at once */
+    for (unsigned block = 0; block < 1000; block++)
+        adopt_damaged(adopt, key_of(0, 7), 3, block);
+    adopt_damaged(adopt, key_of(0, 8), 3, 1);
+    adopt_damaged(adopt, key_of(3, 8), 3, 1);
+    all[3].fails = true;
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(all[0].damage_reports, 2);
+    assert_int_equal(all[0].gets, 2);
+    assert_int_equal(all[3].gets, 0);
+    for (unsigned chunk = 0; chunk < 10000; chunk++) /* more than the queue holds */
+        adopt_damaged(adopt, key_of(0, chunk), 3, 1);
+    env_sleep_ns(10000 * SECOND_NS);
+    assert_int_equal(all[0].damage_reports, 2 + 256);
+}
+
+BODY(stop_does_not_wait_for_a_long_repair)
+{
+    all[0].degraded = 100000;
+    adopt_all(adopt, 0);
+    env_sleep_ns(5 * SECOND_NS);
+    uint64_t before_ns = env_now_ns();
+    adopt_stop(adopt);
+    assert_true(env_now_ns() - before_ns < 2 * SECOND_NS);
+    assert_int_equal(all[0].users, 0);
+    adopt = adopt_start(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(closed_volumes_are_held_until_they_are_whole),
+        cmocka_unit_test(repair_that_gets_no_further_is_let_go),
+        cmocka_unit_test(earlier_time_replaces_a_later_one),
+        cmocka_unit_test(store_that_does_not_list_is_asked_again),
+        cmocka_unit_test(damage_is_told_to_its_volume_once_a_shard),
+        cmocka_unit_test(stop_does_not_wait_for_a_long_repair),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
