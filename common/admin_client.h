@@ -5,22 +5,54 @@
  * Protocol, version 1: a unix stream socket; each request and each reply is one line of JSON (UTF-8, at most 1 MiB, ends with \n).
  *   -> {"id": 1, "method": "volume.create", "params": {"name": "vm1", "size_bytes": 1073741824, "pool": "default"}}
  *   <- {"id": 1, "result": {...}}     or   {"id": 1, "error": {"code": "ENOENT", "message": "no pool named 'default'; see 'holdfast pool list'"}}
- * A method that takes long sends {"id": 1, "progress": {...}} lines before its result. Replies to one connection come in request order.
+ * A method that takes long sends
+ * {"id": 1, "progress": {"elapsed_s"}} lines, every 5 s, before its result. Replies to one connection come in request order.
  *
- * Methods (params -> result); sizes in bytes, times in seconds unless named otherwise:
- *   status {}                       -> {"version","node","cluster","uptime_s","memory":{"budget_bytes","used_bytes"},"disks":[..as disk.list],
- *                                       "pools":[..],"volumes":[..as volume.list], "nbd":["unix:...","tcp:..."], "health":"ok|degraded|...", "problems":["text",..]}
- *   disk.format {"path","size_bytes"?,"force"?,"class"?}  -> {"disk"(uuid),"size_bytes"}     (makes a file of size_bytes, or uses an existing device/file)
- *   disk.add {"path"}               -> {"disk"}           disk.remove {"disk"} (drain is a later issue: refuses while shards live there unless "force")
- *   disk.list {}                    -> {"disks":[{"disk","number","path","state":"in|out|failed|missing","class","size_bytes","free_bytes","shards","errors"}]}
- *   pool.create {"name","code":"4+2","min_shards"?,"domain"?:"disk"} -> {}     pool.list {} -> {"pools":[{"name","code","domain","size_bytes","free_bytes","disks"}]}
+ * A line that is no request is answered with an error, then the connection ends. A request with a
+ * wrong, missing or unknown parameter is answered with an error that names it. Half a request has
+ * 30 s to become whole, a reply 30 s to be taken. A method that has begun ends, whether its client
+ * is there or not.
+ *
+ * Methods (params -> result); sizes in bytes, times in seconds unless named otherwise. Results may
+ * get more members.
+ *   status {} -> {"version","node","cluster","uptime_s",
+ *       "memory":{"budget_bytes","used_bytes","memtable_bytes","memtable_bytes_max",
+ *           "pools_held_bytes","map_cache_bytes"},
+ *       "disks":[as disk.list],"pools":[as pool.list],"volumes":[as volume.list],
+ *       "nbd":["unix:/..","tcp:.."],
+ *       "scrub":{"running","disk","bytes","shards","damaged_shards","passes"},
+ *       "repairing"?:(volume opened for repair),
+ *       "health":"ok|degraded|damaged|halted","problems":["sentence",..]}
+ *   disk.format {"path","size_bytes"?,"class"?,"force"?} -> {"disk"(uuid),"size_bytes"}
+ *       (makes a file of size_bytes, or uses an existing device or file)
+ *   disk.add {"path"} -> {"disk","number"} (a new one, or one that was missing)
+ *   disk.remove {"disk":(number, uuid or path, text),"force"?} -> {} (refused while shards live there,
+ *       or might, unless forced)
+ *   disk.list {} -> {"disks":[{"disk","number","path","node","state":"in|out|failed|missing","class",
+ *       "size_bytes","free_bytes","shards","errors","append_latency_us","problem"?}]}
+ *   disk.scrub {} -> {} (a pass over all disks begins, in the background)
+ *   pool.create {"name","code":"4+2","min_shards"?,"domain"?:"disk|node|rack","class"?,"log_class"?}
+ *       -> {}
+ *   pool.list {} -> {"pools":[{"name","code","domain","min_shards","class","log_class","size_bytes",
+ *       "free_bytes"(both: of data),"raw_size_bytes","raw_free_bytes","disks"}]}
+ *   pool.delete {"name"} -> {} (-EBUSY while a volume is in it)
  *   volume.create {"name","size_bytes","pool"} -> {"volume"(id)}
- *   volume.list {} -> {"volumes":[{"name","volume","size_bytes","pool","state","open","connections"}]}
- *   volume.info {"name","open"?:true} -> the above and {"epoch","allocated_bytes","stored_bytes","health","log_bytes","chunks",...}
- *      ("open": false does not open a closed volume for it and then leaves out what only an open one knows)
- *   volume.resize {"name","size_bytes"} -> {}   volume.rename {"name","new_name"} -> {}   volume.delete {"name"} -> {}
- *   volume.flush {"name"} -> {}  volume.close {"name"} -> {} (destage, seal, release)
- *   stats {} -> {"volumes":[{"name","reads","writes","flushes","trims","read_bytes","written_bytes","read_latency_ns_sum","write_latency_ns_sum","read_latency_us_p99",...}], "time_ns"}
+ *   volume.list {} -> {"volumes":[{"name","volume","size_bytes","pool",
+ *       "state":"new|owned|released","open","connections","health"?,"problem"?}]} (? : of open ones)
+ *   volume.info {"name","open"?:true} -> as in volume.list, and {"epoch","allocated_bytes",
+ *       "stored_bytes","log_bytes","memtable_bytes","chunks","chunks_degraded","chunks_lost",
+ *       "health":"ok|degraded|damaged|halted|unavailable","problem"}
+ *       ("open": false does not open a closed volume for it and then leaves out what only an open one
+ *       knows)
+ *   volume.resize {"name","size_bytes"} -> {}      volume.rename {"name","new_name"} -> {}
+ *   volume.delete {"name","force"?} -> {} (-EBUSY while in use, unless forced)
+ *   volume.flush {"name"} -> {}      volume.close {"name"} -> {} (destage, seal, release)
+ *   stats {} -> {"time_ns","nbd":{"connections","requests_in_flight",..},"volumes":[open ones:
+ *       {"name","reads","writes","flushes","trims","read_bytes","written_bytes","trimmed_bytes",
+ *       "read_latency_ns_sum","write_latency_ns_sum","flush_latency_ns_sum",
+ *       "read_latency_us":[24: i counts 2^i <= us < 2^(i+1)],"write_latency_us":[24],
+ *       "read_latency_us_p50","read_latency_us_p99","write_latency_us_p50","write_latency_us_p99",
+ *       "degraded_reads","damaged_blocks","repaired_shards","cleaned_chunks","rows","log_appends"}]}
  *   shutdown {} -> {}
  */
 #pragma once
