@@ -42,13 +42,13 @@ def put_back(node, numbers):
         os.rename(f"{node.disk_path(number)}.away", node.disk_path(number))
 
 
-def flip_bits(path, seed, from_fraction=0.0, count=400):
-    """One bit in each of `count` places spread over the file."""
+def flip_bits(path, seed, from_bytes=0, to_bytes=None, count=400):
+    """One bit in each of `count` places spread over that part of the file."""
     rng = random.Random(seed)
-    size = os.path.getsize(path)
+    size = min(os.path.getsize(path), to_bytes or os.path.getsize(path))
     with open(path, "r+b") as f:
         for _ in range(count):
-            at = rng.randrange(int(size * from_fraction), size)
+            at = rng.randrange(from_bytes, size)
             f.seek(at)
             byte = f.read(1)[0]
             f.seek(at)
@@ -138,7 +138,7 @@ def test_any_two_disks_may_rot(node):
     uri, history = filled(node, seed=21)
     node.stop()
     for number in (1, 4):
-        flip_bits(node.disk_path(number), seed=number, from_fraction=0.1)
+        flip_bits(node.disk_path(number), seed=number, from_bytes=8 * MIB, to_bytes=40 * MIB)  # the slabs in use
     node.start()
     verify_volume(uri, history)
     errors = {disk["path"]: disk["errors"] for disk in node.disks()}
@@ -193,10 +193,12 @@ def test_a_disk_that_fails_under_load_stops_nothing(node):
     writer.flush()
     writer.close()
     verify_volume(uri, history)
-    assert health(node) != "ok"
+    # The file grows again when it is written to, and what was read of it is mended by now, so the
+    # node may well feel healthy; its head is gone, though, which shows when it is opened next.
     node.kill9()
     node.start()
     verify_volume(uri, history)
+    assert health(node) != "ok"
 
 
 def test_a_full_pool_says_enospc_and_loses_nothing(make_node):
