@@ -58,8 +58,11 @@ static const struct option_spec no_options[] = {{0}};
 
 const struct command commands[] = {
     {"status", NULL, "", "Show the node, its health and what needs attention",
-        "Health is 'ok', 'degraded' (all data is there, with less redundancy than its pool wants)\n"
-        "or 'damaged' (some data cannot be read). The exit code is 0 whatever the health is.",
+        "Health is 'ok', 'warning' (a disk gave damaged blocks; they are repaired), 'degraded' "
+        "(all\n"
+        "data is there, with less redundancy than its pool wants) or 'damaged' (some data cannot "
+        "be\n"
+        "read). The exit code is 0 whatever the health is.",
         "holdfast status\nholdfast status --json | jq -r .health", no_options, cmd_status},
     {"top", NULL, "", "Show what the volumes do: IOPS, MB/s, latency",
         "Refreshes in place on a terminal until ^C; elsewhere it shows one interval. With --json "

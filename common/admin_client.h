@@ -22,7 +22,7 @@
  *       "nbd":["unix:/..","tcp:.."],
  *       "scrub":{"running","disk","bytes","shards","damaged_shards","passes"},
  *       "repairing"?:(volume opened for repair),
- *       "health":"ok|degraded|damaged|halted","problems":["sentence",..]}
+ *       "health":"ok|warning|degraded|damaged|halted","problems":["sentence",..]}
  *   disk.format {"path","size_bytes"?,"class"?,"force"?} -> {"disk"(uuid),"size_bytes"}
  *       (makes a file of size_bytes, or uses an existing device or file)
  *   disk.add {"path"} -> {"disk","number"} (a new one, or one that was missing)

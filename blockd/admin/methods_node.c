@@ -21,16 +21,22 @@ static void add_problem(json_t *problems, const char *text)
 
 struct health {
     json_t *problems;
-    const char *worst; /* "ok", "degraded", "damaged", "halted" */
+    const char *worst; /* "ok", "warning", "degraded", "damaged", "halted" */
 };
 
 static int severity(const char *health)
 {
-    static const char *const order[] = {"ok", "degraded", "damaged", "halted"};
+    static const char *const order[] = {"ok", "warning", "degraded", "damaged", "halted"};
     for (unsigned i = 0; i < ARRAY_SIZE(order); i++)
         if (strcmp(order[i], health) == 0)
             return (int)i;
     return 0;
+}
+
+static void worsen(struct health *health, const char *to)
+{
+    if (severity(to) > severity(health->worst))
+        health->worst = to;
 }
 
 static void volume_health(void *ctx, struct volume *volume)
@@ -38,20 +44,18 @@ static void volume_health(void *ctx, struct volume *volume)
     struct health *health = ctx;
     struct volume_info info;
     volume_get_info(volume, &info);
-    if (severity(info.health) > severity(health->worst))
-        health->worst = info.health;
+    worsen(health, info.health);
     if (!info.problem[0])
         return;
     CLEANUP_FREE char *text = mem_printf("volume '%s': %s", info.name, info.problem);
     add_problem(health->problems, text);
 }
 
-/* Damage that was found is repaired, and no reason to be ill; a disk that goes on like this is one
- * to replace. */
+/* Damage that was found is repaired; a disk that goes on like this is one to replace. */
 static void disk_health(struct health *health, const struct disks_entry *entry)
 {
     if (entry->problem) {
-        health->worst = "degraded";
+        worsen(health, "degraded");
         add_problem(health->problems, entry->problem);
     } else if (entry->disk && entry->disk->damage_count > 0) {
         CLEANUP_FREE char *text =
@@ -59,6 +63,7 @@ static void disk_health(struct health *health, const struct disks_entry *entry)
                        " damaged blocks found since the start; they are repaired "
                        "from the code, but look after the disk",
                 entry->record.number, entry->record.path, entry->disk->damage_count);
+        worsen(health, "warning");
         add_problem(health->problems, text);
     }
 }
@@ -119,7 +124,7 @@ int method_status(struct admin_call *call)
                        "opened or changed: see the log, and restart the daemon",
                 store_strerror(r < 0 ? r : rv));
         add_problem(health.problems, text);
-        health.worst = severity(health.worst) ? health.worst : "degraded";
+        worsen(&health, "degraded");
     }
     char cluster[UUID_TEXT_BYTES];
     uint64_t uptime_s = (env_now_ns() - node->started_ns) / 1000000000;
