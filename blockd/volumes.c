@@ -532,8 +532,11 @@ int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsig
     if (r < 0)
         return r;
     struct volumes_name *names = mem_zalloc(value_count, sizeof(*names));
-    for (unsigned i = 0; i < value_count; i++)
+    for (unsigned i = 0; i < value_count; i++) {
         count += name_fill(&values[i], &names[count]);
+        if (i % 64 == 63)
+            fiber_yield(); /* I/O does not wait for a long list */
+    }
     store_list_free(values, value_count);
     qsort(names, count, sizeof(*names), by_name);
     *ret_names = names;

@@ -125,8 +125,11 @@ int admin_volumes_json(struct node *node, json_t **ret_volumes)
     if (r < 0)
         return r;
     json_t *array = json_array();
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
         json_array_append_new(array, name_json(node, &names[i]));
+        if (i % 64 == 63)
+            fiber_yield(); /* I/O does not wait for a long list */
+    }
     mem_free(names);
     *ret_volumes = array;
     return 0;
