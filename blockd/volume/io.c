@@ -515,28 +515,13 @@ int volume_write_zeroes(
 
 /* --- Flush ------------------------------------------------------------------------------------- */
 
-#define DSYNC_APPENDS_MAX 4
-#define DSYNC_SCORE_MAX 4
-
-/* Learns whether flushes follow appends so closely that appending with DSYNC is cheaper. */
-static void learn_flush(struct volume *v)
-{
-    if (v->appends_since_flush == 0)
-        return;
-    if (v->appends_since_flush <= DSYNC_APPENDS_MAX)
-        v->dsync_score = MIN(v->dsync_score + 1, (unsigned)DSYNC_SCORE_MAX);
-    else
-        v->dsync_score /= 2;
-    v->appends_since_flush = 0;
-}
-
 int volume_flush(struct volume *v)
 {
     int r = io_enter(v);
     if (r < 0)
         return r;
     uint64_t start_ns = env_now_ns();
-    learn_flush(v);
+    log_learn_flush(v);
     r = log_sync_to(v, v->acked_seq);
     v->stats.flushes++;
     note_latency(&v->stats.flush_latency_ns_sum, NULL, start_ns);

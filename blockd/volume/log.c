@@ -449,6 +449,17 @@ void log_remove_freed(struct volume *v, struct list *removed)
 
 /* --- Sync -------------------------------------------------------------------------------------- */
 
+void log_learn_flush(struct volume *v)
+{
+    if (v->appends_since_flush == 0)
+        return;
+    if (v->appends_since_flush <= DSYNC_APPENDS_MAX)
+        v->dsync_score = MIN(v->dsync_score + 1, (unsigned)DSYNC_SCORE_MAX);
+    else
+        v->dsync_score /= 2;
+    v->appends_since_flush = 0;
+}
+
 int log_sync_to(struct volume *v, uint64_t seq)
 {
     while (v->synced_seq < seq) {

@@ -19,7 +19,6 @@
 #include "common/mem.h"
 
 #define CREATE_TRIES 4
-#define WAL_BLOCKS_MIN 512 /* 2 MiB */
 #define RETRY_MIN_NS 5000000ull
 #define RETRY_NS 200000000ull
 

@@ -85,7 +85,7 @@ void volume_shard_damaged(struct volume *v, struct shard_key key, uint32_t disk,
     }
     for (unsigned i = 0; i < v->manifest.chain_count; i++) {
         if (v->manifest.chain[i].chunk == key.chunk)
-            v->manifest.broken = v->manifest_suspect = true;
+            v->manifest.broken = true;
     }
     repair_kick(v);
 }

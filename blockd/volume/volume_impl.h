@@ -128,7 +128,6 @@ struct volume {
     uint64_t repair_generation, repair_done;
     int repair_result;
     uint32_t repair_round;
-    bool manifest_suspect;
     struct fiber_queue repair_waiters;
     unsigned fibers;   /* running background fibers */
     unsigned ios;      /* front-end calls inside */
@@ -166,6 +165,9 @@ void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg
  * caller has put it into the memtable. */
 void log_enqueue(struct volume *volume, struct commit *commit);
 MAY_SUSPEND int log_wait(struct volume *volume, struct commit *commit);
+/* A flush has come: learns whether flushes follow appends so closely that appending with DSYNC is
+ * cheaper. */
+void log_learn_flush(struct volume *volume);
 /* Waits until everything up to seq is durable. */
 MAY_SUSPEND int log_sync_to(struct volume *volume, uint64_t seq);
 /* Waits until `seq` is acknowledged. */
