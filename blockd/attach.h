@@ -1,0 +1,82 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A front end's hold on a volume, wherever that is: the calls of volume.h, done here when this node
+ * owns the volume and forwarded to its owner when not. Every attachment, on every node, sees one
+ * linearizable disk.
+ *
+ * An attachment serves one owner at one epoch. When that ends (handoff, takeover, connection lost,
+ * closed) every call answers -ESHUTDOWN: the front end keeps the request, lets go, attaches again
+ * by name and repeats it under the same request id, which the owner answers from memory or replay
+ * if it was done (S19). attach_get() finds out who owns: it takes a volume that is released or
+ * whose owner's session is gone, forwards to a living owner, and answers -EAGAIN (retry soon) while
+ * that cannot be reached or the volume is just being handed over.
+ *
+ * Invariants
+ *  A1 A call that answered -ESHUTDOWN may have happened; one that answered anything else has, or has not,
+ *     as it says.
+ *  A2 A forwarded request carries (session, number, epoch); the owner refuses another epoch when the
+ *     request gets its place in the order.
+ *  A3 Ownership follows traffic: an attachment whose forwarded I/O has been most of the volume's for
+ *     a while asks its owner for a handoff. The owner destages while it serves, stops, releases to
+ *     that node by name (root.successor), and nobody else takes it for a while.
+ */
+#pragma once
+
+#include "blockd/volumes.h"
+
+struct attach;     /* the node's */
+struct attachment; /* one front end's */
+struct members;
+struct peers;
+
+struct attach_options {
+    struct volumes *volumes;
+    struct members *members; /* NULL: one node, everything is local */
+    struct peers *peers;     /* NULL likewise */
+    uint64_t session;        /* of this process: forwarded requests that have no id get one of it */
+    uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s */
+    uint64_t handoff_again_ns;   /* between handoffs of one volume; 0 = 10 s */
+    uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */
+};
+struct attach *attach_new(const struct attach_options *options);
+/* No attachment is left. */
+MAY_SUSPEND void attach_free(struct attach *attach);
+
+struct attachment_events {
+    /* As struct volumes_listener; from the env's loop or a fiber; must not suspend. */
+    void (*resized)(struct attachment *attachment, void *ctx);
+    void (*removed)(struct attachment *attachment, void *ctx);
+    void (*halted)(struct attachment *attachment, void *ctx);
+};
+
+/* -ENOENT, -ESHUTDOWN (this node is stopping), -EAGAIN (see above), or as volume_open; *ret_error
+ * (mem_free) with each. */
+MAY_SUSPEND int attach_get(struct attach *attach, const char *name,
+    const struct attachment_events *events, void *ctx, struct attachment **ret_attachment,
+    char **ret_error);
+/* No call is under way. */
+MAY_SUSPEND void attach_put(struct attachment *attachment);
+
+/* As volume_*; errors too. Of a forwarded volume -ENOSPC etc. come from its owner. */
+MAY_SUSPEND int attach_read(
+    struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf);
+MAY_SUSPEND int attach_write(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
+    const void *buf, unsigned flags, struct request_id id);
+MAY_SUSPEND int attach_trim(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
+    unsigned flags, struct request_id id);
+MAY_SUSPEND int attach_write_zeroes(struct attachment *attachment, uint64_t off_bytes,
+    uint64_t len_bytes, unsigned flags, struct request_id id);
+MAY_SUSPEND int attach_flush(struct attachment *attachment);
+MAY_SUSPEND int attach_block_status(struct attachment *attachment, uint64_t off_bytes,
+    uint64_t len_bytes, struct volume_extent *ret_extents, unsigned max, unsigned *ret_count);
+
+uint64_t attach_volume_id(const struct attachment *attachment);
+const char *attach_volume_name(const struct attachment *attachment);
+uint64_t attach_size_bytes(const struct attachment *attachment);
+/* The owner's node; "" = this one. */
+const char *attach_owner(const struct attachment *attachment);
+
+/* The owner's side of forwarding, for rpc_server_start (context: struct cluster_server). */
+struct rpc_method;
+extern const struct rpc_method attach_methods[];
+extern const unsigned attach_method_count;

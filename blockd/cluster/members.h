@@ -1,0 +1,75 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who is in the cluster, who is alive, and all disks: this node's view of the store, as a plain
+ * value that watches keep up to date.
+ *
+ * A process that serves has a session: a key holdfast/sessions/<session>, put with the store's
+ * session (lease), which names its node, address, boot id and incarnation. It is absent exactly when
+ * the process cannot be serving by lease any more; takeover (S10) compares on its absence.
+ *
+ * Invariants
+ *  B1 A session number names one lease of one process: it is drawn anew whenever the lease was lost.
+ *  B2 A node deletes a session key other than its own only if that was its own predecessor, on this
+ *     machine in this boot, and dead: this process holds the lock of the state directory and of
+ *     every disk that the predecessor had open (S10).
+ *  B3 A remote disk is DISK_IN/DISK_OUT (as recorded) only while its node has a session and is
+ *     connected; otherwise DISK_MISSING. Nothing is concluded from that but where not to write.
+ *  B4 The list of disks only grows while a volume is open; a removed disk stays with number 0.
+ */
+#pragma once
+
+#include "blockd/cluster/peers.h"
+#include "blockd/cluster/records.h"
+
+struct disks;
+struct members;
+
+struct session_record { /* holdfast/sessions/<id>, JSON */
+    uint64_t id;
+    char node[64];
+    char address[128]; /* of its RPC server, "" on a node without one */
+    uint8_t boot_id[16];
+    uint64_t incarnation;
+};
+
+struct member {       /* a node of the cluster */
+    struct list link; /* by name */
+    struct node_record record;
+    uint64_t session;       /* 0: none: it is down */
+    uint64_t down_since_ns; /* env_now_ns() since when it has had none, as far as we know */
+};
+
+struct members_options {
+    struct store *store;
+    struct rpc_identity self;
+    const char *address; /* our RPC server's, NULL without a cluster */
+    uint64_t session_ttl_ns;
+    struct disks *disks; /* of this node */
+    struct peers *peers; /* NULL without a cluster */
+    /* A node or disk came, went or changed. From a fiber; must not suspend. */
+    void (*changed)(void *ctx);
+    /* Our session ended and a new one exists: volumes re-read their roots before they read by lease
+     * again (S16). May suspend. */
+    void (*session_renewed)(void *ctx, uint64_t session);
+    void *ctx;
+};
+
+/* Starts the session and the watches; returns with the whole picture. */
+MAY_SUSPEND int members_start(
+    const struct members_options *options, struct members **ret_members, char **ret_error);
+/* Ends the session: the key goes. Volumes are closed. */
+MAY_SUSPEND void members_stop(struct members *members);
+
+/* Our session now; 0 while there is none. */
+uint64_t members_session(const struct members *members);
+/* CLOCK_BOOTTIME until which it is surely alive (S16); 0 = none. */
+uint64_t members_valid_until_ns(const struct members *members);
+/* All disks of the cluster, local and remote, struct disk.link: for struct volume_host. */
+struct list *members_disks(struct members *members);
+struct list *members_all(struct members *members);
+const struct member *members_find(const struct members *members, const char *name);
+/* Whether the session's key is there, as last seen; only a transaction knows. */
+bool members_session_alive(const struct members *members, uint64_t session);
+/* Which of the nodes that are alive shall care for the volume while nobody owns it (repair, purge):
+ * the same answer on every node that sees the same members (rendezvous hashing). */
+bool members_volume_is_ours(const struct members *members, uint64_t volume_id);

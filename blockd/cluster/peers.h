@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * The other nodes as this one reaches them: one rpc_client a node, made when it is first named.
+ */
+#pragma once
+
+#include "blockd/cluster/records.h"
+#include "common/rpc.h"
+
+struct peer {
+    struct list link; /* peers' */
+    char name[64];
+    struct rpc_client *client; /* NULL as long as no address is known */
+    struct peers *peers;
+    uint64_t disk_status_ns; /* when the disks' status last came; 0 = never */
+};
+
+struct peers_options {
+    struct rpc_options rpc;
+    /* A connection came or went. From a fiber; must not suspend. */
+    void (*changed)(void *ctx, struct peer *peer);
+    void *ctx;
+};
+
+struct peers *peers_new(const struct peers_options *options);
+MAY_SUSPEND void peers_free(struct peers *peers);
+/* The node's record: makes its peer, or changes its address. */
+void peers_set(struct peers *peers, const struct node_record *record);
+/* The node was removed from the cluster. */
+MAY_SUSPEND void peers_remove(struct peers *peers, const char *name);
+/* NULL: no such node is known. */
+struct peer *peers_find(struct peers *peers, const char *name);
+struct list *peers_all(struct peers *peers);
+/* Also for a NULL client: -EHOSTUNREACH by done(). */
+void peer_submit(struct peer *peer, struct rpc_call *call);
+MAY_SUSPEND int peer_call(struct peer *peer, struct rpc_call *call);
+bool peer_connected(const struct peer *peer);
