@@ -62,7 +62,8 @@ static int run(void *arg)
 {
     struct node *node;
     CLEANUP_FREE char *error = NULL;
-    if (node_start(arg, &node, &error) < 0) {
+    struct node_options options = {.config = arg};
+    if (node_start(&options, &node, &error) < 0) {
         log_error("%s", error);
         return 1;
     }

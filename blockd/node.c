@@ -45,7 +45,9 @@ static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uin
 
 static int start_store(struct node *node, char **ret_error)
 {
-    int r = store_lmdb_open(node->config->store_path, &node->store, ret_error);
+    int r = 0;
+    if (!node->store)
+        r = store_lmdb_open(node->config->store_path, &node->store, ret_error);
     if (r == 0)
         r = cluster_load_or_make(node->store, &node->cluster, ret_error);
     if (r == 0)
@@ -120,10 +122,11 @@ static int start_servers(struct node *node, char **ret_error)
         &node->admin, ret_error);
 }
 
-int node_start(const struct node_config *config, struct node **ret_node, char **ret_error)
+int node_start(const struct node_options *options, struct node **ret_node, char **ret_error)
 {
     struct node *node = NEW(struct node);
-    node->config = config;
+    node->config = options->config;
+    node->store = options->store;
     node->started_ns = env_now_ns();
     fiber_queue_init(&node->stop_queue);
     fiber_mutex_init(&node->pool_use);

@@ -36,9 +36,15 @@ struct node {
     struct fiber_queue stop_queue;
 };
 
-/* `config` outlives the node. Negative errno with *ret_error (mem_free): nothing is left then. */
+struct node_options {
+    const struct node_config *config; /* outlives the node */
+    /* NULL: opened as `config` says. Otherwise the node's from the call on, failure included: for the
+     * simulation, which has no LMDB and no etcd. */
+    struct store *store;
+};
+/* Negative errno with *ret_error (mem_free): nothing is left then. */
 MAY_SUSPEND int node_start(
-    const struct node_config *config, struct node **ret_node, char **ret_error);
+    const struct node_options *options, struct node **ret_node, char **ret_error);
 /* node_wait_stop returns once somebody has asked for the stop. */
 void node_want_stop(struct node *node);
 MAY_SUSPEND void node_wait_stop(struct node *node);
