@@ -219,6 +219,10 @@ char *node_record_encode(const struct node_record *record, const char *old_text)
     json_t *object = encode_begin(old_text);
     put_uuid(object, "uuid", &record->uuid);
     put_text(object, "name", record->name);
+    if (record->address[0])
+        put_text(object, "address", record->address);
+    else
+        json_object_del(object, "address");
     return encode_end(object);
 }
 
@@ -444,6 +448,8 @@ int node_record_decode(const char *text, struct node_record *ret_record, char **
     read_text(&reader, "name", 1, record.name, sizeof(record.name));
     if (!reader.error && !name_valid(record.name))
         wrong(&reader, "name", "a name");
+    if (json_object_get(reader.object, "address"))
+        read_text(&reader, "address", 0, record.address, sizeof(record.address));
     r = decode_end(&reader, ret_error);
     if (r == 0)
         *ret_record = record;

@@ -26,7 +26,8 @@ struct cluster_record {
 
 struct node_record {
     struct uuid uuid;
-    char name[64]; /* a name as pools have (name_valid) */
+    char name[64];     /* a name as pools have (name_valid) */
+    char address[128]; /* of its RPC server, "tcp:HOST:PORT"; "" (member left out) without one */
 };
 
 struct disk_record {
