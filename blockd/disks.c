@@ -138,7 +138,7 @@ static void disk_failed(void *ctx, struct disk *disk, int error)
 {
     struct disks *disks = ctx;
     struct disks_entry *entry = entry_of_disk(disks, disk);
-    if (!entry)
+    if (!entry || entry->leaving)
         return; /* being removed */
     entry_set(entry, DISK_FAILED,
         mem_printf("disk %" PRIu32 " (%s) has failed: %s; its data is rebuilt on the others: "
@@ -459,18 +459,19 @@ static int check_removable(struct disks_entry *entry, bool force, char **ret_err
 static void drop_entry(struct disks *disks, struct disks_entry *entry, bool force)
 {
     struct disk *disk = entry->disk;
+    entry->leaving = true;
+    /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
+     * when no volume is open any more. */
+    if (disk && force)
+        local_disk_fail(disk, -ENODEV);
     while (entry->holds > 0)
         fiber_queue_wait(&disks->released);
     if (disk) {
         entry_absent(entry);
-        /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
-         * when no volume is open any more. */
-        if (force) {
+        if (force)
             list_push_back(&disks->removed, &disk->link);
-            local_disk_fail(disk, -ENODEV);
-        } else {
+        else
             local_disk_close(disk);
-        }
     }
     log_info("disk %" PRIu32 " removed: %s", entry->record.number, entry->record.path);
     entry_free(entry);
@@ -541,8 +542,23 @@ struct disks_entry *disks_hold_next(struct disks *disks, uint32_t number)
 {
     list_for_each (it, &disks->entries) {
         struct disks_entry *entry = list_entry(it, struct disks_entry, link);
-        if (entry->record.number <= number)
+        if (entry->record.number <= number || entry->leaving)
             continue;
+        entry->holds++;
+        return entry;
+    }
+    return NULL;
+}
+
+struct disks_entry *disks_hold_open(struct disks *disks, uint32_t number)
+{
+    list_for_each (it, &disks->entries) {
+        struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (entry->record.number != number)
+            continue;
+        /* The disk's own number is 0 while its removal looks whether it is empty (N2). */
+        if (!entry->disk || entry->disk->number != number || entry->leaving)
+            return NULL;
         entry->holds++;
         return entry;
     }

@@ -35,6 +35,7 @@ struct disks_entry {
     enum disk_state state;
     char *problem; /* a sentence with the way out; NULL when all is well */
     unsigned holds;
+    bool leaving; /* is being removed: no new holds */
 };
 
 struct disks *disks_new(struct store *store, const struct disks_options *options);
@@ -53,6 +54,9 @@ struct list *disks_entries(struct disks *disks);
  * disks_release, which a removal waits for: not for long. NULL = none. */
 struct disks_entry *disks_hold_next(struct disks *disks, uint32_t number);
 void disks_release(struct disks_entry *entry);
+/* The entry of an open disk, held as above while an operation of another node runs on it; a removal
+ * lets no new ones in. NULL: no such disk here, or it is missing or on its way out. */
+struct disks_entry *disks_hold_open(struct disks *disks, uint32_t number);
 
 /* All with *ret_error (mem_free) that names the disk and the way out. `which` is a number, UUID or
  * path. */

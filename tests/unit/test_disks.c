@@ -182,6 +182,31 @@ static int failed_disk_says_so_and_asks_for_force_body(void *arg)
     return 0;
 }
 
+static bool removed;
+
+static void remove_fiber(void *arg)
+{
+    CHECK(take_away("1", true, NULL) == 0);
+    removed = true;
+}
+
+static int removal_waits_for_holds_and_lets_no_new_ones_in_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    CHECK(!disks_hold_open(disks, 2));
+    struct disks_entry *held = disks_hold_open(disks, 1);
+    CHECK(held == entry(1));
+    removed = false;
+    fiber_spawn("remove", remove_fiber, NULL);
+    env_sleep_ns(50 * 1000000);
+    CHECK(!removed && held->disk->state == DISK_FAILED); /* what runs there ends */
+    CHECK(!disks_hold_open(disks, 1) && !disks_hold_next(disks, 0));
+    disks_release(held);
+    env_sleep_ns(50 * 1000000);
+    CHECK(removed && !entry(1));
+    return 0;
+}
+
 static int foreign_disks_are_refused_body(void *arg)
 {
     CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
@@ -225,6 +250,7 @@ TEST(disks_are_numbered_once_and_opened_again)
 TEST(missing_disk_is_named_and_taken_back_from_anywhere)
 TEST(disk_with_shards_is_removed_by_force_only)
 TEST(failed_disk_says_so_and_asks_for_force)
+TEST(removal_waits_for_holds_and_lets_no_new_ones_in)
 TEST(foreign_disks_are_refused)
 
 int main(void)
@@ -235,6 +261,7 @@ int main(void)
         T(missing_disk_is_named_and_taken_back_from_anywhere),
         T(disk_with_shards_is_removed_by_force_only),
         T(failed_disk_says_so_and_asks_for_force),
+        T(removal_waits_for_holds_and_lets_no_new_ones_in),
         T(foreign_disks_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
