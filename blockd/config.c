@@ -2,6 +2,7 @@
 #include "blockd/config.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "blockd/cluster/records.h"
@@ -71,12 +72,132 @@ static void read_nbd(struct node_config *config)
             mem_printf("unix:%s/nbd.sock", config->run_dir);
 }
 
+/* --- Store and cluster ----------------------------------------------------------------------- */
+
+static void add_endpoint(struct node_config *config, const char *endpoint, size_t len)
+{
+    size_t scheme = strncmp(endpoint, "http://", 7) == 0    ? 7
+                    : strncmp(endpoint, "https://", 8) == 0 ? 8
+                                                            : 0;
+    if (!scheme || len <= scheme || memchr(endpoint + scheme, '/', len - scheme))
+        config_reject(config->file, "store", "endpoints",
+            "is not a list of etcd's addresses: http://HOST:PORT or https://HOST:PORT, with commas "
+            "between");
+    else if (config->store_endpoint_count == STORE_ETCD_ENDPOINTS_MAX)
+        config_reject(config->file, "store", "endpoints", "has more than 16 addresses");
+    else
+        config->store_endpoints[config->store_endpoint_count++] =
+            mem_printf("%.*s", (int)len, endpoint);
+}
+
+static void read_endpoints(struct node_config *config)
+{
+    const char *list;
+    for (unsigned n = 0; (list = config_string_nth(config->file, "store", "endpoints", n)); n++)
+        for (size_t len; *(list += strspn(list, " \t,")); list += len) {
+            len = strcspn(list, " \t,");
+            add_endpoint(config, list, len);
+        }
+}
+
+static char *read_optional_path(struct node_config *config, const char *key)
+{
+    if (!config_string(config->file, "store", key, NULL))
+        return NULL;
+    return read_path(config->file, "store", key, mem_strdup("/"));
+}
+
+/* The first line of the file. */
+static char *read_password_file(struct node_config *config, const char *path)
+{
+    char line[512] = "";
+    FILE *file = fopen(path, "re");
+    if (!file || !fgets(line, sizeof(line), file) || line[0] == '\n') {
+        CLEANUP_FREE char *why =
+            mem_printf("cannot be used: %s", file ? "its first line is empty" : strerror(errno));
+        config_reject(config->file, "store", "password_file", why);
+    }
+    if (file)
+        fclose(file);
+    line[strcspn(line, "\r\n")] = 0;
+    return mem_strdup(line);
+}
+
+static void read_login(struct node_config *config)
+{
+    struct config *file = config->file;
+    config->store_ca = read_optional_path(config, "ca");
+    config->store_cert = read_optional_path(config, "cert");
+    config->store_key = read_optional_path(config, "key");
+    if (!config->store_cert != !config->store_key)
+        config_reject(
+            file, "store", config->store_cert ? "cert" : "key", "needs both: [store] cert and key");
+    config->store_user = config_string(file, "store", "user", NULL);
+    const char *password = config_string(file, "store", "password", NULL);
+    CLEANUP_FREE char *path = read_optional_path(config, "password_file");
+    if (password && path)
+        config_reject(file, "store", "password_file", "stands beside [store] password: choose one");
+    else if (!config->store_user && (password || path))
+        config_reject(file, "store", "user", "is missing beside the password");
+    else if (config->store_user && !password && !path)
+        config_reject(file, "store", "user", "needs [store] password_file (or password)");
+    else if (path)
+        config->store_password = read_password_file(config, path);
+    else if (password)
+        config->store_password = mem_strdup(password);
+}
+
 static void read_store(struct node_config *config)
 {
-    static const char *const types[] = {"embedded", NULL};
-    (void)config_enum(config->file, "store", "type", types, 0);
+    static const char *const types[] = {"embedded", "etcd", NULL};
+    struct config *file = config->file;
+    config->store_type = (enum store_type)config_enum(file, "store", "type", types, 0);
     config->store_path =
-        read_path(config->file, "store", "path", mem_printf("%s/store", config->state_dir));
+        read_path(file, "store", "path", mem_printf("%s/store", config->state_dir));
+    read_endpoints(config);
+    read_login(config);
+    if (config->store_type == STORE_TYPE_ETCD && config->store_endpoint_count == 0)
+        config_reject(file, "store", "endpoints",
+            "must name etcd's members with [store] type = etcd: http://HOST:PORT, with commas "
+            "between");
+    if (config->store_type == STORE_TYPE_EMBEDDED && config->store_endpoint_count > 0)
+        config_reject(file, "store", "endpoints", "needs [store] type = etcd");
+}
+
+/* Other nodes are told it, so it has to be this host's. */
+static bool address_wrong(const char *address)
+{
+    return strncmp(address, "tcp:", 4) != 0 || !strrchr(address + 4, ':') || address[4] == ':' ||
+           strncmp(address, "tcp:0.0.0.0:", 12) == 0 || strncmp(address, "tcp:[::]:", 9) == 0 ||
+           strlen(address) >= sizeof(((struct node_record *)0)->address);
+}
+
+static void read_cluster(struct node_config *config)
+{
+    struct config *file = config->file;
+    bool etcd = config->store_type == STORE_TYPE_ETCD;
+    config->cluster_address = config_string(file, "cluster", "address", NULL);
+    config->rack = config_string(file, "cluster", "rack", "");
+    config->session_ttl_ns = config_duration_ns(
+        file, "cluster", "session_ttl", 5 * SECOND_NS, SECOND_NS, 600 * SECOND_NS);
+    config->silence_ns = config_duration_ns(
+        file, "cluster", "silence", 2 * SECOND_NS, SECOND_NS / 10, 60 * SECOND_NS);
+    if (config->cluster_address && !etcd)
+        config_reject(file, "cluster", "address",
+            "needs [store] type = etcd: a node with a store "
+            "of its own has no others to talk to");
+    else if (etcd && !config->cluster_address)
+        config_reject(file, "cluster", "address",
+            "must be set with [store] type = etcd: tcp:HOST:PORT, where the other nodes reach this "
+            "one");
+    else if (etcd && address_wrong(config->cluster_address))
+        config_reject(file, "cluster", "address",
+            "is not tcp:HOST:PORT with an IP address of this host (IPv6 in brackets)");
+    if (config->rack[0] &&
+        (!name_valid(config->rack) || strlen(config->rack) >= sizeof(((struct disk *)0)->rack)))
+        config_reject(file, "cluster", "rack",
+            "is not a name: a letter or digit, then letters, digits, '.', '_', '-', at most 63 in "
+            "all");
 }
 
 static void read_log(struct node_config *config)
@@ -118,6 +239,7 @@ static int read_all(
     read_node(&config, hostname);
     read_nbd(&config);
     read_store(&config);
+    read_cluster(&config);
     read_log(&config);
     read_tunables(&config);
     int r = config_finish(file, ret_error);
@@ -150,6 +272,12 @@ void node_config_fini(struct node_config *config)
     mem_free(config->state_dir);
     mem_free(config->admin_address);
     mem_free(config->store_path);
+    mem_free(config->store_ca);
+    mem_free(config->store_cert);
+    mem_free(config->store_key);
+    mem_free(config->store_password);
+    for (unsigned i = 0; i < config->store_endpoint_count; i++)
+        mem_free(config->store_endpoints[i]);
     for (unsigned i = 0; i < config->nbd_address_count; i++)
         mem_free(config->nbd_addresses[i]);
     config_free(config->file);

@@ -6,8 +6,11 @@
 
 #include "common/config.h"
 #include "common/log.h"
+#include "common/store_etcd.h"
 
 #define NBD_ADDRESSES_MAX 32
+
+enum store_type { STORE_TYPE_EMBEDDED, STORE_TYPE_ETCD };
 
 struct node_config {
     struct config *file; /* owns the texts */
@@ -22,6 +25,16 @@ struct node_config {
     uint64_t bypass_min_bytes, flush_after_ns, idle_close_ns;
     uint64_t scrub_rate_bytes, scrub_interval_ns;
     uint64_t repair_wait_ns;
+
+    enum store_type store_type;
+    char *store_endpoints[STORE_ETCD_ENDPOINTS_MAX]; /* mem_* */
+    unsigned store_endpoint_count;
+    char *store_ca, *store_cert, *store_key; /* mem_*; NULL = none */
+    const char *store_user;                  /* NULL = none */
+    char *store_password;                    /* mem_* */
+    const char *cluster_address;             /* of our RPC server; NULL with the embedded store */
+    const char *rack;                        /* "" = none */
+    uint64_t session_ttl_ns, silence_ns;
 };
 
 /* `path` NULL: all defaults. `hostname` is the name where the file gives none. Negative errno with

@@ -43,11 +43,26 @@ static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uin
 
 /* --- Start ----------------------------------------------------------------------------------- */
 
+static int open_store(struct node *node, char **ret_error)
+{
+    const struct node_config *config = node->config;
+    if (node->store)
+        return 0; /* given */
+    if (config->store_type == STORE_TYPE_EMBEDDED)
+        return store_lmdb_open(config->store_path, &node->store, ret_error);
+    struct store_etcd_options options = {.endpoints = (const char *const *)config->store_endpoints,
+        .endpoint_count = config->store_endpoint_count,
+        .ca_path = config->store_ca,
+        .cert_path = config->store_cert,
+        .key_path = config->store_key,
+        .user = config->store_user,
+        .password = config->store_password};
+    return store_etcd_open(&options, &node->store, ret_error);
+}
+
 static int start_store(struct node *node, char **ret_error)
 {
-    int r = 0;
-    if (!node->store)
-        r = store_lmdb_open(node->config->store_path, &node->store, ret_error);
+    int r = open_store(node, ret_error);
     if (r == 0)
         r = cluster_load_or_make(node->store, &node->cluster, ret_error);
     if (r == 0)

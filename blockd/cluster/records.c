@@ -188,6 +188,15 @@ static void put_text(json_t *object, const char *member, const char *text)
     CHECK_MSG(json_object_set_new(object, member, json_string(text)) == 0, "member %s", member);
 }
 
+/* "" is left out. */
+static void put_optional_text(json_t *object, const char *member, const char *text)
+{
+    if (text[0])
+        put_text(object, member, text);
+    else
+        (void)json_object_del(object, member);
+}
+
 static void put_number(json_t *object, const char *member, uint64_t number)
 {
     CHECK(number <= INT64_MAX);
@@ -219,10 +228,8 @@ char *node_record_encode(const struct node_record *record, const char *old_text)
     json_t *object = encode_begin(old_text);
     put_uuid(object, "uuid", &record->uuid);
     put_text(object, "name", record->name);
-    if (record->address[0])
-        put_text(object, "address", record->address);
-    else
-        json_object_del(object, "address");
+    put_optional_text(object, "address", record->address);
+    put_optional_text(object, "rack", record->rack);
     return encode_end(object);
 }
 
@@ -450,6 +457,8 @@ int node_record_decode(const char *text, struct node_record *ret_record, char **
         wrong(&reader, "name", "a name");
     if (json_object_get(reader.object, "address"))
         read_text(&reader, "address", 0, record.address, sizeof(record.address));
+    if (json_object_get(reader.object, "rack"))
+        read_text(&reader, "rack", 0, record.rack, sizeof(record.rack));
     r = decode_end(&reader, ret_error);
     if (r == 0)
         *ret_record = record;

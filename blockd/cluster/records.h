@@ -28,6 +28,7 @@ struct node_record {
     struct uuid uuid;
     char name[64];     /* a name as pools have (name_valid) */
     char address[128]; /* of its RPC server, "tcp:HOST:PORT"; "" (member left out) without one */
+    char rack[64];     /* failure domain; "" (member left out) = none */
 };
 
 struct disk_record {

@@ -3,7 +3,9 @@
 
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "blockd/config.h"
 #include "common/check.h"
@@ -55,6 +57,8 @@ static void paths_and_caches_follow_what_they_derive_from(void **state)
     node_config_fini(&config);
 }
 
+#define ETCD "[store]\ntype=etcd\nendpoints=http://a:1\n"
+
 static void mistakes_are_named(void **state)
 {
     static const struct {
@@ -65,7 +69,23 @@ static void mistakes_are_named(void **state)
         {"[node]\nmemory=1MiB\n", "memory"},
         {"[nbd]\nlisten=/run/x\n", "is not an address"},
         {"[nbd]\nlisten=unix:relative\n", "is not an address"},
-        {"[store]\ntype=etcd\n", "embedded"},
+        {"[store]\ntype=consul\n", "embedded"},
+        {"[store]\nendpoints=http://a:1\n", "needs [store] type = etcd"},
+        {"[store]\nca=ca.pem\n", "is not an absolute path"},
+        {"[store]\ncert=/c.pem\n", "needs both: [store] cert and key"},
+        {"[store]\nkey=/k.pem\n", "needs both: [store] cert and key"},
+        {"[store]\nuser=u\n", "needs [store] password_file"},
+        {"[store]\nendpoints=http://, b\ntype=etcd\n", "is not a list of etcd's addresses"},
+        {"[store]\nendpoints=ftp://a:1\ntype=etcd\n", "is not a list of etcd's addresses"},
+        {"[store]\nendpoints=http://a:1/x\ntype=etcd\n", "is not a list of etcd's addresses"},
+        {"[cluster]\naddress=tcp:10.0.0.1:1\n", "needs [store] type = etcd"},
+        {"[cluster]\naddress=tcp:0.0.0.0:7100\n" ETCD, "is not tcp:HOST:PORT"},
+        {"[cluster]\naddress=tcp:[::]:7100\n" ETCD, "is not tcp:HOST:PORT"},
+        {"[cluster]\naddress=10.0.0.1:7100\n" ETCD, "is not tcp:HOST:PORT"},
+        {"[cluster]\naddress=unix:/x\n" ETCD, "is not tcp:HOST:PORT"},
+        {"[cluster]\nrack=a b\n", "is not a name"},
+        {"[cluster]\nsession_ttl=1ms\n", "session_ttl"},
+        {"[cluster]\nsilence=soon\n", "silence"},
         {"[log]\nlevel=loud\n", "level"},
         {"[volume]\nrow_blocks=249\n", "row_blocks"},
         {"[scrub]\nspeed=1\n", "speed"},
@@ -84,7 +104,74 @@ static void mistakes_are_named(void **state)
     assert_non_null(strstr(error, "is not a node's name"));
 }
 
-/* With every key set to what the comment says is its default, nothing changes. */
+static void a_cluster_has_etcd_and_an_address(void **state)
+{
+    struct node_config config = parse(
+        "[store]\ntype=etcd\nendpoints=http://a:2379, https://b:2379\nendpoints = http://[::1]:1\n"
+        "ca=/ca\ncert=/c\nkey=/k\nuser=u\npassword=p\n"
+        "[cluster]\naddress=tcp:10.0.0.1:7100\nrack=r1\nsession_ttl=10s\nsilence=1s\n");
+    assert_int_equal(config.store_type, STORE_TYPE_ETCD);
+    assert_int_equal(config.store_endpoint_count, 3);
+    assert_string_equal(config.store_endpoints[0], "http://a:2379");
+    assert_string_equal(config.store_endpoints[1], "https://b:2379");
+    assert_string_equal(config.store_endpoints[2], "http://[::1]:1");
+    assert_string_equal(config.store_ca, "/ca");
+    assert_string_equal(config.store_cert, "/c");
+    assert_string_equal(config.store_key, "/k");
+    assert_string_equal(config.store_user, "u");
+    assert_string_equal(config.store_password, "p");
+    assert_string_equal(config.cluster_address, "tcp:10.0.0.1:7100");
+    assert_string_equal(config.rack, "r1");
+    assert_int_equal(config.session_ttl_ns, 10000000000);
+    assert_int_equal(config.silence_ns, 1000000000);
+    node_config_fini(&config);
+
+    config = parse("");
+    assert_int_equal(config.store_type, STORE_TYPE_EMBEDDED);
+    assert_null(config.cluster_address);
+    assert_null(config.store_user);
+    assert_null(config.store_ca);
+    assert_string_equal(config.rack, "");
+    assert_int_equal(config.session_ttl_ns, 5000000000);
+    assert_int_equal(config.silence_ns, 2000000000);
+    node_config_fini(&config);
+}
+
+static void what_a_cluster_lacks_is_named(void **state)
+{
+    static const struct {
+        const char *text, *want;
+    } bad[] = {
+        {"[store]\ntype=etcd\n", "must name etcd's members"},
+        {"[store]\ntype=etcd\nendpoints=http://a:1\n", "[cluster] address (not set)"},
+        {"[store]\npassword=secret\n", "[store] user (not set) is missing beside the password"},
+        {"[store]\nuser=u\npassword=p\npassword_file=/x\n", "choose one"},
+        {"[store]\nuser=u\npassword_file=/nowhere/x\n", "No such file"},
+    };
+    for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+        struct node_config config;
+        CLEANUP_FREE char *error = NULL;
+        assert_int_equal(node_config_parse(bad[i].text, "h", &config, &error), -EINVAL);
+        if (!strstr(error, bad[i].want) || strstr(error, "secret"))
+            fail_msg("wanted '%s', got '%s'", bad[i].want, error);
+    }
+}
+
+static void the_password_is_the_first_line_of_its_file(void **state)
+{
+    char path[] = "/tmp/holdfast-password-XXXXXX";
+    int fd = mkstemp(path);
+    assert_int_equal(write(fd, "s3cret word\nmore\n", 17), 17);
+    close(fd);
+    CLEANUP_FREE char *text = mem_printf("[store]\nuser=u\npassword_file=%s\n", path);
+    struct node_config config = parse(text);
+    assert_string_equal(config.store_password, "s3cret word");
+    node_config_fini(&config);
+    unlink(path);
+}
+
+/* With every key set to what the comment says is its default, nothing changes. Indented ones are
+ * examples. */
 static void sample_file_states_the_defaults(void **state)
 {
     char text[8192], bare[8192] = "", line[512], *error = NULL;
@@ -92,7 +179,8 @@ static void sample_file_states_the_defaults(void **state)
     assert_non_null(file);
     text[0] = 0;
     while (fgets(line, sizeof(line), file)) {
-        bool key = line[0] == '#' && strstr(line, " = ") && !strstr(line, "(the host");
+        bool key =
+            line[0] == '#' && line[2] != ' ' && strstr(line, " = ") && !strstr(line, "(the host");
         strcat(bare, line);
         strcat(text, key ? line + 2 : line);
     }
@@ -120,6 +208,9 @@ int main(void)
         cmocka_unit_test(everything_has_a_default),
         cmocka_unit_test(paths_and_caches_follow_what_they_derive_from),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(a_cluster_has_etcd_and_an_address),
+        cmocka_unit_test(what_a_cluster_lacks_is_named),
+        cmocka_unit_test(the_password_is_the_first_line_of_its_file),
         cmocka_unit_test(sample_file_states_the_defaults),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -183,18 +183,22 @@ static int decode_root(const char *text, char **ret_error)
     return volume_root_decode(text, &root, ret_error);
 }
 
-static void a_node_with_an_address_keeps_it_and_one_without_has_none(void **state)
+static void a_node_with_address_and_rack_keeps_them_and_one_without_has_none(void **state)
 {
     struct node_record node = some_node(), again;
     char *error = NULL;
     strcpy(node.address, "tcp:10.0.0.1:7000");
+    strcpy(node.rack, "r2");
     CLEANUP_FREE char *with = node_record_encode(&node, NULL);
     assert_non_null(strstr(with, "\"address\":\"tcp:10.0.0.1:7000\""));
     assert_int_equal(node_record_decode(with, &again, &error), 0);
     assert_string_equal(again.address, node.address);
+    assert_string_equal(again.rack, "r2");
     node.address[0] = 0;
+    node.rack[0] = 0;
     CLEANUP_FREE char *without = node_record_encode(&node, with);
     assert_null(strstr(without, "address"));
+    assert_null(strstr(without, "rack"));
     assert_int_equal(node_record_decode(without, &again, &error), 0);
     assert_string_equal(again.address, "");
 }
@@ -413,7 +417,7 @@ int main(void)
         cmocka_unit_test(version_1_is_this_text),
         cmocka_unit_test(records_survive_encoding),
         cmocka_unit_test(members_of_a_newer_daemon_are_kept),
-        cmocka_unit_test(a_node_with_an_address_keeps_it_and_one_without_has_none),
+        cmocka_unit_test(a_node_with_address_and_rack_keeps_them_and_one_without_has_none),
         cmocka_unit_test(each_member_is_needed_and_of_its_type),
         cmocka_unit_test(values_out_of_range_are_refused_by_name),
         cmocka_unit_test(codes_are_parsed_exactly),
