@@ -9,6 +9,8 @@
  *     tells its listeners.
  *  V3 A volume that has halted (deposed) is given to nobody any more: its users let go of it, it is
  *     closed, then the next volumes_get() opens it anew.
+ *  V5 What was handed over is left alone here until its successor, or somebody, has had two seconds to
+ *     take it (volume_root.successor).
  *  V4 Every root in VOLUME_DELETING is purged in the end: at start, after a delete, and again after
  *     a failure.
  */
@@ -36,6 +38,17 @@ MAY_SUSPEND int volumes_get(
     struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error);
 MAY_SUSPEND int volumes_get_by_id(
     struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error);
+/* As above for whoever can forward: -EBUSY with *ret_owner when another node owns it, or is to take
+ * it (volume_acquire). By name, or by id when name is NULL. */
+MAY_SUSPEND int volumes_acquire(struct volumes *volumes, const char *name, uint64_t id,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error);
+/* Hands the open volume over to another node (S20): -ENOENT unless it is open here at `epoch` (0 =
+ * any), -EBUSY while another handover runs. Users get -ESHUTDOWN, are told by halted() and let go.
+ * *ret_pause_ns (may be NULL): how long it took no I/O. */
+MAY_SUSPEND int volumes_handoff(struct volumes *volumes, uint64_t id, uint32_t epoch,
+    const char *successor, uint64_t *ret_pause_ns, char **ret_error);
+/* volume_session_renewed() of all open ones (members_options.session_renewed). */
+MAY_SUSPEND void volumes_session_renewed(struct volumes *volumes);
 /* Uncounts. A volume without users stays open; it is destaged and closed when it has been idle for
  * a while. */
 void volumes_put(struct volumes *volumes, struct volume *volume);

@@ -32,6 +32,7 @@ static const char *const volume_state_names[] = {[VOLUME_NEW] = "new",
     [VOLUME_OWNED] = "owned",
     [VOLUME_RELEASED] = "released",
     [VOLUME_DELETING] = "deleting",
+    [VOLUME_HALTED] = "halted",
     NULL};
 
 /* --- Keys, names ----------------------------------------------------------------------------- */
@@ -68,6 +69,12 @@ const char *key_name(const char *name, char *ret_key)
 const char *key_volume(uint64_t id, char *ret_key)
 {
     snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_VOLUMES "%016" PRIx64, id);
+    return ret_key;
+}
+
+const char *key_session(uint64_t session, char *ret_key)
+{
+    snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_SESSIONS "%016" PRIx64, session);
     return ret_key;
 }
 
@@ -287,6 +294,10 @@ char *volume_root_encode(const struct volume_root *root, const char *old_text)
     put_number(object, "epoch", root->epoch);
     put_text(object, "owner", root->owner);
     put_id(object, "owner_session", root->owner_session);
+    if (root->successor[0])
+        put_text(object, "successor", root->successor);
+    else
+        json_object_del(object, "successor");
     CHECK(json_object_set_new(object, "manifest", copies_encode(&root->manifest)) == 0);
     return encode_end(object);
 }
@@ -558,6 +569,8 @@ int volume_root_decode(const char *text, struct volume_root *ret_root, char **re
     root.epoch = (uint32_t)read_number(&reader, "epoch", 0, UINT32_MAX);
     read_text(&reader, "owner", 0, root.owner, sizeof(root.owner));
     root.owner_session = read_id(&reader, "owner_session");
+    if (json_object_get(reader.object, "successor"))
+        read_text(&reader, "successor", 0, root.successor, sizeof(root.successor));
     read_copies(&reader, "manifest", &root.manifest);
     r = decode_end(&reader, ret_error);
     if (r == 0)
@@ -599,7 +612,12 @@ int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_r
 
 int volume_root_save(struct store *store, struct volume_root *root)
 {
-    char key[KEY_BYTES_MAX];
+    return volume_root_save_unless(store, root, 0);
+}
+
+int volume_root_save_unless(struct store *store, struct volume_root *root, uint64_t session)
+{
+    char key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
     struct store_value old = {0};
     key_volume(root->id, key);
     int r = store_get(store, key, &old);
@@ -611,9 +629,10 @@ int volume_root_save(struct store *store, struct volume_root *root)
     }
     CLEANUP_FREE char *text = volume_root_encode(root, old.data);
     store_value_fini(&old);
-    struct store_compare compare = {key, root->revision};
+    struct store_compare compares[] = {
+        {key, root->revision}, {key_session(session, session_key), 0}};
     struct store_op op = {STORE_PUT, key, text, strlen(text), false};
-    return store_txn(store, &compare, 1, &op, 1, &root->revision);
+    return store_txn(store, compares, session ? 2 : 1, &op, 1, &root->revision);
 }
 
 int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id)

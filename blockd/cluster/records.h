@@ -9,6 +9,7 @@
  *   holdfast/pools/<name>         struct pool
  *   holdfast/names/<name>         volume id (text, hexadecimal)
  *   holdfast/volumes/<id>         struct volume_root
+ *   holdfast/sessions/<id>        struct session_record (members.h); there while its process lives
  */
 #pragma once
 
@@ -69,6 +70,7 @@ enum volume_state {
     VOLUME_OWNED,    /* `owner` serves it, or did until it died */
     VOLUME_RELEASED, /* closed cleanly by `epoch` (S20) */
     VOLUME_DELETING,
+    VOLUME_HALTED, /* the store was set back behind its disks (S15): nobody opens it */
 };
 
 struct volume_root {
@@ -80,6 +82,7 @@ struct volume_root {
     uint32_t epoch; /* of the owner; rises with every open */
     char owner[64];
     uint64_t owner_session;
+    char successor[64]; /* released for this node; "" = for any (member left out) */
     struct copies_ref manifest;
     uint64_t revision; /* the store's, of this record as read; not stored */
 };
@@ -90,6 +93,7 @@ struct volume_root {
 #define KEY_PREFIX_POOLS "holdfast/pools/"
 #define KEY_PREFIX_NAMES "holdfast/names/"
 #define KEY_PREFIX_VOLUMES "holdfast/volumes/"
+#define KEY_PREFIX_SESSIONS "holdfast/sessions/"
 /* Keys into `ret_key` (KEY_BYTES_MAX bytes); returned for convenience. */
 const char *key_cluster(void);
 const char *key_node(const char *name, char *ret_key);
@@ -97,6 +101,7 @@ const char *key_disk(uint32_t number, char *ret_key);
 const char *key_pool(const char *name, char *ret_key);
 const char *key_name(const char *name, char *ret_key);
 const char *key_volume(uint64_t id, char *ret_key);
+const char *key_session(uint64_t session, char *ret_key);
 
 /* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */
 char *cluster_record_encode(const struct cluster_record *record, const char *old_text);
@@ -126,5 +131,8 @@ MAY_SUSPEND int volume_root_load(struct store *store, uint64_t id, struct volume
 /* One transaction: the record must still be at root->revision (0: be absent); on success
  * root->revision is the new one. -ECANCELED otherwise. */
 MAY_SUSPEND int volume_root_save(struct store *store, struct volume_root *root);
+/* The same, and the key of `session` must be absent (0 = no such condition). */
+MAY_SUSPEND int volume_root_save_unless(
+    struct store *store, struct volume_root *root, uint64_t session);
 MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
 MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);

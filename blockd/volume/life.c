@@ -60,23 +60,9 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
 }
 
 /* The root's copy of the size, for lists; the manifest's is the one that counts. */
-static int root_set_size(struct volume *v)
+static void set_size(struct volume_root *root, const void *arg)
 {
-    for (;;) {
-        struct volume_root root = v->root;
-        root.size_bytes = v->state.size_bytes;
-        int r = volume_root_save(v->host->store, &root);
-        if (r == 0)
-            v->root = root;
-        if (r != -ECANCELED)
-            return r;
-        r = volume_root_load(v->host->store, v->root.id, &root);
-        if (r < 0)
-            return r;
-        if (root.epoch != v->root.epoch)
-            return -ESTALE;
-        v->root = root;
-    }
+    root->size_bytes = *(const uint64_t *)arg;
 }
 
 static int grow_locked(struct volume *v, uint64_t size_bytes)
@@ -91,11 +77,8 @@ static int grow_locked(struct volume *v, uint64_t size_bytes)
     record_size(&records, size_bytes);
     int r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
-    if (r == 0) {
-        fiber_mutex_lock(&v->manifest.mutex); /* the root has one writer at a time */
-        r = root_set_size(v);
-        fiber_mutex_unlock(&v->manifest.mutex);
-    }
+    if (r == 0)
+        r = root_change(v, set_size, &v->state.size_bytes);
     return r;
 }
 
@@ -160,23 +143,6 @@ static int free_logs(struct volume *v)
     return r;
 }
 
-static int release(struct volume *v)
-{
-    for (;;) {
-        struct volume_root root = v->root;
-        root.state = VOLUME_RELEASED;
-        int r = volume_root_save(v->host->store, &root);
-        if (r != -ECANCELED)
-            return r;
-        r = volume_root_load(v->host->store, v->root.id, &root);
-        if (r < 0)
-            return r;
-        if (root.epoch != v->root.epoch)
-            return -ESTALE;
-        v->root = root;
-    }
-}
-
 int volume_close(struct volume *v)
 {
     v->closed_to_io = true;
@@ -192,7 +158,7 @@ int volume_close(struct volume *v)
     if (r == 0 && !v->halted)
         r = free_logs(v);
     if (r == 0 && !v->halted)
-        r = release(v);
+        r = ownership_release(v, "");
     if (v->halted)
         r = -ESHUTDOWN;
     if (r < 0)

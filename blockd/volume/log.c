@@ -281,8 +281,7 @@ static void batch_commit(struct volume *v, struct batch *b)
     }
     if (deposed) {
         batch_return(v, b);
-        volume_halt(
-            v, -ESTALE, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+        volume_deposed(v);
     } else if (failed) {
         batch_return(v, b);
     } else {
@@ -574,8 +573,7 @@ static int sync_failed(struct volume *v, const struct sync_target *t)
 {
     int error = t->sync.sync.result;
     if (error == -ESTALE) {
-        volume_halt(
-            v, error, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+        volume_deposed(v);
         return -ESHUTDOWN;
     }
     if (t->row)

@@ -264,39 +264,9 @@ static void chain_remove(struct volume *v, struct chain *chain)
     *chain = (struct chain){0};
 }
 
-/* Makes `ref` the root's manifest. 0, or -ESTALE when this epoch is over (S13: an unknown outcome
- * is
- * resolved by a later successful CAS only). */
-static int root_switch(struct volume *v, const struct copies_ref *ref)
+static void set_manifest(struct volume_root *root, const void *arg)
 {
-    uint64_t delay_ns = RETRY_NS_MIN;
-    struct volume_root root = v->root;
-    for (;;) {
-        root.manifest = *ref;
-        int r = volume_root_save(v->host->store, &root);
-        if (r == 0) {
-            v->root = root;
-            return 0;
-        }
-        if (r == -ECANCELED) {
-            /* Somebody renamed the volume, or it is no longer ours. */
-            struct volume_root now;
-            r = volume_root_load(v->host->store, v->root.id, &now);
-            if (r == -ENOENT ||
-                (r == 0 && (now.epoch != v->root.epoch || now.state != VOLUME_OWNED)))
-                return -ESTALE;
-            if (r == 0) {
-                root = now;
-                continue;
-            }
-        }
-        log_warn_limited("volume %s: the store did not take the new manifest (%s): trying again",
-            v->root.name, strerror(-r));
-        env_sleep_ns(delay_ns);
-        delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
-        if (v->halted)
-            return -ESHUTDOWN;
-    }
+    root->manifest = *(const struct copies_ref *)arg;
 }
 
 static int rewrite_locked(struct volume *v)
@@ -320,7 +290,7 @@ static int rewrite_locked(struct volume *v)
         delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
     }
     v->problem[0] = 0;
-    int r = root_switch(v, &chain.refs[0]);
+    int r = root_change(v, set_manifest, &chain.refs[0]);
     if (r == 0) {
         struct chain old = {.refs = v->manifest.chain, .count = v->manifest.chain_count};
         v->manifest.ref = chain.refs[chain.count - 1];
@@ -340,8 +310,7 @@ static int rewrite_locked(struct volume *v)
 
 static int halt_deposed(struct volume *v)
 {
-    volume_halt(
-        v, -ESTALE, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+    volume_deposed(v);
     return -ESHUTDOWN;
 }
 

@@ -131,43 +131,6 @@ static int close_places(struct recovery *rec)
 
 /* --- Opening ----------------------------------------------------------------------------------- */
 
-static int take_ownership(struct volume_host *host, struct volume_root *root, char **ret_error)
-{
-    for (;;) {
-        if (root->state == VOLUME_DELETING) {
-            *ret_error = mem_printf("volume '%s' is being deleted", root->name);
-            return -ENOENT;
-        }
-        if (root->state == VOLUME_OWNED && strcmp(root->owner, host->node_name) != 0) {
-            *ret_error = mem_printf(
-                "volume '%s' belongs to node '%s', and taking a volume over from another "
-                "node is not supported yet; if this node was renamed, give it its old "
-                "name ([node] name=%s)",
-                root->name, root->owner, root->owner);
-            return -EBUSY;
-        }
-        struct volume_root mine = *root;
-        mine.epoch++;
-        mine.state = VOLUME_OWNED;
-        snprintf(mine.owner, sizeof(mine.owner), "%s", host->node_name);
-        mine.owner_session = host->session;
-        int r = volume_root_save(host->store, &mine);
-        if (r == 0) {
-            *root = mine;
-            return 0;
-        }
-        if (r != -ECANCELED) {
-            *ret_error = mem_printf("the store did not take the new owner: %s", strerror(-r));
-            return r;
-        }
-        r = volume_root_load(host->store, root->id, root);
-        if (r < 0) {
-            *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
-            return r;
-        }
-    }
-}
-
 static struct volume *volume_new(
     struct volume_host *host, const struct volume_root *root, const struct pool *pool)
 {
@@ -198,6 +161,7 @@ static struct volume *volume_new(
     fiber_mutex_init(&v->bypass_mutex);
     fiber_mutex_init(&v->clean_mutex);
     fiber_mutex_init(&v->grow_mutex);
+    fiber_mutex_init(&v->root_mutex);
     extmap_init(&v->delta);
     extmap_init(&v->delta_frozen);
     checkpoint_init_store(v);
@@ -319,6 +283,12 @@ static void recovery_fini(struct recovery *rec)
 
 int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error)
 {
+    return volume_acquire(host, id, VOLUME_ACQUIRE_FROM_SUCCESSOR, ret_volume, NULL, ret_error);
+}
+
+int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error)
+{
     struct volume_root root;
     struct pool pool;
     char *error = NULL;
@@ -333,7 +303,7 @@ int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volum
             root.pool, strerror(-r));
         return r;
     }
-    r = take_ownership(host, &root, ret_error);
+    r = ownership_take(host, &root, flags, ret_owner, ret_error);
     if (r < 0)
         return r;
     /* One replay at a time: what it needs of the budget comes free because the volumes already
@@ -346,6 +316,10 @@ int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volum
         r = serve(&rec);
     recovery_fini(&rec);
     fiber_mutex_unlock(&host->budget->replay);
+    if (r == -ESTALE || (r == -ESHUTDOWN && v->halted == -ESTALE)) {
+        mem_free(error);
+        r = ownership_set_back(host, &root, &error);
+    }
     if (r == -ENOENT)
         r = -EIO; /* the volume is there; something of it is not */
     if (r < 0) {

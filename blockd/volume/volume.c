@@ -47,6 +47,16 @@ struct disk *volume_host_disk(const struct volume_host *host, uint32_t number)
     return NULL;
 }
 
+uint64_t volume_host_session(const struct volume_host *host)
+{
+    return host->lease.id ? host->lease.id(host->lease.ctx) : host->session;
+}
+
+bool volume_host_lease_valid(const struct volume_host *host)
+{
+    return !host->lease.id || env_boottime_ns() < host->lease.valid_until_ns(host->lease.ctx);
+}
+
 struct disk *volume_disk(const struct volume *volume, uint32_t number)
 {
     return volume_host_disk(volume->host, number);
@@ -86,6 +96,12 @@ void volume_halt(struct volume *volume, int error, const char *format, ...)
         &volume->host->budget->waiters, &volume->host->budget->reclaim_waiters};
     for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
         fiber_queue_wake_all(queues[i]);
+}
+
+void volume_deposed(struct volume *volume)
+{
+    volume_halt(volume, -ESTALE, "another node has taken the volume over (epoch %u is over)",
+        volume->root.epoch);
 }
 
 /* --- Buffers ----------------------------------------------------------------------------------- */
@@ -174,6 +190,11 @@ void group_sync_submit(struct group_sync *sync, struct fiber_group *group)
 uint64_t volume_id(const struct volume *volume)
 {
     return volume->root.id;
+}
+
+uint32_t volume_epoch(const struct volume *volume)
+{
+    return volume->root.epoch;
 }
 
 const char *volume_name(const struct volume *volume)

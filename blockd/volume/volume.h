@@ -25,11 +25,22 @@ struct volume;
 /* What a volume needs of its node. One per node, outlives its volumes. */
 struct map_cache;
 
+/* The node's session in the store, as members.h keeps it; asked each time, never cached. While `id`
+ * stays the same its key has been there without a gap: an extension of valid_until_ns is the
+ * outcome of a transaction that needs the session (S16). Neither may suspend. */
+struct volume_session {
+    uint64_t (*id)(void *ctx);             /* 0 = none just now */
+    uint64_t (*valid_until_ns)(void *ctx); /* CLOCK_BOOTTIME; 0 = not valid */
+    void *ctx;
+};
+
 struct volume_host {
     struct store *store;
     struct uuid cluster;
     const char *node_name;
-    uint64_t session;   /* of this process: names the owner in roots */
+    uint64_t session; /* of this process, where lease.id is NULL: a store of its own (embedded),
+                           the session is valid for ever */
+    struct volume_session lease;
     struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
                            number 0 */
     struct memory_budget *budget;
@@ -59,23 +70,53 @@ void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes);
 void memory_budget_fini(struct memory_budget *budget);
 
 struct disk *volume_host_disk(const struct volume_host *host, uint32_t number);
+/* The node's session now, and whether reads may rely on it now; by reading the clock (S16). */
+uint64_t volume_host_session(const struct volume_host *host);
+bool volume_host_lease_valid(const struct volume_host *host);
 
 /* Makes the volume's records (name and root) in one transaction; nothing on disks. -EEXIST, -ENOENT
  * (pool), -EINVAL. */
 MAY_SUSPEND int volume_create(struct volume_host *host, const char *name, uint64_t size_bytes,
     const char *pool, uint64_t *ret_id, char **ret_error);
 
-/* Takes ownership (epoch+1), recovers, serves. *ret_error (mem_free) says what is wrong and the way
+/* Who has a volume that cannot be opened here. */
+struct volume_owner {
+    char node[64];
+    uint64_t session; /* 0: nobody serves it; it was released for `node`, which is to open it */
+    uint32_t epoch;
+};
+
+enum volume_acquire_flags {
+    VOLUME_ACQUIRE_FROM_SUCCESSOR = 1, /* it was left alone for its successor long enough */
+};
+
+/* Takes ownership (epoch+1, S10), recovers, serves. -EBUSY with *ret_owner (may be NULL): the session
+ * of its owner is there (also when that is a session this process had before), or it waits for its
+ * successor; ask again later or forward to it. *ret_error (mem_free) says what is wrong and the way
  * out. */
+MAY_SUSPEND int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error);
+/* The same, whoever was to be its successor. */
 MAY_SUSPEND int volume_open(
     struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error);
+/* This process has a new session: the root is read and asserted under it, then reads rely on its
+ * lease again (S16). Returns when that is done or the volume has halted (somebody else has it). */
+MAY_SUSPEND int volume_session_renewed(struct volume *volume);
+/* Ends this node's ownership while front ends hold the volume: destages, then refuses I/O
+ * (-ESHUTDOWN), finishes what is in flight and releases the root for `successor` ("" = anybody).
+ * The volume counts as halted from then on, and is to be closed (volume_close). -ESHUTDOWN: it
+ * halted on the way. */
+MAY_SUSPEND int volume_hand_over(struct volume *volume, const char *successor);
 /* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone
  * afterwards, also on error (then the next open recovers from the log). */
 MAY_SUSPEND int volume_close(struct volume *volume);
 
-/* Names the front end's request for exactly-once resends (S19); 0,0 = none. */
+/* Names the front end's request for exactly-once resends (S19); 0,0 = none. A request that is sent
+ * again under its id is done once. Numbers of a session rise from 1; all below `answered_below` have
+ * been answered to whoever asked, and will not be sent again. */
 struct request_id {
     uint64_t session, number;
+    uint64_t answered_below;
 };
 
 enum volume_io_flags {
@@ -142,6 +183,8 @@ struct volume_info {
 };
 
 uint64_t volume_id(const struct volume *volume);
+/* Constant while it is open: a request for another epoch is not for this volume (S19). */
+uint32_t volume_epoch(const struct volume *volume);
 const char *volume_name(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);
 const struct volume_stats *volume_stats(const struct volume *volume);

@@ -8,7 +8,7 @@
  *   checkpoint.c  delta table -> map pages
  *   manifest.c    the one place where durable state changes
  *   provision.c   chunks and logs made before they are needed
- *   clean.c, repair.c  background;   open.c, close.c  life
+ *   clean.c, repair.c  background;   open.c, life.c  life;   own.c  the root
  */
 #pragma once
 
@@ -120,6 +120,8 @@ struct volume {
         idle_waiters, reader_waiters;
     struct fiber_mutex clean_mutex;
     struct fiber_mutex grow_mutex;
+    struct fiber_mutex
+        root_mutex;   /* one change of the root at a time; inside manifest.mutex (X2) */
     bool destage_all; /* also small generations, now */
     unsigned destage_waiters;
     uint64_t checkpoint_wanted, checkpoint_done;
@@ -149,6 +151,8 @@ uint64_t volume_new_chunk_id(struct volume *volume);
  * broken. */
 void volume_halt(struct volume *volume, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same for the usual reason: somebody else has a later epoch. */
+void volume_deposed(struct volume *volume);
 void volume_free(struct volume *volume);
 void volume_start_fibers(struct volume *volume);
 struct disk *volume_disk(const struct volume *volume, uint32_t number);
@@ -160,6 +164,21 @@ void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned coun
 void budget_pressure(struct memory_budget *budget);
 /* Runs run(volume) on a fiber that close waits for. */
 void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg));
+
+/* own.c: takes the root (X1); -EBUSY with *ret_owner, else as volume_acquire. */
+MAY_SUSPEND int ownership_take(struct volume_host *host, struct volume_root *root, unsigned flags,
+    struct volume_owner *ret_owner, char **ret_error);
+/* A fence was refused during recovery: -EAGAIN when somebody else took the volume over, else the
+ * store was set back (X5). */
+MAY_SUSPEND int ownership_set_back(
+    struct volume_host *host, const struct volume_root *root, char **ret_error);
+/* Changes the root by one CAS, again until its outcome is known (X2): 0, or -ESHUTDOWN: the volume
+ * has halted, perhaps because the root told that it is somebody else's. `change` may run several
+ * times. */
+typedef void root_change_fn(struct volume_root *root, const void *arg);
+MAY_SUSPEND int root_change(struct volume *volume, root_change_fn *change, const void *arg);
+/* X4: closed_to_io is set. -ETIMEDOUT, -EHOSTUNREACH: perhaps released, perhaps not. */
+MAY_SUSPEND int ownership_release(struct volume *volume, const char *successor);
 
 /* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The
  * caller has put it into the memtable. */

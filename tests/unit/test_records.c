@@ -377,6 +377,24 @@ static void in_store(void *arg)
     assert_non_null(strstr(value.data, "\"size_bytes\":1024"));
     store_value_fini(&value);
 
+    /* The successor is there while it is named. */
+    strcpy(loaded.successor, "node2");
+    assert_int_equal(volume_root_save(store, &loaded), 0);
+    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
+    assert_string_equal(stale.successor, "node2");
+    loaded.successor[0] = 0;
+    assert_int_equal(volume_root_save(store, &loaded), 0);
+    assert_int_equal(store_get(store, key, &value), 0);
+    assert_null(strstr(value.data, "successor"));
+    store_value_fini(&value);
+
+    /* Not while that session is there (S10). */
+    char session_key[KEY_BYTES_MAX];
+    put(store, key_session(0xabc, session_key), "{}");
+    assert_string_equal(session_key, "holdfast/sessions/0000000000000abc");
+    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabc), -ECANCELED);
+    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabd), 0);
+
     put(store, key_volume(5, key), "{}");
     assert_int_equal(volume_root_load(store, 5, &loaded), -EBADMSG);
     put(store, key_name("vm1", key), "fedcba9876543210");

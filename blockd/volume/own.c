@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who owns a volume: the only file that changes its root.
+ *
+ *   released, new ----------------- take: epoch + 1 ----------------> owned by this session
+ *   owned, and its session's key
+ *   is absent (compared in the
+ *   same transaction) -------------/
+ *   owned by this very process ---/     owned, the node has a new session: renew, same epoch
+ *                                       owned: release, for a successor or for anybody
+ *
+ * Invariants
+ *  X1 Every open takes epoch + 1, also after this process itself, by one transaction that compares
+ *     the root's revision and, unless the owner is gone by its own word (released) or is this very
+ *     process, that the owner's session key is absent. All waiting comes before it (S10).
+ *  X2 All changes of the root by its owner are serialised (root_mutex) and compare the revision that
+ *     was last read. One whose outcome is unknown is repeated until one is known; the root is read
+ *     again only to learn of a revision to compare with (S13).
+ *  X3 Reads rely on the lease only while the root names the session that the node has now (S16).
+ *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
+ *  X5 A fence that is refused although the root names no later epoch: the store has been set back.
+ *     The root is marked as halted, and no open comes near that volume any more (S15).
+ */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/volume/volume_impl.h"
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+#define RETRY_NS_MIN 20000000ull
+#define RETRY_NS_MAX 1000000000ull
+#define TAKE_TRIES 8
+#define RELEASE_WAIT_NS 5000000000ull
+
+/* --- Taking ------------------------------------------------------------------------------------ */
+
+static int refuse(const struct volume_root *root, const char *node, uint64_t session,
+    struct volume_owner *ret_owner, char **ret_error)
+{
+    if (ret_owner) {
+        *ret_owner = (struct volume_owner){.session = session, .epoch = root->epoch};
+        snprintf(ret_owner->node, sizeof(ret_owner->node), "%s", node);
+    }
+    *ret_error = session ? mem_printf("volume '%s' is served by node '%s'", root->name, node)
+                         : mem_printf("volume '%s' is being handed to node '%s'", root->name, node);
+    return -EBUSY;
+}
+
+/* Whether the root can be taken at all; *ret_unless: the session whose key must be absent (X1). */
+static int may_take(const struct volume_host *host, const struct volume_root *root, unsigned flags,
+    uint64_t *ret_unless, struct volume_owner *ret_owner, char **ret_error)
+{
+    uint64_t session = volume_host_session(host);
+    if (root->state == VOLUME_DELETING) {
+        *ret_error = mem_printf("volume '%s' is being deleted", root->name);
+        return -ENOENT;
+    }
+    if (root->state == VOLUME_HALTED) {
+        *ret_error = mem_printf("volume '%s' is halted: its disks have served a later epoch than "
+                                "the store's %u; restore a newer copy of the store",
+            root->name, root->epoch);
+        return -EUCLEAN;
+    }
+    if (session == 0) {
+        *ret_error = mem_printf("this node has no session in the store; see 'holdfast node list'");
+        return -EHOSTUNREACH;
+    }
+    if (root->state == VOLUME_RELEASED && root->successor[0] &&
+        strcmp(root->successor, host->node_name) != 0 && !(flags & VOLUME_ACQUIRE_FROM_SUCCESSOR))
+        return refuse(root, root->successor, 0, ret_owner, ret_error);
+    *ret_unless =
+        root->state == VOLUME_OWNED && root->owner_session != session ? root->owner_session : 0;
+    return 0;
+}
+
+int ownership_take(struct volume_host *host, struct volume_root *root, unsigned flags,
+    struct volume_owner *ret_owner, char **ret_error)
+{
+    uint64_t delay_ns = RETRY_NS_MIN;
+    int r = -ETIMEDOUT;
+    for (unsigned tries = 0; tries < TAKE_TRIES; tries++) {
+        uint64_t unless = 0, revision = root->revision;
+        r = may_take(host, root, flags, &unless, ret_owner, ret_error);
+        if (r < 0)
+            return r;
+        struct volume_root mine = *root;
+        mine.epoch++;
+        mine.state = VOLUME_OWNED;
+        mine.successor[0] = 0;
+        snprintf(mine.owner, sizeof(mine.owner), "%s", host->node_name);
+        mine.owner_session = volume_host_session(host);
+        r = volume_root_save_unless(host->store, &mine, unless);
+        if (r == 0) {
+            *root = mine;
+            return 0;
+        }
+        if (r ==
+            -ETIMEDOUT) { /* known after the next one that succeeds: it compares what is there */
+            env_sleep_ns(delay_ns);
+            delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
+        } else if (r != -ECANCELED) {
+            break;
+        }
+        int loaded = volume_root_load(host->store, root->id, root);
+        if (loaded < 0) {
+            *ret_error = mem_printf("the volume's root cannot be read: %s", store_strerror(loaded));
+            return loaded;
+        }
+        if (r == -ECANCELED && unless && root->revision == revision)
+            return refuse(root, root->owner, root->owner_session, ret_owner, ret_error);
+    }
+    *ret_error = mem_printf("the store did not take the new owner: %s", store_strerror(r));
+    return r;
+}
+
+/* X5. Not ours to decide where the root has gone on meanwhile: deposed during recovery. */
+int ownership_set_back(struct volume_host *host, const struct volume_root *root, char **ret_error)
+{
+    struct volume_root now;
+    int r = volume_root_load(host->store, root->id, &now);
+    if (r < 0 || now.epoch != root->epoch || now.state != VOLUME_OWNED) {
+        *ret_error = mem_printf("another node took it over meanwhile");
+        return -EAGAIN;
+    }
+    now.state = VOLUME_HALTED;
+    r = volume_root_save(host->store, &now);
+    *ret_error =
+        mem_printf("its disks refuse epoch %u for a later one: the store has been set back "
+                   "(restored from an old backup?). The volume is halted%s; restore a "
+                   "newer copy of the store",
+            root->epoch, r < 0 ? " on this node" : "");
+    log_error("ALARM: volume %s: %s", root->name, *ret_error);
+    return -EUCLEAN;
+}
+
+/* --- Changing what is ours ---------------------------------------------------------------------- */
+
+static int change_locked(
+    struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
+{
+    uint64_t delay_ns = RETRY_NS_MIN;
+    struct volume_root root = v->root;
+    for (;;) {
+        change(&root, arg);
+        int r = volume_root_save(v->host->store, &root);
+        if (r == 0) {
+            v->root = root;
+            return 0;
+        }
+        if (r == -ECANCELED) {
+            /* Somebody renamed the volume, an earlier attempt got through, or it is not ours. */
+            r = volume_root_load(v->host->store, v->root.id, &root);
+            if (r == 0 && root.epoch == v->root.epoch && root.state == VOLUME_RELEASED)
+                return -EALREADY;
+            if (r == -ENOENT ||
+                (r == 0 && (root.epoch != v->root.epoch || root.state != VOLUME_OWNED)))
+                return -ESTALE;
+            if (r == 0)
+                continue;
+            root = v->root; /* its revision is old: this asks again */
+        }
+        log_warn_limited(
+            "volume %s: the store did not take a change of the root (%s): trying again",
+            v->root.name, store_strerror(r));
+        if (env_now_ns() >= deadline_ns)
+            return r;
+        env_sleep_ns(delay_ns);
+        delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
+        if (v->halted)
+            return -ESHUTDOWN;
+    }
+}
+
+int root_change(struct volume *v, root_change_fn *change, const void *arg)
+{
+    fiber_mutex_lock(&v->root_mutex);
+    int r = v->halted ? -ESHUTDOWN : change_locked(v, change, arg, UINT64_MAX);
+    fiber_mutex_unlock(&v->root_mutex);
+    if (r == -ESTALE || r == -EALREADY) {
+        volume_deposed(v);
+        return -ESHUTDOWN;
+    }
+    return r;
+}
+
+static void set_session(struct volume_root *root, const void *arg)
+{
+    root->owner_session = volume_host_session(arg);
+}
+
+int volume_session_renewed(struct volume *v)
+{
+    return root_change(v, set_session, v->host);
+}
+
+static void set_released(struct volume_root *root, const void *arg)
+{
+    root->state = VOLUME_RELEASED;
+    snprintf(root->successor, sizeof(root->successor), "%s", (const char *)arg);
+}
+
+int ownership_release(struct volume *v, const char *successor)
+{
+    CHECK(v->closed_to_io); /* X4 */
+    fiber_mutex_lock(&v->root_mutex);
+    int r = v->halted ? -ESHUTDOWN
+                      : change_locked(v, set_released, successor, env_now_ns() + RELEASE_WAIT_NS);
+    fiber_mutex_unlock(&v->root_mutex);
+    return r == -EALREADY ? 0 : r;
+}
