@@ -213,7 +213,7 @@ static int destage_gen(struct volume *v, struct memtable_gen *gen)
     if (d.count > 0)
         r = write_row(&d);
     if (r == 0 && gen->row_count > 0)
-        r = log_sync_to(v, gen->last_seq); /* G2: the large-write rows */
+        r = log_sync_rows_to(v, gen->last_seq); /* G2 */
     if (r == 0) {
         struct records records = {0};
         struct list removed;

@@ -14,6 +14,9 @@
  *     and every
  *     large-write row it refers to on all its shards, by syncs submitted after their appends were
  *     complete (S4).
+ *  W5 A log without any copy left is made durable by no sync: synced_seq does not pass its records
+ *     before destage has committed them. Destage itself waits only for rows (G2), never for logs.
+ *  W6 Unsynced rows of which fewer than k shards are left are lost: the next flush says so (-EIO).
  */
 #include <errno.h>
 #include <string.h>
@@ -162,6 +165,27 @@ static void batch_submit(struct volume *v, struct batch *b, bool dsync, struct f
     }
 }
 
+/* W5 */
+static bool beyond_sync(const struct volume *v, const struct wal *wal)
+{
+    if (wal->epoch != v->root.epoch || wal->last_seq <= v->state.committed_seq)
+        return false;
+    for (unsigned i = 0; i < wal->copies; i++) {
+        if (wal->shards[i].state == CHUNK_SHARD_OK)
+            return false;
+    }
+    return true;
+}
+
+static bool any_beyond_sync(const struct volume *v)
+{
+    list_for_each (it, &v->state.wals) {
+        if (beyond_sync(v, list_entry(it, struct wal, link)))
+            return true;
+    }
+    return false;
+}
+
 static bool all_synced(const struct volume *v)
 {
     list_for_each (it, &v->state.wals) {
@@ -169,7 +193,7 @@ static bool all_synced(const struct volume *v)
         if (wal->synced_blocks < wal->length_blocks && wal->last_seq > v->state.committed_seq)
             return false;
     }
-    return v->unsynced_rows == 0;
+    return v->unsynced_rows == 0 && !any_beyond_sync(v);
 }
 
 static void note_synced(struct volume *v, uint64_t seq)
@@ -434,6 +458,7 @@ void log_collect_freed(
 void log_committed(struct volume *v, uint64_t committed_seq)
 {
     note_synced(v, committed_seq);
+    fiber_queue_wake_all(&v->syncer_wake); /* W5 */
 }
 
 void log_remove_freed(struct volume *v, struct list *removed)
@@ -461,10 +486,26 @@ void log_learn_flush(struct volume *v)
 
 int log_sync_to(struct volume *v, uint64_t seq)
 {
-    while (v->synced_seq < seq) {
+    uint64_t lost = v->rows_lost_told;
+    while (v->synced_seq < seq && v->rows_lost == lost) {
         if (v->halted)
             return -ESHUTDOWN;
         v->sync_wanted_seq = MAX(v->sync_wanted_seq, seq);
+        fiber_queue_wake_all(&v->syncer_wake);
+        fiber_queue_wait(&v->sync_waiters);
+    }
+    if (v->rows_lost == lost)
+        return 0;
+    v->rows_lost_told = v->rows_lost; /* W6 */
+    return -EIO;
+}
+
+int log_sync_rows_to(struct volume *v, uint64_t seq)
+{
+    while (MAX(v->rows_synced_seq, v->synced_seq) < seq) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        v->rows_wanted_seq = MAX(v->rows_wanted_seq, seq);
         fiber_queue_wake_all(&v->syncer_wake);
         fiber_queue_wait(&v->sync_waiters);
     }
@@ -606,9 +647,32 @@ static void sync_succeeded(struct volume *v, const struct sync_target *targets, 
     }
 }
 
-/* One round: everything acknowledged before it is durable after it. */
+/* W6 */
+static void give_up_rows(struct volume *v)
+{
+    uint32_t pos = 0;
+    for (struct place *p; v->unsynced_rows > 0 && (p = idmap_next(&v->state.places, &pos));) {
+        unsigned lost = 0;
+        for (unsigned i = 0; i < place_shards(p); i++)
+            lost += p->shards[i].state == CHUNK_SHARD_LOST;
+        if (p->unsynced_rows == 0 || lost <= p->code.m)
+            continue;
+        log_error(
+            "volume %s: %u large writes to chunk %llx are lost: %u of its %u disks failed before "
+            "they were flushed",
+            v->root.name, p->unsynced_rows, (unsigned long long)p->chunk, lost, place_shards(p));
+        v->rows_lost += p->unsynced_rows;
+        v->unsynced_rows -= p->unsynced_rows;
+        p->unsynced_rows = 0;
+        fiber_queue_wake_all(&v->sync_waiters);
+    }
+}
+
+/* One round: everything acknowledged before it is durable after it, but for what only destage can
+ * make durable (W5). */
 static int sync_round(struct volume *v)
 {
+    give_up_rows(v);
     uint64_t target_seq = v->acked_seq, start_ns = env_now_ns();
     unsigned count;
     struct sync_target *targets = sync_collect(v, &count);
@@ -629,7 +693,10 @@ static int sync_round(struct volume *v)
     }
     if (!failed) {
         sync_succeeded(v, targets, count);
-        note_synced(v, target_seq);
+        v->rows_synced_seq = MAX(v->rows_synced_seq, target_seq);
+        fiber_queue_wake_all(&v->sync_waiters);
+        if (!any_beyond_sync(v))
+            note_synced(v, target_seq);
         if (v->synced_seq < v->acked_seq) /* what came meanwhile has its own time */
             v->oldest_unsynced_ns = start_ns;
     }
@@ -637,17 +704,30 @@ static int sync_round(struct volume *v)
     return r;
 }
 
+static bool round_wanted(const struct volume *v, uint64_t after_ns)
+{
+    if (v->rows_wanted_seq > MAX(v->rows_synced_seq, v->synced_seq))
+        return true;
+    if (any_beyond_sync(v))
+        return false;
+    bool due = v->oldest_unsynced_ns && env_now_ns() >= v->oldest_unsynced_ns + after_ns;
+    return v->sync_wanted_seq > v->synced_seq || (due && v->synced_seq < v->acked_seq);
+}
+
 void log_syncer(void *arg)
 {
     struct volume *v = arg;
     uint64_t after_ns = v->host->flush_after_ns ? v->host->flush_after_ns : 5000000000ull;
     while (!v->halted && !v->stopping) {
-        bool due = v->oldest_unsynced_ns && env_now_ns() >= v->oldest_unsynced_ns + after_ns;
-        if (v->sync_wanted_seq > v->synced_seq || (due && v->synced_seq < v->acked_seq)) {
+        if (round_wanted(v, after_ns)) {
             if (v->synced_seq < v->acked_seq)
                 sync_round(v);
             else
-                log_wait_acked(v, v->sync_wanted_seq);
+                log_wait_acked(v, MAX(v->sync_wanted_seq, v->rows_wanted_seq));
+        } else if (any_beyond_sync(v)) {
+            v->destage_all = true;
+            fiber_queue_wake_all(&v->destager_wake);
+            fiber_queue_wait(&v->syncer_wake);
         } else if (v->oldest_unsynced_ns) {
             fiber_queue_wait_until(&v->syncer_wake, v->oldest_unsynced_ns + after_ns);
         } else {

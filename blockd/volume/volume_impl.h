@@ -83,7 +83,9 @@ struct volume {
     unsigned appends_since_flush, dsync_score;
     struct fiber_queue syncer_wake, sync_waiters;
     uint64_t sync_wanted_seq;
-    uint64_t oldest_unsynced_ns; /* 0 = nothing unsynced */
+    uint64_t rows_synced_seq, rows_wanted_seq; /* as synced_seq, of large-write rows alone */
+    uint64_t rows_lost, rows_lost_told;        /* W6 */
+    uint64_t oldest_unsynced_ns;               /* 0 = nothing unsynced */
 
     /* Space already allocated for what is in memory (D7). */
     struct open_chunk destage_chunks[SPARE_CHUNKS_MAX]; /* [0] is the one being filled */
@@ -187,8 +189,12 @@ MAY_SUSPEND int log_wait(struct volume *volume, struct commit *commit);
 /* A flush has come: learns whether flushes follow appends so closely that appending with DSYNC is
  * cheaper. */
 void log_learn_flush(struct volume *volume);
-/* Waits until everything up to seq is durable. */
+/* Waits until everything up to seq is durable. -EIO: large writes were lost before they were (W6).
+ */
 MAY_SUSPEND int log_sync_to(struct volume *volume, uint64_t seq);
+/* Waits until the large-write rows that records up to seq refer to are durable, or known as lost;
+ * not for logs. */
+MAY_SUSPEND int log_sync_rows_to(struct volume *volume, uint64_t seq);
 /* Waits until `seq` is acknowledged. */
 MAY_SUSPEND int log_wait_acked(struct volume *volume, uint64_t seq);
 void log_committer(void *arg);

@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Logs whose copies are lost, disks that are away when a volume opens, closes or is deleted: one
+ * history for each rule that such a moment has broken.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockd/disk/local_disk.h"
+#include "blockd/volume/map.h"
+#include "blockd/volume/volume.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "tests/sim/sim_check.h"
+
+enum {
+    SPAN_BLOCKS = 512,
+    DISK_BYTES = 64 << 20,
+    DISKS_MAX = 8,
+};
+#define SECOND_NS 1000000000ull
+
+static struct world {
+    struct rng rng;
+    struct sim *sim;
+    struct env *node;
+    struct store_mem *store;
+    struct shard_code code;
+    unsigned disk_count;
+    uint64_t volume_id;
+    uint64_t bypass_bytes_min;
+    uint32_t tag;
+    uint32_t acked[SPAN_BLOCKS], begun[SPAN_BLOCKS], durable[SPAN_BLOCKS];
+    bool made;
+    /* of the running process */
+    struct list disks;
+    struct volume_host host;
+    struct memory_budget budget;
+    struct volume *volume;
+    bool done;
+} world;
+
+static const struct uuid cluster = {.bytes = {1, 2, 3}};
+
+/* --- The node ---------------------------------------------------------------------------------- */
+
+static struct sim_disk *sim_disk_of(struct world *w, unsigned number)
+{
+    char path[32];
+    sprintf(path, "/disk%u", number);
+    return sim_disk_find(w->node, path);
+}
+
+static void disk_failed(void *ctx, struct disk *disk, int error)
+{
+    struct world *w = ctx;
+    if (w->volume)
+        volume_disk_changed(w->volume);
+}
+
+/* As `holdfast disk add` does. */
+static void add_disk(struct world *w, unsigned number)
+{
+    char path[32], *error = NULL;
+    struct uuid uuid;
+    struct disk *disk;
+    sprintf(path, "/disk%u", number);
+    if (!w->made) {
+        int r = local_disk_format(path, 0, cluster, cluster, "ssd", true, &uuid, &error);
+        CHECK_MSG(r == 0, "format: %s", error);
+    }
+    struct local_disk_options options = {
+        .trailer_cache_bytes = 64 * 1024, .failed = disk_failed, .ctx = w};
+    int r = local_disk_open(path, cluster, &options, &disk, &error);
+    CHECK_MSG(r == 0, "open %s: %s", path, error);
+    disk->number = number;
+    list_push_back(&w->disks, &disk->link);
+    if (w->volume)
+        volume_disk_changed(w->volume);
+}
+
+static void make(struct world *w)
+{
+    char *error = NULL, key[KEY_BYTES_MAX];
+    struct pool pool = {.name = "pool",
+        .code = w->code,
+        .shards_min = w->code.k + (w->code.m > 0),
+        .log_copies_min = w->code.m ? 2 : 1};
+    CLEANUP_FREE char *text = pool_encode(&pool, NULL);
+    struct store_op op = {
+        .type = STORE_PUT, .key = key_pool("pool", key), .data = text, .len_bytes = strlen(text)};
+    CHECK(store_txn(w->host.store, NULL, 0, &op, 1, NULL) == 0);
+    int r =
+        volume_create(&w->host, "vol", SPAN_BLOCKS * BLOCK_BYTES, "pool", &w->volume_id, &error);
+    CHECK_MSG(r == 0, "create: %s", error);
+    w->made = true;
+}
+
+/* Everything but the volume. */
+static void start_node(struct world *w)
+{
+    w->volume = NULL;
+    w->done = false;
+    list_init(&w->disks);
+    for (unsigned i = 1; i <= w->disk_count; i++) {
+        if (sim_disk_of(w, i))
+            add_disk(w, i);
+    }
+    memory_budget_init(&w->budget, 64ull << 20);
+    w->host = (struct volume_host){.store = store_mem_open(w->store),
+        .cluster = cluster,
+        .node_name = "node",
+        .session = env_random_u64(),
+        .disks = &w->disks,
+        .budget = &w->budget,
+        .row_blocks_max = 16,
+        .map_cache = map_cache_new(64 * 1024),
+        .bypass_bytes_min = w->bypass_bytes_min};
+    if (!w->made)
+        make(w);
+}
+
+static void open_volume(struct world *w)
+{
+    char *error = NULL;
+    int r = volume_open(&w->host, w->volume_id, &w->volume, &error);
+    CHECK_MSG(r == 0, "open: %s", error);
+}
+
+static void start(struct world *w)
+{
+    start_node(w);
+    open_volume(w);
+}
+
+static void world_init(uint64_t seed, struct shard_code code, unsigned disks)
+{
+    world = (struct world){.rng = rng_fork(seed, "world"),
+        .code = code,
+        .disk_count = disks,
+        .bypass_bytes_min = 1 << 30};
+    world.sim = sim_new(&(struct sim_options){.seed = seed, .trace = sim_check_trace()});
+    world.node = sim_node_new(world.sim, "node");
+    world.store = store_mem_new();
+    for (unsigned i = 1; i <= disks; i++) {
+        char path[32];
+        sprintf(path, "/disk%u", i);
+        sim_disk_new(world.node, path, DISK_BYTES);
+    }
+}
+
+static void world_fini(void)
+{
+    sim_free(world.sim);
+    store_mem_free(world.store);
+}
+
+static void end_process(bool power)
+{
+    if (power)
+        sim_node_power_cut(world.node, SIM_CUT_LOSE_ALL);
+    else
+        sim_node_crash(world.node);
+    store_mem_env_crashed(world.store, world.node);
+    for (unsigned b = 0; power && b < SPAN_BLOCKS; b++)
+        world.acked[b] = world.durable[b];
+}
+
+static void must(const char *name, fiber_fn *fn)
+{
+    CHECK_MSG(sim_do(world.node, name, fn, &world), "%s: the node went down", name);
+}
+
+/* --- Content ----------------------------------------------------------------------------------- */
+
+static void verify(struct world *w)
+{
+    uint32_t *block = mem_alloc_pages(BLOCK_BYTES);
+    for (unsigned b = 0; b < SPAN_BLOCKS; b++) {
+        int r = volume_read(w->volume, (uint64_t)b * BLOCK_BYTES, BLOCK_BYTES, block);
+        CHECK_MSG(r == 0, "block %u: %s", b, strerror(-r));
+        CHECK_MSG(block[0] >= w->acked[b] && block[0] <= w->begun[b],
+            "block %u has version %u, acknowledged %u, begun %u", b, block[0], w->acked[b],
+            w->begun[b]);
+        w->acked[b] = w->begun[b] = block[0];
+    }
+    mem_free_pages(block, BLOCK_BYTES);
+}
+
+static void write_blocks(struct world *w, unsigned first, unsigned count)
+{
+    uint32_t tag = ++w->tag;
+    uint32_t *buf = mem_alloc_pages(count * BLOCK_BYTES);
+    memset(buf, 0, count * BLOCK_BYTES);
+    for (uint32_t i = 0; i < count; i++) {
+        buf[i * BLOCK_BYTES / 4] = tag;
+        w->begun[first + i] = tag;
+    }
+    int r = volume_write(w->volume, (uint64_t)first * BLOCK_BYTES, count * BLOCK_BYTES, buf, 0,
+        (struct request_id){0});
+    CHECK_MSG(r == 0, "write: %s", strerror(-r));
+    for (uint32_t i = 0; i < count; i++)
+        w->acked[first + i] = tag;
+    mem_free_pages(buf, count * BLOCK_BYTES);
+}
+
+static void write_some(struct world *w, unsigned writes)
+{
+    for (unsigned i = 0; i < writes; i++) {
+        unsigned count = 1 + (unsigned)rng_below(&w->rng, 11);
+        write_blocks(w, (unsigned)rng_below(&w->rng, SPAN_BLOCKS - count), count);
+    }
+}
+
+static void make_only(void *arg)
+{
+    start(arg);
+    verify(arg);
+}
+
+static void verify_only(void *arg)
+{
+    start(arg);
+    verify(arg);
+}
+
+/* --- Shards ------------------------------------------------------------------------------------ */
+
+/* Calls fn for each shard of the volume. */
+static void each_shard(
+    struct world *w, void (*fn)(struct world *w, struct disk *disk, const struct shard_info *info))
+{
+    list_for_each (it, &w->disks) {
+        struct disk *disk = list_entry(it, struct disk, link);
+        struct shard_info *list;
+        unsigned count;
+        if (disk->state != DISK_IN)
+            continue;
+        CHECK(shard_list(disk, w->volume_id, &list, &count) == 0);
+        for (unsigned i = 0; i < count; i++)
+            fn(w, disk, &list[i]);
+        mem_free(list);
+    }
+}
+
+/* --- All copies of a log fail at the flush ------------------------------------------------------ */
+
+static void fail_sync_of_log(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    struct shard_info now;
+    if (info->kind != SHARD_LOG || info->tombstone)
+        return;
+    CHECK(shard_stat(disk, info->key, &now) == 0);
+    struct sim_fault fault = {.ops = SIM_OP_SYNC, .kind = SIM_FAULT_ERROR};
+    if (now.length_blocks > 0)
+        sim_disk_fault(sim_disk_of(w, disk->number), &fault);
+}
+
+static void flush_without_log(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    write_some(w, 5);
+    if (w->bypass_bytes_min < 1 << 20)
+        write_blocks(w, 100, 64);
+    write_some(w, 5);
+    uint32_t before[SPAN_BLOCKS];
+    memcpy(before, w->acked, sizeof(before));
+    each_shard(w, fail_sync_of_log);
+    int r = volume_flush(w->volume);
+    CHECK_MSG(r == 0 || (r == -EIO && w->bypass_bytes_min < 1 << 20), "flush: %s", strerror(-r));
+    if (r == 0)
+        memcpy(w->durable, before, sizeof(before));
+    w->done = true;
+}
+
+/* D1, W5: with no copy left a flush waits until the records are in rows, which themselves do not
+ * wait for it. The power goes the moment it is answered. */
+static void round_flush_without_log(uint64_t seed, struct shard_code code, bool large)
+{
+    world_init(seed, code, code.k + 2u * code.m + 2);
+    must("make", make_only);
+    end_process(false);
+    world.bypass_bytes_min = large ? 16 * 1024 : 1 << 30;
+    must("flush", flush_without_log);
+    for (unsigned i = 1; i <= world.disk_count; i++)
+        sim_disk_clear_faults(sim_disk_of(&world, i));
+    end_process(true);
+    must("verify", verify_only);
+    world_fini();
+}
+
+static void round_flush_small(uint64_t seed)
+{
+    static const struct shard_code codes[] = {{1, 0}, {1, 1}, {2, 1}};
+    round_flush_without_log(seed, codes[rng_mix(seed) % 3], false);
+}
+
+static void round_flush_large(uint64_t seed)
+{
+    round_flush_without_log(seed, (struct shard_code){2, 1}, true);
+}
+
+static void round_of(uint64_t seed)
+{
+    static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large};
+    rounds[seed % ARRAY_SIZE(rounds)](seed);
+}
+
+int main(int argc, char **argv)
+{
+    log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+    return sim_check_main(argc, argv, &(struct sim_check){.round = round_of, .rounds = 12});
+}
