@@ -23,6 +23,7 @@
 #pragma once
 
 #include "blockd/volumes.h"
+#include "common/rpc.h"
 
 struct attach;     /* the node's */
 struct attachment; /* one front end's */
@@ -41,6 +42,18 @@ struct attach_options {
 struct attach *attach_new(const struct attach_options *options);
 /* No attachment is left. */
 MAY_SUSPEND void attach_free(struct attach *attach);
+struct volumes *attach_volumes(const struct attach *attach);
+
+/* Nodes came or went, connections too: what answered -EAGAIN may be worth another try. */
+void attach_changed(struct attach *attach);
+/* Whoever waits to try attach_get() again hears of that: woken() from a fiber or the env's loop; must
+ * not suspend. */
+struct attach_waiter {
+    struct list link;
+    void (*woken)(struct attach_waiter *waiter);
+};
+void attach_wait_begin(struct attach *attach, struct attach_waiter *waiter);
+void attach_wait_end(struct attach_waiter *waiter);
 
 struct attachment_events {
     /* As struct volumes_listener; from the env's loop or a fiber; must not suspend. */
@@ -50,7 +63,7 @@ struct attachment_events {
 };
 
 /* -ENOENT, -ESHUTDOWN (this node is stopping), -EAGAIN (see above), or as volume_open; *ret_error
- * (mem_free) with each. */
+ * (mem_free) with each. `events` may be NULL, and outlives the attachment. */
 MAY_SUSPEND int attach_get(struct attach *attach, const char *name,
     const struct attachment_events *events, void *ctx, struct attachment **ret_attachment,
     char **ret_error);
@@ -77,6 +90,5 @@ uint64_t attach_size_bytes(const struct attachment *attachment);
 const char *attach_owner(const struct attachment *attachment);
 
 /* The owner's side of forwarding, for rpc_server_start (context: struct cluster_server). */
-struct rpc_method;
 extern const struct rpc_method attach_methods[];
 extern const unsigned attach_method_count;

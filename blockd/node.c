@@ -102,6 +102,8 @@ static void start_volumes(struct node *node)
         .flush_after_ns = config->flush_after_ns};
     struct volumes_options options = {.idle_close_ns = config->idle_close_ns};
     node->volumes = volumes_new(&node->host, &options);
+    node->attach = attach_new(
+        &(struct attach_options){.volumes = node->volumes, .session = node->host.session});
 }
 
 static bool any_disk_lost(struct node *node)
@@ -129,7 +131,7 @@ static int start_servers(struct node *node, char **ret_error)
     uint64_t buffers = config->memory_bytes / 8;
     struct nbd_server_options options = {
         .buffer_bytes_max = MIN(MAX(buffers, 64 * MIB), 1024 * MIB)};
-    int r = nbd_server_start(node->volumes, (const char *const *)config->nbd_addresses,
+    int r = nbd_server_start(node->attach, (const char *const *)config->nbd_addresses,
         config->nbd_address_count, &options, &node->nbd, ret_error);
     if (r < 0)
         return r;
@@ -186,6 +188,8 @@ void node_stop(struct node *node)
     if (node->adopt)
         adopt_stop(node->adopt);
     node->adopt = NULL;
+    if (node->attach)
+        attach_free(node->attach);
     if (node->volumes) {
         volumes_free(node->volumes);
         map_cache_free(node->map_cache);

@@ -2,11 +2,13 @@
  *
  * A node: everything one holdfast-blockd runs, put together and taken apart in order.
  *
- *   store -> identity -> disks -> volumes -> repair, scrub -> NBD, admin      (stop: the other way)
+ *   store -> identity -> disks -> volumes, attachments -> repair, scrub -> NBD, admin
+ *   (stop: the other way)
  */
 #pragma once
 
 #include "blockd/adopt.h"
+#include "blockd/attach.h"
 #include "blockd/config.h"
 #include "blockd/disks.h"
 #include "blockd/scrub.h"
@@ -26,6 +28,7 @@ struct node {
     struct disks *disks;
     struct volume_host host;
     struct volumes *volumes;
+    struct attach *attach;
     struct adopt *adopt;
     struct scrub *scrub;
     struct nbd_server *nbd;

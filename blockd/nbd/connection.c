@@ -65,29 +65,33 @@ void nbd_connection_drain(struct nbd_connection *c, const char *reason)
     nbd_connection_settle(c);
 }
 
-static struct nbd_connection *listening(struct volumes_listener *listener)
-{
-    return container_of(listener, struct nbd_connection, listener);
-}
-
 /* The protocol knows no resize; QEMU sees the new size when it connects anew. */
-static void volume_resized(struct volumes_listener *listener)
+static void volume_resized(struct attachment *attachment, void *ctx)
 {
-    struct nbd_connection *c = listening(listener);
+    struct nbd_connection *c = ctx;
+    if (!c->serving)
+        return; /* serve() looks */
     c->server->stats.dropped_for_resize++;
     nbd_connection_drain(c, "the volume's size changed; the client sees it when it reconnects");
 }
 
-static void volume_removed(struct volumes_listener *listener)
+static void volume_removed(struct attachment *attachment, void *ctx)
 {
-    nbd_connection_drain(listening(listener), "the volume was deleted or renamed");
+    nbd_connection_drain(ctx, "the volume was deleted or renamed");
 }
 
 /* Nobody can open it anew while we hold it, however idle this connection is. */
-static void volume_has_halted(struct volumes_listener *listener)
+static void volume_has_halted(struct attachment *attachment, void *ctx)
 {
-    nbd_reopen(listening(listener));
+    struct nbd_connection *c = ctx;
+    if (c->serving)
+        nbd_reopen(c);
+    else
+        c->volume_gone = true; /* serve() looks */
 }
+
+const struct attachment_events nbd_attachment_events = {
+    volume_resized, volume_removed, volume_has_halted};
 
 /* --- Waiting -----------------------------------------------------------------------------------
  */
@@ -157,8 +161,12 @@ MAY_SUSPEND static bool shake_hands(struct nbd_connection *c, struct nbd_negotia
     struct nbd_server *server = c->server;
     CLEANUP_FREE char *reason = NULL;
     server->stats.handshakes++;
-    int rc = nbd_handshake(
-        c->stream, server->volumes, server->options.handshake_timeout_ns, ret_negotiated, &reason);
+    struct nbd_handshake_options options = {.attach = server->attach,
+        .events = &nbd_attachment_events,
+        .ctx = c,
+        .gone = &c->broken,
+        .timeout_ns = server->options.handshake_timeout_ns};
+    int rc = nbd_handshake(c->stream, &options, ret_negotiated, &reason);
     server->stats.handshakes--;
     if (rc == 0)
         return true;
@@ -172,17 +180,14 @@ MAY_SUSPEND static bool shake_hands(struct nbd_connection *c, struct nbd_negotia
 MAY_SUSPEND static void serve(struct nbd_connection *c, const struct nbd_negotiated *negotiated)
 {
     c->terms = negotiated->terms;
-    c->volume = negotiated->volume;
-    c->volume_id = volume_id(c->volume);
-    strncpy(c->name, volume_name(c->volume), sizeof(c->name) - 1);
-    c->listener.volume = c->volume;
-    c->listener.resized = volume_resized;
-    c->listener.removed = volume_removed;
-    c->listener.halted = volume_has_halted;
-    volumes_listen(c->server->volumes, &c->listener);
+    c->attachment = negotiated->attachment;
+    c->volume_id = attach_volume_id(c->attachment);
+    strncpy(c->name, attach_volume_name(c->attachment), sizeof(c->name) - 1);
     c->serving = true;
-    if (volume_size_bytes(c->volume) != c->terms.size_bytes) /* grown during the handshake */
-        volume_resized(&c->listener);
+    if (attach_size_bytes(c->attachment) != c->terms.size_bytes) /* grown during the handshake */
+        volume_resized(c->attachment, c);
+    if (c->volume_gone) /* likewise */
+        nbd_reopen(c);
     log_debug("nbd: %s: uses volume %s", env_stream_peer(c->stream), c->name);
 
     wait_for_predecessors(c);
@@ -195,10 +200,8 @@ MAY_SUSPEND static void serve(struct nbd_connection *c, const struct nbd_negotia
     if (c->drain_reason)
         log_info_limited("nbd: %s: connection to volume %s ended: %s", env_stream_peer(c->stream),
             c->name, c->drain_reason);
-    if (c->volume) {
-        volumes_unlisten(&c->listener);
-        volumes_put(c->server->volumes, c->volume);
-    }
+    if (c->attachment)
+        attach_put(c->attachment);
 }
 
 MAY_SUSPEND static void connection_main(void *arg)

@@ -76,14 +76,13 @@ struct nbd_connection {
     uint64_t progress_ns; /* when bytes last moved */
 
     struct nbd_terms terms;
-    struct volume *volume; /* NULL while it is gone */
+    struct attachment *attachment; /* NULL while it is gone */
     uint64_t volume_id;
     char name[NAME_BYTES_MAX];
-    struct volumes_listener listener;
-    unsigned volume_users; /* requests in a call of `volume` */
+    unsigned volume_users; /* requests in a call of `attachment` */
     bool volume_gone;      /* it answered -ESHUTDOWN: no more calls */
-    bool reopening;
-    struct list held; /* requests that wait for the volume */
+    bool reopening, retry; /* retry: something has changed, look for the volume at once */
+    struct list held;      /* requests that wait for the volume */
 
     struct nbd_quota_user quota;
     struct nbd_chunk *chunk;
@@ -100,7 +99,7 @@ struct nbd_connection {
 };
 
 struct nbd_server {
-    struct volumes *volumes;
+    struct attach *attach;
     struct nbd_server_options options; /* with the defaults filled in */
     struct env_listener **listeners;
     char **addresses;
@@ -128,6 +127,8 @@ void nbd_connection_drain(struct nbd_connection *c, const char *reason);
 void nbd_connection_break(struct nbd_connection *c);
 /* One of the conditions that the end waits for may have come true. */
 void nbd_connection_settle(struct nbd_connection *c);
+/* What the connection's attachments tell. */
+extern const struct attachment_events nbd_attachment_events;
 /* Suspends the main fiber until `amount` is taken. -ECANCELED: the connection ends instead. */
 MAY_SUSPEND int nbd_connection_take(struct nbd_connection *c, struct nbd_amount amount);
 /* Suspends the main fiber until it is worth trying again what it waits for. */

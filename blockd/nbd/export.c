@@ -11,7 +11,11 @@
 #include <string.h>
 
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
+
+/* How often to look for a volume whose owner is out of reach, when nothing tells. */
+#define RETRY_NS 100000000ull
 
 /* The client's text for a message: cut, and without what could disturb a terminal. */
 static const char *printable(struct nbd_string s, char buf[NAME_BYTES_MAX])
@@ -81,15 +85,46 @@ void nbd_export_find(struct volumes *volumes, struct nbd_string name, struct nbd
         "there is no volume named '%s' here; see 'holdfast volume list'", printable(name, text));
 }
 
-struct volume *nbd_export_open(
-    struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export)
+struct waiter {
+    struct attach_waiter base;
+    struct fiber_queue queue;
+};
+
+static void woken(struct attach_waiter *base)
+{
+    fiber_queue_wake_all(&container_of(base, struct waiter, base)->queue);
+}
+
+/* -EAGAIN: the time is over. */
+MAY_SUSPEND static int get_when_there(struct attach *attach, const char *name,
+    const struct nbd_export_user *user, struct attachment **ret_attachment, char **ret_error)
+{
+    struct waiter waiter = {.base.woken = woken};
+    int rc;
+    fiber_queue_init(&waiter.queue);
+    attach_wait_begin(attach, &waiter.base);
+    for (;;) {
+        rc = attach_get(attach, name, user->events, user->ctx, ret_attachment, ret_error);
+        uint64_t now_ns = env_now_ns();
+        if (rc != -EAGAIN || now_ns >= user->deadline_ns || *user->gone)
+            break;
+        mem_free(*ret_error);
+        *ret_error = NULL;
+        fiber_queue_wait_until(&waiter.queue, MIN(now_ns + RETRY_NS, user->deadline_ns));
+    }
+    attach_wait_end(&waiter.base);
+    return rc;
+}
+
+struct attachment *nbd_export_open(struct attach *attach, struct nbd_string name,
+    const struct nbd_export_user *user, struct nbd_export *ret_export)
 {
     CLEANUP_FREE char *error = NULL;
-    struct volume *volume = NULL;
+    struct attachment *attachment = NULL;
     char text[NAME_BYTES_MAX];
     *ret_export = (struct nbd_export){0};
     if (name.len_bytes == 0) {
-        nbd_export_find(volumes, name, ret_export);
+        nbd_export_find(attach_volumes(attach), name, ret_export);
         if (ret_export->error)
             return NULL;
     } else if (!is_volume_name(name)) {
@@ -100,7 +135,7 @@ struct volume *nbd_export_open(
         memcpy(ret_export->name, name.text, name.len_bytes);
         ret_export->name[name.len_bytes] = 0;
     }
-    int rc = volumes_get(volumes, ret_export->name, &volume, &error);
+    int rc = get_when_there(attach, ret_export->name, user, &attachment, &error);
     if (rc == -ENOENT)
         export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
             "there is no volume named '%s' here; see 'holdfast volume list'",
@@ -110,6 +145,6 @@ struct volume *nbd_export_open(
             printable(name, text), error ? error : strerror(-rc));
     if (rc < 0)
         return NULL;
-    ret_export->size_bytes = volume_size_bytes(volume);
-    return volume;
+    ret_export->size_bytes = attach_size_bytes(attachment);
+    return attachment;
 }

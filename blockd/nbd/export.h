@@ -4,8 +4,8 @@
  */
 #pragma once
 
+#include "blockd/attach.h"
 #include "blockd/nbd/codec.h"
-#include "blockd/volumes.h"
 
 struct nbd_export {
     char name[NAME_BYTES_MAX]; /* canonical */
@@ -18,8 +18,16 @@ struct nbd_export {
  * one. */
 MAY_SUSPEND void nbd_export_find(
     struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export);
-/* Opens it: the volume is counted. NULL: ret_export->error says why. */
-MAY_SUSPEND struct volume *nbd_export_open(
-    struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export);
+/* Who waits for an export to open, and until when. */
+struct nbd_export_user {
+    const struct attachment_events *events;
+    void *ctx;
+    const bool *gone; /* waits no more: its connection has ended */
+    uint64_t deadline_ns;
+};
+/* Attaches to it; while its owner is out of reach, or it is just being handed over, tries again until
+ * the deadline. NULL: ret_export->error says why. */
+MAY_SUSPEND struct attachment *nbd_export_open(struct attach *attach, struct nbd_string name,
+    const struct nbd_export_user *user, struct nbd_export *ret_export);
 /* NBD_REP_ERR_* for a negative errno of the registry. */
 uint32_t nbd_export_error(int rc);

@@ -26,7 +26,7 @@
 
 struct handshake {
     struct env_stream *stream;
-    struct volumes *volumes;
+    const struct nbd_handshake_options *options;
     uint64_t deadline_ns;
     bool no_zeroes;
     bool structured;
@@ -128,34 +128,37 @@ MAY_SUSPEND static int list_volumes(
     struct handshake *h, struct volumes_name **ret_names, unsigned *ret_count)
 {
     uint64_t start_ns = env_now_ns();
-    int rc = volumes_list(h->volumes, ret_names, ret_count);
+    int rc = volumes_list(attach_volumes(h->options->attach), ret_names, ret_count);
     h->deadline_ns += env_now_ns() - start_ns;
     return rc;
 }
 
-MAY_SUSPEND static struct volume *find_or_open(
+MAY_SUSPEND static struct attachment *find_or_open(
     struct handshake *h, struct nbd_string name, bool open, struct nbd_export *ret_export)
 {
-    struct volume *volume = NULL;
+    struct attachment *attachment = NULL;
+    const struct nbd_handshake_options *options = h->options;
     uint64_t start_ns = env_now_ns();
+    struct nbd_export_user user = {
+        options->events, options->ctx, options->gone, start_ns + options->timeout_ns};
     if (open)
-        volume = nbd_export_open(h->volumes, name, ret_export);
+        attachment = nbd_export_open(options->attach, name, &user, ret_export);
     else
-        nbd_export_find(h->volumes, name, ret_export);
+        nbd_export_find(attach_volumes(options->attach), name, ret_export);
     h->deadline_ns += env_now_ns() - start_ns;
-    return volume;
+    return attachment;
 }
 
 /* The phase ends with success. Block status only if the context was selected for the very name that
  * is used now ("Metadata querying"). */
-static void choose(struct handshake *h, struct nbd_string name, struct volume *volume)
+static void choose(struct handshake *h, struct nbd_string name, struct attachment *attachment)
 {
     h->chosen = true;
     h->result = (struct nbd_negotiated){
-        .volume = volume,
+        .attachment = attachment,
         .terms =
             {
-                .size_bytes = volume_size_bytes(volume),
+                .size_bytes = attach_size_bytes(attachment),
                 .structured = h->structured,
                 .allocation = h->allocation && nbd_string_equal(name, h->allocation_name),
             },
@@ -173,12 +176,12 @@ MAY_SUSPEND static int option_export_name(struct handshake *h)
     struct nbd_export export;
     if (!nbd_string_valid(name))
         return fail(h, -EPROTO, "the export name is no string of the protocol");
-    struct volume *volume = find_or_open(h, name, true, &export);
-    if (!volume)
+    struct attachment *attachment = find_or_open(h, name, true, &export);
+    if (!attachment)
         return fail(h, -EPROTO, export.message);
     put_be64(wire, export.size_bytes);
     put_be16(wire + 8, nbd_transmission_flags(h->structured));
-    choose(h, name, volume);
+    choose(h, name, attachment);
     return put(h, wire, h->no_zeroes ? NBD_EXPORT_NAME_REPLY_BYTES : sizeof(wire));
 }
 
@@ -218,11 +221,12 @@ MAY_SUSPEND static int option_info_or_go(struct handshake *h)
     struct nbd_export export;
     if (nbd_decode_info_request(h->data, h->option.len_bytes, &request) < 0)
         return reply_error(h, NBD_REP_ERR_INVALID, "the option's lengths contradict each other");
-    struct volume *volume = find_or_open(h, request.name, h->option.option == NBD_OPT_GO, &export);
+    struct attachment *attachment =
+        find_or_open(h, request.name, h->option.option == NBD_OPT_GO, &export);
     if (export.error)
         return reply_error(h, export.error, "%s", export.message);
-    if (volume)
-        choose(h, request.name, volume); /* from here on the volume is counted in the result */
+    if (attachment)
+        choose(h, request.name, attachment); /* from here on it is held in the result */
     int rc = reply_infos(h, &request, &export);
     return rc < 0 ? rc : reply_ack(h);
 }
@@ -386,13 +390,13 @@ MAY_SUSPEND static int haggle(struct handshake *h)
     return rc < 0 ? rc : flush(h);
 }
 
-int nbd_handshake(struct env_stream *stream, struct volumes *volumes, uint64_t timeout_ns,
+int nbd_handshake(struct env_stream *stream, const struct nbd_handshake_options *options,
     struct nbd_negotiated *ret_negotiated, char **ret_reason)
 {
     struct handshake *h = NEW(struct handshake);
     h->stream = stream;
-    h->volumes = volumes;
-    h->deadline_ns = env_now_ns() + timeout_ns;
+    h->options = options;
+    h->deadline_ns = env_now_ns() + options->timeout_ns;
     int rc = greet(h);
     for (unsigned count = 0; rc == 0 && !h->chosen; count++)
         rc = count < OPTION_COUNT_MAX ? haggle(h)
@@ -400,7 +404,7 @@ int nbd_handshake(struct env_stream *stream, struct volumes *volumes, uint64_t t
     if (rc == 0)
         *ret_negotiated = h->result;
     else if (h->chosen)
-        volumes_put(volumes, h->result.volume);
+        attach_put(h->result.attachment);
     if (rc < 0)
         *ret_reason = h->reason;
     mem_free(h->allocation_name);

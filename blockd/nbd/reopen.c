@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What happens when a volume answers -ESHUTDOWN: it is being closed here, or this node was deposed.
- * The client must not see that (N4). Its requests are held, without a fiber each; the volume is let
- * go, got again by its name, and the requests are executed there, under the same request ids, so
- * that a write that did get through is not done twice (S19).
+ * What happens when a volume answers -ESHUTDOWN: it is being closed here, this node was deposed, or
+ * its owner on another node has gone or handed it over. The client must not see that (N4). Its
+ * requests are held, without a fiber each; the attachment is let go, got again by the volume's name,
+ * and the requests are executed there, under the same request ids, so that a write that did get
+ * through is not done twice (S19).
  */
 #include <errno.h>
 #include <string.h>
@@ -21,21 +22,19 @@ MAY_SUSPEND static void put_volume(struct nbd_connection *c)
 {
     while (c->volume_users > 0)
         fiber_queue_wait(&c->quiet);
-    if (!c->volume)
-        return;
-    volumes_unlisten(&c->listener);
-    volumes_put(c->server->volumes, c->volume);
-    c->volume = NULL;
+    struct attachment *attachment = c->attachment;
+    c->attachment = NULL;
+    if (attachment)
+        attach_put(attachment);
 }
 
 /* The volume is back: the same one, of the same size, or the client has to look at it anew. */
-static bool adopt(struct nbd_connection *c, struct volume *volume)
+static bool adopt(struct nbd_connection *c, struct attachment *attachment)
 {
-    if (volume_id(volume) != c->volume_id || volume_size_bytes(volume) != c->terms.size_bytes)
+    if (attach_volume_id(attachment) != c->volume_id ||
+        attach_size_bytes(attachment) != c->terms.size_bytes)
         return false;
-    c->volume = volume;
-    c->listener.volume = volume;
-    volumes_listen(c->server->volumes, &c->listener);
+    c->attachment = attachment;
     c->volume_gone = false;
     return true;
 }
@@ -44,27 +43,50 @@ static bool adopt(struct nbd_connection *c, struct volume *volume)
 MAY_SUSPEND static int get_volume(struct nbd_connection *c)
 {
     CLEANUP_FREE char *error = NULL;
-    struct volume *volume;
-    int rc = volumes_get(c->server->volumes, c->name, &volume, &error);
+    struct attachment *attachment;
+    int rc = attach_get(c->server->attach, c->name, &nbd_attachment_events, c, &attachment, &error);
     if (rc < 0) {
         if (rc != -ESHUTDOWN)
             log_warn_limited("nbd: volume %s cannot be opened again, its requests wait: %s",
                 c->name, error ? error : strerror(-rc));
         return rc;
     }
-    if (!c->broken && adopt(c, volume))
+    if (!c->broken && adopt(c, attachment))
         return 0;
-    volumes_put(c->server->volumes, volume);
+    attach_put(attachment);
     return -ENOENT;
 }
 
-MAY_SUSPEND static void reopen_main(void *arg)
+struct waiter {
+    struct attach_waiter base;
+    struct nbd_connection *connection;
+};
+
+static void woken(struct attach_waiter *base)
 {
-    struct nbd_connection *c = arg;
+    struct nbd_connection *c = container_of(base, struct waiter, base)->connection;
+    c->retry = true;
+    fiber_queue_wake_all(&c->quiet);
+}
+
+/* Until it is worth another try: something changed, or *wait_ns are over, which grow. */
+MAY_SUSPEND static void wait_for_change(struct nbd_connection *c, uint64_t *wait_ns)
+{
+    uint64_t until_ns = env_now_ns() + *wait_ns;
+    while (!c->broken && !c->retry && fiber_queue_wait_until(&c->quiet, until_ns) == 0)
+        ;
+    *wait_ns = c->retry ? RETRY_NS_MIN : MIN(*wait_ns * 2, RETRY_NS_MAX);
+}
+
+/* The volume is back, or the connection is broken. */
+MAY_SUSPEND static void look_for_volume(struct nbd_connection *c)
+{
     uint64_t hold_ns = c->server->options.hold_timeout_ns, wait_ns = RETRY_NS_MIN;
     uint64_t deadline_ns = hold_ns ? env_now_ns() + hold_ns : UINT64_MAX;
-    put_volume(c);
+    struct waiter waiter = {.base.woken = woken, .connection = c};
+    attach_wait_begin(c->server->attach, &waiter.base);
     while (!c->broken) {
+        c->retry = false;
         int rc = get_volume(c);
         if (rc == 0)
             break;
@@ -76,11 +98,16 @@ MAY_SUSPEND static void reopen_main(void *arg)
             nbd_connection_break(c);
             break;
         }
-        uint64_t until_ns = env_now_ns() + wait_ns;
-        while (!c->broken && fiber_queue_wait_until(&c->quiet, until_ns) == 0)
-            ;
-        wait_ns = MIN(wait_ns * 2, RETRY_NS_MAX);
+        wait_for_change(c, &wait_ns);
     }
+    attach_wait_end(&waiter.base);
+}
+
+MAY_SUSPEND static void reopen_main(void *arg)
+{
+    struct nbd_connection *c = arg;
+    put_volume(c);
+    look_for_volume(c);
     c->reopening = false;
     struct list held;
     list_init(&held);

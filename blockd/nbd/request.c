@@ -93,12 +93,13 @@ void nbd_request_finish(struct nbd_request *request, enum nbd_error error)
 /* --- Commands ----------------------------------------------------------------------------------
  */
 
-MAY_SUSPEND static int do_write(struct nbd_request *request, struct volume *volume, unsigned flags)
+MAY_SUSPEND static int do_write(
+    struct nbd_request *request, struct attachment *attachment, unsigned flags)
 {
     /* What lies in a chunk is not overwritten before the answer (N6), but it is not aligned. */
     if (request->buf)
         flags |= VOLUME_STABLE;
-    int rc = volume_write(volume, request->header.off_bytes, request->header.len_bytes,
+    int rc = attach_write(attachment, request->header.off_bytes, request->header.len_bytes,
         request->payload, flags, request->id);
     if (rc == 0)
         request->connection->server->stats.written_bytes += request->header.len_bytes;
@@ -106,7 +107,7 @@ MAY_SUSPEND static int do_write(struct nbd_request *request, struct volume *volu
 }
 
 /* The pieces of a structured read; what does not fit into the table is read as data. */
-MAY_SUSPEND static int find_pieces(struct nbd_request *request, struct volume *volume)
+MAY_SUSPEND static int find_pieces(struct nbd_request *request, struct attachment *attachment)
 {
     struct volume_extent extents[NBD_PIECES_MAX - 1];
     const struct nbd_request_header *header = &request->header;
@@ -116,8 +117,8 @@ MAY_SUSPEND static int find_pieces(struct nbd_request *request, struct volume *v
                header->len_bytes >= HOLE_READ_BYTES_MIN;
     request->piece_count = 0;
     if (ask) {
-        int rc = volume_block_status(
-            volume, header->off_bytes, header->len_bytes, extents, ARRAY_SIZE(extents), &count);
+        int rc = attach_block_status(
+            attachment, header->off_bytes, header->len_bytes, extents, ARRAY_SIZE(extents), &count);
         if (rc < 0)
             return rc;
     }
@@ -133,14 +134,14 @@ MAY_SUSPEND static int find_pieces(struct nbd_request *request, struct volume *v
     return 0;
 }
 
-MAY_SUSPEND static int do_read(struct nbd_request *request, struct volume *volume)
+MAY_SUSPEND static int do_read(struct nbd_request *request, struct attachment *attachment)
 {
-    int rc = find_pieces(request, volume);
+    int rc = find_pieces(request, attachment);
     for (unsigned i = 0; rc == 0 && i < request->piece_count; i++) {
         const struct nbd_piece *piece = &request->pieces[i];
         if (piece->hole)
             continue;
-        rc = volume_read(volume, request->header.off_bytes + piece->off_bytes, piece->len_bytes,
+        rc = attach_read(attachment, request->header.off_bytes + piece->off_bytes, piece->len_bytes,
             (char *)request->buf + piece->off_bytes);
     }
     if (rc == 0)
@@ -149,7 +150,7 @@ MAY_SUSPEND static int do_read(struct nbd_request *request, struct volume *volum
 }
 
 MAY_SUSPEND static int do_write_zeroes(
-    struct nbd_request *request, struct volume *volume, unsigned flags)
+    struct nbd_request *request, struct attachment *attachment, unsigned flags)
 {
     /* Marking a range is quick; allocating it is no quicker than a write. */
     if (request->header.flags & NBD_CMD_FLAG_NO_HOLE) {
@@ -157,19 +158,19 @@ MAY_SUSPEND static int do_write_zeroes(
             return -ENOTSUP;
         flags |= VOLUME_NO_HOLE;
     }
-    return volume_write_zeroes(
-        volume, request->header.off_bytes, request->header.len_bytes, flags, request->id);
+    return attach_write_zeroes(
+        attachment, request->header.off_bytes, request->header.len_bytes, flags, request->id);
 }
 
 /* Extents into the front of the buffer, then the chunk's payload behind them. */
-MAY_SUSPEND static int do_block_status(struct nbd_request *request, struct volume *volume)
+MAY_SUSPEND static int do_block_status(struct nbd_request *request, struct attachment *attachment)
 {
     struct volume_extent *extents = request->buf;
     uint8_t *reply = (uint8_t *)request->buf + STATUS_REPLY_OFF;
     unsigned max = request->header.flags & NBD_CMD_FLAG_REQ_ONE ? 1 : NBD_STATUS_EXTENTS_MAX;
     unsigned count = 0;
-    int rc = volume_block_status(
-        volume, request->header.off_bytes, request->header.len_bytes, extents, max, &count);
+    int rc = attach_block_status(
+        attachment, request->header.off_bytes, request->header.len_bytes, extents, max, &count);
     if (rc < 0)
         return rc;
     CHECK(count > 0 && count <= max);
@@ -183,25 +184,25 @@ MAY_SUSPEND static int do_block_status(struct nbd_request *request, struct volum
     return 0;
 }
 
-MAY_SUSPEND static int execute(struct nbd_request *request, struct volume *volume)
+MAY_SUSPEND static int execute(struct nbd_request *request, struct attachment *attachment)
 {
     const struct nbd_request_header *header = &request->header;
     unsigned flags = header->flags & NBD_CMD_FLAG_FUA ? VOLUME_FUA : 0;
     if (header->type == NBD_CMD_FLUSH)
-        return volume_flush(volume);
+        return attach_flush(attachment);
     if (header->len_bytes == 0)
         return 0; /* "unspecified although the server SHOULD NOT disconnect" */
     switch (header->type) {
     case NBD_CMD_READ:
-        return do_read(request, volume);
+        return do_read(request, attachment);
     case NBD_CMD_WRITE:
-        return do_write(request, volume, flags);
+        return do_write(request, attachment, flags);
     case NBD_CMD_TRIM:
-        return volume_trim(volume, header->off_bytes, header->len_bytes, flags, request->id);
+        return attach_trim(attachment, header->off_bytes, header->len_bytes, flags, request->id);
     case NBD_CMD_WRITE_ZEROES:
-        return do_write_zeroes(request, volume, flags);
+        return do_write_zeroes(request, attachment, flags);
     case NBD_CMD_BLOCK_STATUS:
-        return do_block_status(request, volume);
+        return do_block_status(request, attachment);
     default:
         /* NBD_CMD_CACHE: volumes have no read cache that a client could fill. */
         return 0;
@@ -219,13 +220,13 @@ MAY_SUSPEND static void request_main(void *arg)
         nbd_request_free(request);
         return;
     }
-    if (!c->volume || c->volume_gone) {
+    if (!c->attachment || c->volume_gone) {
         nbd_hold(request);
         return;
     }
-    struct volume *volume = c->volume; /* stays while volume_users counts us */
+    struct attachment *attachment = c->attachment; /* stays while volume_users counts us */
     c->volume_users++;
-    int rc = execute(request, volume);
+    int rc = execute(request, attachment);
     c->volume_users--;
     if (rc == -ESHUTDOWN)
         nbd_hold(request);

@@ -176,11 +176,11 @@ MAY_SUSPEND static int listen_all(struct nbd_server *server, const char *const *
     return 0;
 }
 
-int nbd_server_start(struct volumes *volumes, const char *const *addresses, unsigned address_count,
+int nbd_server_start(struct attach *attach, const char *const *addresses, unsigned address_count,
     const struct nbd_server_options *options, struct nbd_server **ret_server, char **ret_error)
 {
     struct nbd_server *server = NEW(struct nbd_server);
-    server->volumes = volumes;
+    server->attach = attach;
     server->options = with_defaults(options);
     server->listeners = mem_zalloc(address_count + 1, sizeof(*server->listeners));
     server->addresses = mem_zalloc(address_count + 1, sizeof(*server->addresses));

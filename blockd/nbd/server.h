@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The NBD server of a node: every volume of the registry is an export of its name. The rules it
+ * The NBD server of a node: every volume of the cluster is an export of its name. The rules it
  * keeps are numbered in README.md.
  */
 #pragma once
 
-#include "blockd/volumes.h"
+#include "blockd/attach.h"
 
 struct nbd_server;
 
@@ -39,9 +39,9 @@ struct nbd_server_stats {
     uint64_t sends, receives; /* system calls, about */
 };
 
-/* Listens on `addresses` (as env_listen takes them) and serves `volumes`, which outlives the
- * server. 0, or negative errno with *ret_error (mem_free) that names the address. */
-MAY_SUSPEND int nbd_server_start(struct volumes *volumes, const char *const *addresses,
+/* Listens on `addresses` (as env_listen takes them) and serves what `attach` finds, which outlives
+ * the server. 0, or negative errno with *ret_error (mem_free) that names the address. */
+MAY_SUSPEND int nbd_server_start(struct attach *attach, const char *const *addresses,
     unsigned address_count, const struct nbd_server_options *options,
     struct nbd_server **ret_server, char **ret_error);
 

@@ -35,12 +35,14 @@ static inline void nbd_session_main(void *arg)
     fake_volumes_add(volumes, "v", NBD_SESSION_BYTES);
     fake_volume_faults(volumes, "v")->delay_ns = 1000000;
     fake_volume_faults(volumes, "v")->delay_every = 3;
+    struct attach *attach = attach_new(&(struct attach_options){.volumes = volumes});
     CHECK(nbd_server_start(
-              volumes, addresses, 1, &(struct nbd_server_options){0}, &server, &error) == 0);
+              attach, addresses, 1, &(struct nbd_server_options){0}, &server, &error) == 0);
     session->client(session);
     nbd_server_get_stats(server, &stats);
     CHECK(stats.requests_in_flight == 0 || stats.connections > 0);
     nbd_server_stop(server);
+    attach_free(attach);
     fake_volumes_free(volumes);
     CHECK(mem_used_bytes(fiber_env()) == before_bytes);
     session->done = true;

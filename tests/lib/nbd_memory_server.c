@@ -169,8 +169,9 @@ static int serve(void *arg)
         fake_volumes_add(m->volumes, name, strtoull(size + 1, NULL, 0));
         mem_free(name);
     }
-    int rc = nbd_server_start(m->volumes, m->options.listen, m->options.listen_count,
-        &m->options.nbd, &m->server, &error);
+    struct attach *attach = attach_new(&(struct attach_options){.volumes = m->volumes});
+    int rc = nbd_server_start(
+        attach, m->options.listen, m->options.listen_count, &m->options.nbd, &m->server, &error);
     if (rc < 0) {
         fprintf(stderr, "%s\n", error);
         mem_free(error);
@@ -184,6 +185,7 @@ static int serve(void *arg)
     fflush(stdout);
     env_wait_signal();
     nbd_server_stop(m->server);
+    attach_free(attach);
     fake_volumes_free(m->volumes);
     return 0;
 }

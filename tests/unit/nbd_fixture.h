@@ -31,6 +31,7 @@
 
 struct nbd_test {
     struct volumes *volumes;
+    struct attach *attach;
     struct nbd_server *server; /* a test may stop it itself and set this to NULL */
     struct nbd_server_options options;
     void (*fn)(struct nbd_test *t);
@@ -46,11 +47,12 @@ static inline void nbd_test_main(void *arg)
     t->volumes = fake_volumes_new();
     fake_volumes_add(t->volumes, "vm1", NBD_TEST_BYTES);
     fake_volumes_add(t->volumes, "vm2", 1 << 20);
-    assert_int_equal(
-        nbd_server_start(t->volumes, addresses, 1, &t->options, &t->server, &error), 0);
+    t->attach = attach_new(&(struct attach_options){.volumes = t->volumes});
+    assert_int_equal(nbd_server_start(t->attach, addresses, 1, &t->options, &t->server, &error), 0);
     t->fn(t);
     if (t->server)
         nbd_server_stop(t->server);
+    attach_free(t->attach);
     fake_volumes_free(t->volumes);
     assert_int_equal(mem_used_bytes(fiber_env()), before_bytes);
     t->done = true;

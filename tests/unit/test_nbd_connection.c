@@ -361,6 +361,34 @@ static void test_held_requests_go_with_their_client(void **state)
     nbd_test_run(held_and_left, (struct nbd_server_options){.connection_requests_max = 5});
 }
 
+/* The retries of a held connection are a second apart by now: news come sooner. */
+static void news_while_held(struct nbd_test *t)
+{
+    static uint8_t buf[BLOCK];
+    struct nbd_client_reply r;
+    struct nbd_client *c = use(false);
+    faults(t)->open_error = -EAGAIN;
+    fake_volume_depose(t->volumes, "vm1");
+    assert_true(nbd_client_request(c, NBD_CMD_WRITE, 0, 7, 0, BLOCK, buf));
+    env_sleep_ns(10 * SEC);
+    for (int i = 0; i < 10; i++) {
+        attach_changed(t->attach); /* also when it is no help */
+        env_sleep_ns(50 * MS);
+    }
+    env_sleep_ns(5 * SEC + 100 * MS);
+    faults(t)->open_error = 0;
+    uint64_t start_ns = env_now_ns();
+    attach_changed(t->attach);
+    assert_true(nbd_client_reply(c, 0, 0, NULL, &r) && !r.error);
+    assert_true(env_now_ns() - start_ns < 10 * MS);
+    nbd_client_free(c);
+}
+
+static void test_news_of_the_cluster_end_the_holding(void **state)
+{
+    nbd_test_run(news_while_held, (struct nbd_server_options){0});
+}
+
 static void hold_timeout(struct nbd_test *t)
 {
     struct nbd_client *c = use(false);
@@ -448,6 +476,7 @@ int main(void)
         cmocka_unit_test(test_requests_outlive_their_volumes_closing),
         cmocka_unit_test(test_idle_connections_let_go_of_a_halted_volume),
         cmocka_unit_test(test_held_requests_go_with_their_client),
+        cmocka_unit_test(test_news_of_the_cluster_end_the_holding),
         cmocka_unit_test(test_holding_can_be_limited),
         cmocka_unit_test(test_a_volume_that_comes_back_with_another_size_ends_the_connection),
         cmocka_unit_test(test_stop_answers_what_is_in_flight),

@@ -366,6 +366,72 @@ static void test_a_volume_that_cannot_be_opened_is_explained(void **state)
     nbd_test_run(open_fails, (struct nbd_server_options){0});
 }
 
+static void owner_comes_back(void *arg)
+{
+    struct nbd_test *t = arg;
+    env_sleep_ns(3 * SEC);
+    fake_volume_faults(t->volumes, "vm1")->open_error = 0;
+}
+
+/* As long as the handshake may take: a node that is being taken over is back by then. */
+static void owner_away(struct nbd_test *t)
+{
+    struct nbd_client *c = nbd_client_new(NBD_TEST_ADDRESS, 3);
+    static const uint8_t data[] = {0, 0, 0, 3, 'v', 'm', '1', 0, 0};
+    uint64_t start_ns = env_now_ns();
+    fake_volume_faults(t->volumes, "vm1")->open_error = -EAGAIN;
+    assert_int_equal(ask(c, NBD_OPT_GO, data, sizeof(data)), NBD_REP_ERR_UNKNOWN);
+    assert_in_range(env_now_ns() - start_ns, 10 * SEC, 11 * SEC);
+    reply[reply_bytes] = 0;
+    assert_non_null(strstr((char *)reply, "a fault of the test"));
+    fiber_spawn("owner", owner_comes_back, t);
+    start_ns = env_now_ns();
+    assert_int_equal(nbd_client_info(c, NBD_OPT_GO, "vm1"), NBD_REP_ACK);
+    assert_in_range(env_now_ns() - start_ns, 3 * SEC, 3 * SEC + 200 * MS);
+    nbd_client_free(c);
+}
+
+static void test_a_volume_whose_owner_is_away_is_waited_for(void **state)
+{
+    nbd_test_run(owner_away, (struct nbd_server_options){0});
+}
+
+static void owner_tells(struct nbd_test *t)
+{
+    struct nbd_client *c = nbd_client_new(NBD_TEST_ADDRESS, 3);
+    fake_volume_faults(t->volumes, "vm1")->open_error = -EAGAIN;
+    fiber_spawn("owner", owner_comes_back, t);
+    nbd_client_option(c, NBD_OPT_EXPORT_NAME, "vm1", 3);
+    env_sleep_ns(3 * SEC + 1 * MS);
+    attach_changed(t->attach);
+    env_sleep_ns(5 * MS);
+    assert_int_equal(fake_volume_users(t->volumes, "vm1"), 1);
+    nbd_client_free(c);
+}
+
+static void test_news_of_the_cluster_shorten_the_wait(void **state)
+{
+    nbd_test_run(owner_tells, (struct nbd_server_options){0});
+}
+
+static void stopped_meanwhile(struct nbd_test *t)
+{
+    struct nbd_client *c = nbd_client_new(NBD_TEST_ADDRESS, 3);
+    fake_volume_faults(t->volumes, "vm1")->open_error = -EAGAIN;
+    nbd_client_option(c, NBD_OPT_EXPORT_NAME, "vm1", 3);
+    env_sleep_ns(SEC);
+    uint64_t start_ns = env_now_ns();
+    nbd_server_stop(t->server);
+    t->server = NULL;
+    assert_true(env_now_ns() - start_ns < SEC);
+    nbd_client_free(c);
+}
+
+static void test_a_server_that_stops_does_not_wait_for_owners(void **state)
+{
+    nbd_test_run(stopped_meanwhile, (struct nbd_server_options){0});
+}
+
 int main(void)
 {
     log_set_level(LOG_LEVEL_ERROR);
@@ -384,6 +450,9 @@ int main(void)
         cmocka_unit_test(test_a_client_cannot_stay_by_being_slow),
         cmocka_unit_test(test_too_many_clients_push_out_handshakes_not_connections),
         cmocka_unit_test(test_a_volume_that_cannot_be_opened_is_explained),
+        cmocka_unit_test(test_a_volume_whose_owner_is_away_is_waited_for),
+        cmocka_unit_test(test_news_of_the_cluster_shorten_the_wait),
+        cmocka_unit_test(test_a_server_that_stops_does_not_wait_for_owners),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
