@@ -39,6 +39,7 @@ class Node:
         self.log = self.dir / "blockd.log"
         self.config_file = self.dir / "holdfast.conf"
         self.process = None
+        self.prefix = []  # of the command: into a namespace
         self.helpers = []  # mounts and clients that must go before the daemon
 
     # Set-up
@@ -66,7 +67,7 @@ class Node:
         (self.dir / "state").mkdir(exist_ok=True)
         with open(self.config_file, "w") as f:
             for section, values in sections.items():
-                f.write(f"[{section}]\n" + "".join(f"{key}={value}\n" for key, value in values.items()) + "\n")
+                f.write(f"[{section}]\n" + "".join(f"{key}={value}\n" for key, value in values.items() if value is not None) + "\n")
 
     def disk_path(self, number):
         return self.dir / f"disk{number}"
@@ -79,23 +80,32 @@ class Node:
 
     def start(self, env=None, timeout_s=30):
         """Starts blockd and waits for its line that it is ready; returns the seconds that took."""
+        self.start_process(env)
+        return self.wait_ready(timeout_s)
+
+    def start_process(self, env=None):
         assert not self.process, "already running"
-        begin = time.monotonic()
-        offset = self.log.stat().st_size if self.log.exists() else 0
+        self.started = time.monotonic()
+        self.log_offset = self.log.stat().st_size if self.log.exists() else 0
         self.process = spawn(
-            [BUILD / "blockd/holdfast-blockd", "--config", self.config_file], self.log, env={**self.env, **(env or {})}
+            [*self.prefix, BUILD / "blockd/holdfast-blockd", "--config", self.config_file],
+            self.log,
+            env={**self.env, **(env or {})},
         )
+
+    def wait_ready(self, timeout_s=30):
+        """Seconds from the start of the process to its line that it is ready."""
 
         def ready():
             if self.process.poll() is not None:
                 code, self.process = self.process.returncode, None
                 raise AssertionError(f"blockd ended with {code} before it was ready:\n{tail(self.log)}")
             with open(self.log, "rb") as f:
-                f.seek(offset)
+                f.seek(self.log_offset)
                 return b"holdfast-blockd: ready" in f.read()
 
         wait_until(ready, timeout_s, f"blockd to be ready:\n{tail(self.log)}", interval_s=0.01)
-        return time.monotonic() - begin
+        return time.monotonic() - self.started
 
     def stop(self, timeout_s=60):
         """A clean shutdown; fails unless blockd ends with 0."""

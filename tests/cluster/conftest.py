@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the cluster tests: real daemons in network namespaces, real etcd. Figures are printed at the end beside their
+targets; the tests themselves assert order and outcome, with ceilings of ten times the target."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
+
+from hftest.cluster import Cluster  # noqa: E402
+from hftest.process import tail  # noqa: E402
+
+LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
+FIGURES = []
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = (yield).get_result()
+    if report.when == "call" and report.failed:
+        for cluster in getattr(item, "holdfast_clusters", []):
+            for node in cluster.nodes.values():
+                report.sections.append((f"blockd log of {node.name}", tail(node.log, 60)))
+
+
+@pytest.fixture
+def make_cluster(request):
+    clusters = request.node.holdfast_clusters = []
+
+    def make(**options):
+        cluster = Cluster(**options)
+        clusters.append(cluster)
+        return cluster.create()
+
+    yield make
+    for cluster in clusters:
+        cluster.close(keep=os.environ.get("HOLDFAST_TEST_KEEP") == "1")
+
+
+@pytest.fixture
+def figure(request):
+    """figure(name, value, target, unit): asserts ten times the target, and prints it at the end."""
+
+    def note(name, value, target, unit="s"):
+        FIGURES.append((name, value, target, unit))
+        assert value <= 10 * target, f"{name}: {value:.3f} {unit}, ceiling {10 * target} {unit}"
+
+    return note
+
+
+def pytest_terminal_summary(terminalreporter):
+    if FIGURES:
+        terminalreporter.section("figures")
+        for name, value, target, unit in FIGURES:
+            verdict = "ok" if value <= target else "SHORT"
+            terminalreporter.write_line(f"{name:60} {value:9.3f} {unit:3} target {target:g} {verdict}")

@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who owns a volume, and how that moves: attach anywhere, forward, hand over."""
+
+import time
+
+import nbd
+from hftest.load import Load
+from hftest.pattern import BLOCK
+from hftest.process import wait_until
+
+
+def connect(node, volume):
+    handle = nbd.NBD()
+    handle.connect_uri(node.uri(volume))
+    return handle
+
+
+def test_a_volume_is_one_disk_on_every_node(make_cluster):
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 64)
+    handles = [connect(node, "v") for node in cluster.nodes.values()]
+    for number in range(60):
+        writer, reader = handles[number % 3], handles[(number + 1) % 3]
+        block = number % 7
+        writer.pwrite(bytes([number]) * BLOCK, block * BLOCK)
+        assert reader.pread(BLOCK, block * BLOCK) == bytes([number]) * BLOCK
+    handles[0].trim(BLOCK, 0)
+    assert handles[2].pread(BLOCK, 0) == bytes(BLOCK)
+    handles[1].flush()
+    owners = {node.owner_of("v") for node in cluster.nodes.values()}
+    assert len(owners) == 1
+
+
+def test_ownership_follows_the_traffic(make_cluster, figure):
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 256)
+    handle = connect(cluster.n1, "v")
+    handle.pwrite(b"1" * BLOCK, 200 * 1024 * 1024)
+    assert cluster.n2.owner_of("v") == "n1"
+    begin = time.monotonic()
+    with Load([cluster.n2.uri("v")] * 2) as load:
+        wait_until(lambda: cluster.n2.owner_of("v") == "n2", 30, "the handoff", interval_s=0.2)
+        load.progress(200)
+        gap = load.gap_since(begin)
+        load.stop()
+    assert handle.pread(BLOCK, 200 * 1024 * 1024) == b"1" * BLOCK
+    load.verify(cluster.n3.uri("v"))
+    figure("handoff pause", gap * 1000, 50, "ms")
+
+
+def test_a_volume_is_moved_by_hand(make_cluster, figure):
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 256)
+    gaps = []
+    with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
+        load.progress(200)
+        for target in ("n2", "n3", "n1", "n3", "n2", "n1"):
+            begin = time.monotonic()
+            cluster.n3.cli("volume", "move", "v", "--to", target)
+            assert cluster.n1.owner_of("v") == target
+            load.progress(50)
+            gaps.append(load.gap_since(begin))
+        load.stop()
+    load.verify(cluster.n3.uri("v"))
+    figure("handoff pause, asked for by hand (worst of 6)", max(gaps) * 1000, 50, "ms")
+
+
+def test_any_node_administers_any_volume(make_cluster):
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 64)
+    handle = connect(cluster.n1, "v")
+    handle.pwrite(b"1" * BLOCK, 0)
+    assert [volume["name"] for volume in cluster.n2.volumes()] == ["v"]
+    cluster.n2.cli("volume", "resize", "v", "128MiB")
+    wait_until(lambda: connect(cluster.n3, "v").get_size() == 128 * 1024 * 1024, 10, "the new size on another node")
+    busy = cluster.n3.cli_run("volume", "delete", "v")
+    assert busy.returncode and "in use" in busy.stderr
+    del handle
+    wait_until(lambda: cluster.n3.cli_run("volume", "delete", "v").returncode == 0, 10, "the delete")
+    wait_until(lambda: not cluster.n1.volumes(), 10, "the volume to go")

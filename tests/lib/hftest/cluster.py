@@ -1,0 +1,253 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A cluster on one machine: each node in a network namespace of its own on one bridge, etcd in others.
+
+Unix sockets are files, so clients outside the namespaces use a node's NBD and admin sockets as they are. Links are cut without
+a reset: the bridge's end of a pair goes down, or packets between two nodes are dropped.
+"""
+
+import ipaddress
+import json
+import os
+import shutil
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+from .node import Node
+from .process import run, spawn, tail, wait_until
+
+PORT = 7700
+ETCD_CLIENT, ETCD_PEER = 2379, 2380
+
+
+def ip(*words, check=True):
+    return run(["ip", *words], timeout_s=20, check=check)
+
+
+class Network:
+    """A bridge and the namespaces on it; 10.X.Y.0/24 with X and Y of this process, so that many run side by side."""
+
+    def __init__(self):
+        for attempt in range(100):
+            number = (os.getpid() * 7 + attempt * 131) % 16384
+            self.tag = f"hf{number:x}"
+            self.net = ipaddress.ip_network(f"10.{192 + number // 256}.{number % 256}.0/24")
+            if ip("link", "add", f"{self.tag}br", "type", "bridge", check=False).returncode == 0:
+                break
+        else:
+            raise AssertionError("no bridge can be made: these tests need root and CAP_NET_ADMIN")
+        ip("link", "set", f"{self.tag}br", "up")
+        self.names = []
+
+    def add(self, name):
+        """A namespace with a link to the bridge; returns its address."""
+        namespace, outer = self.namespace(name), self.outer(name)
+        address = str(self.net[len(self.names) + 1])
+        self.names.append(name)
+        ip("netns", "add", namespace)
+        ip("link", "add", outer, "type", "veth", "peer", "name", "eth0", "netns", namespace)
+        ip("link", "set", outer, "master", f"{self.tag}br", "up")
+        ip("-n", namespace, "addr", "add", f"{address}/24", "dev", "eth0")
+        ip("-n", namespace, "link", "set", "lo", "up")
+        ip("-n", namespace, "link", "set", "eth0", "up")
+        return address
+
+    def namespace(self, name):
+        return f"{self.tag}-{name}"
+
+    def outer(self, name):
+        return f"{self.tag}{name}"
+
+    def enter(self, name):
+        """The words before a command that is to run in the namespace."""
+        return ["ip", "netns", "exec", self.namespace(name)]
+
+    def cut(self, name):
+        """Nothing goes to or from the node any more, and nobody is told."""
+        ip("link", "set", self.outer(name), "nomaster")
+
+    def heal(self, name):
+        ip("link", "set", self.outer(name), "master", f"{self.tag}br")
+
+    def drop(self, name, source, on=True):
+        """The node does not hear `source` (an address) any more: one way."""
+        run([*self.enter(name), "iptables", "-A" if on else "-D", "INPUT", "-s", source, "-j", "DROP"])
+
+    def close(self):
+        for name in self.names:
+            ip("link", "del", self.outer(name), check=False)
+            ip("netns", "del", self.namespace(name), check=False)
+        ip("link", "del", f"{self.tag}br", check=False)
+
+
+class Etcd:
+    """`count` members, each in its namespace."""
+
+    def __init__(self, network, base, count=1):
+        self.network, self.base = network, base
+        self.addresses = {f"e{i}": network.add(f"e{i}") for i in range(1, count + 1)}
+        self.processes = {}
+        for name in self.addresses:
+            self.start(name)
+        wait_until(lambda: self.healthy(next(iter(self.addresses))), 30, "etcd")
+
+    @property
+    def endpoints(self):
+        return ", ".join(f"http://{address}:{ETCD_CLIENT}" for address in self.addresses.values())
+
+    def log(self, name):
+        return self.base / f"{name}.log"
+
+    def start(self, name):
+        address = self.addresses[name]
+        initial = ",".join(f"{n}=http://{a}:{ETCD_PEER}" for n, a in self.addresses.items())
+        self.processes[name] = spawn(
+            [
+                *self.network.enter(name),
+                "etcd",
+                f"--name={name}",
+                f"--data-dir={self.base / name}",
+                f"--listen-client-urls=http://{address}:{ETCD_CLIENT}",
+                f"--advertise-client-urls=http://{address}:{ETCD_CLIENT}",
+                f"--listen-peer-urls=http://{address}:{ETCD_PEER}",
+                f"--initial-advertise-peer-urls=http://{address}:{ETCD_PEER}",
+                f"--initial-cluster={initial}",
+                "--logger=zap",
+                "--log-level=warn",
+            ],
+            self.log(name),
+        )
+
+    def ctl(self, name, *words, check=False):
+        return run(
+            [*self.network.enter(name), "etcdctl", f"--endpoints=http://{self.addresses[name]}:{ETCD_CLIENT}", *words],
+            timeout_s=20,
+            check=check,
+            env={**os.environ, "ETCDCTL_API": "3"},
+        )
+
+    def healthy(self, name):
+        return self.ctl(name, "endpoint", "health").returncode == 0
+
+    def leader(self):
+        for name, process in self.processes.items():
+            if process.poll() is None:
+                done = self.ctl(name, "endpoint", "status", "-w", "json")
+                if done.returncode == 0:
+                    status = json.loads(done.stdout)[0]["Status"]
+                    if status["leader"] == status["header"]["member_id"]:
+                        return name
+        return None
+
+    def kill9(self, name):
+        self.processes[name].kill()
+        self.processes[name].wait()
+
+    def signal_all(self, number):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.send_signal(number)
+
+    def close(self):
+        for process in self.processes.values():
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+
+class ClusterNode(Node):
+    """A node whose blockd runs in its namespace and uses the cluster's etcd."""
+
+    def __init__(self, cluster, name, disks, disk_mib, config=None, env=None):
+        super().__init__(base=cluster.dir, disks=disks, disk_mib=disk_mib, code=None, pool=cluster.pool, config=config, env=env)
+        self.cluster, self.name = cluster, name
+        self.address = cluster.network.add(name)
+        self.prefix = cluster.network.enter(name)
+
+    def write_config(self):
+        self.config = {
+            **self.config,
+            "node": {"name": self.name, **self.config.get("node", {})},
+            "store": {"type": "etcd", "endpoints": self.cluster.etcd.endpoints, "path": None, **self.config.get("store", {})},
+            "cluster": {
+                "address": f"tcp:{self.address}:{PORT}",
+                "session_ttl": self.cluster.session_ttl,
+                **self.config.get("cluster", {}),
+            },
+        }
+        super().write_config()
+
+    def pause(self):
+        self.process.send_signal(signal.SIGSTOP)
+
+    def resume(self):
+        self.process.send_signal(signal.SIGCONT)
+
+    def owner_of(self, volume):
+        return self.json("volume", "info", volume)["owner"]
+
+
+class Cluster:
+    """Starts etcd and nodes n1..nN with their disks and one pool. Use as a context manager, or call close()."""
+
+    def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None):
+        self.dir = Path(tempfile.mkdtemp(prefix="hfc.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+        self.pool, self.code, self.domain, self.session_ttl = "main", code, domain, session_ttl
+        self.network, self.etcd, self.nodes = None, None, {}
+        self.options = {"disks": disks, "disk_mib": disk_mib, "config": config, "env": env}
+        self.count, self.etcd_count = nodes, etcd
+
+    def create(self):
+        self.network = Network()
+        self.etcd = Etcd(self.network, self.dir, self.etcd_count)
+        for number in range(1, self.count + 1):
+            self.add_node(f"n{number}")
+        first = self.nodes["n1"]
+        wait_until(lambda: len(self.up_disks(first)) == self.count * self.options["disks"], 30, "all disks")
+        first.cli("pool", "create", self.pool, "--code", self.code, "--domain", self.domain)
+        return self
+
+    def add_node(self, name):
+        node = ClusterNode(self, name, **self.options)
+        self.nodes[name] = node
+        node.write_config()
+        (node.dir / "state").mkdir(exist_ok=True)
+        node.start_process()
+        wait_until(lambda: node.cli_run("status").returncode == 0, 30, f"{name}'s admin socket:\n{tail(node.log)}")
+        node.cli("cluster", "init" if len(self.nodes) == 1 else "join")
+        node.wait_ready()
+        for number in range(node.disk_count):
+            node.add_disk(number)
+        return node
+
+    def up_disks(self, node):
+        return [disk for disk in node.disks() if disk["state"] == "in"]
+
+    def __getattr__(self, name):
+        nodes = self.__dict__.get("nodes", {})
+        if name in nodes:
+            return nodes[name]
+        raise AttributeError(name)
+
+    def close(self, keep=False):
+        for node in self.nodes.values():
+            if node.process and node.process.poll() is None:
+                node.process.send_signal(signal.SIGCONT)
+            node.close(keep=True)
+        if self.etcd:
+            self.etcd.close()
+        if self.network:
+            self.network.close()
+        if not keep:
+            shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+def sleep_until(moment):
+    time.sleep(max(0, moment - time.monotonic()))
