@@ -229,6 +229,7 @@ void nbd_connection_start(struct nbd_server *server, struct env_stream *stream)
     c->number = ++server->connection_number;
     c->session = env_random_u64() | 1; /* 0 means none */
     env_timer_init(&c->drain_timer, drain_timer_fired);
+    list_init(&c->taken);
     list_init(&c->held);
     list_init(&c->replies);
     fiber_queue_init(&c->quiet);

@@ -49,7 +49,8 @@ struct nbd_piece {
 #define NBD_PIECES_MAX 16
 
 struct nbd_request {
-    struct list link; /* server->requests_free, connection->held or ->replies, or none */
+    struct list link;  /* server->requests_free, connection->held or ->replies, or none */
+    struct list taken; /* connection->taken */
     struct nbd_connection *connection;
     struct nbd_request_header header;
     struct request_id id;
@@ -89,7 +90,8 @@ struct nbd_connection {
     bool header_next;        /* the last request had a large payload: expect another header */
     bool payload_pending;    /* in the middle of a large payload */
     uint64_t skip_bytes;     /* payload of a refused request, not yet received */
-    unsigned in_flight;      /* requests taken and not yet answered or dropped */
+    unsigned in_flight;      /* requests taken and not yet answered or dropped: */
+    struct list taken;       /* nbd_request.taken, by number */
     uint64_t request_number; /* of the last one */
     uint64_t session;
 

@@ -31,7 +31,8 @@ struct nbd_request *nbd_request_new(
     list_init(&request->link);
     request->connection = c;
     request->header = *header;
-    request->id = (struct request_id){c->session, ++c->request_number};
+    request->id = (struct request_id){.session = c->session, .number = ++c->request_number};
+    list_push_back(&c->taken, &request->taken);
     request->error = NBD_SUCCESS;
     request->chunk = NULL;
     request->buf = NULL;
@@ -67,6 +68,7 @@ void nbd_request_free(struct nbd_request *request)
     free_chunk(request);
     free_buf(request);
     nbd_quota_give(&c->quota, (struct nbd_amount){1, 0});
+    list_remove(&request->taken);
     list_push_front(&c->server->requests_free, &request->link);
     c->server->stats.requests_in_flight--;
     CHECK(c->in_flight > 0);
@@ -226,6 +228,7 @@ MAY_SUSPEND static void request_main(void *arg)
     }
     struct attachment *attachment = c->attachment; /* stays while volume_users counts us */
     c->volume_users++;
+    request->id.answered_below = list_entry(c->taken.next, struct nbd_request, taken)->id.number;
     int rc = execute(request, attachment);
     c->volume_users--;
     if (rc == -ESHUTDOWN)

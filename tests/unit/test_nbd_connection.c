@@ -361,6 +361,35 @@ static void test_held_requests_go_with_their_client(void **state)
     nbd_test_run(held_and_left, (struct nbd_server_options){.connection_requests_max = 5});
 }
 
+/* The second of three writes is slow: what is told of the third leaves it open. */
+static void watermark(struct nbd_test *t)
+{
+    static uint8_t buf[BLOCK];
+    struct nbd_client_reply r;
+    struct nbd_client *c = use(false);
+    faults(t)->delay_ns = 50 * MS;
+    faults(t)->delay_every = 2;
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(nbd_client_request(c, NBD_CMD_WRITE, 0, i, 0, BLOCK, buf));
+    NBD_TEST_WAIT(counts(t)->writes == 2);
+    struct request_id third = counts(t)->last_id;
+    assert_int_equal(third.number, 3);
+    assert_in_range(third.answered_below, 1, 2);
+    for (unsigned i = 0; i < 3; i++)
+        assert_true(nbd_client_reply(c, 0, 0, NULL, &r) && !r.error);
+    env_sleep_ns(MS);
+    assert_int_equal(nbd_client_call(c, NBD_CMD_WRITE, 0, 0, BLOCK, buf), 0);
+    assert_int_equal(counts(t)->last_id.number, 4);
+    assert_int_equal(counts(t)->last_id.answered_below, 4);
+    assert_int_equal(counts(t)->last_id.session, third.session);
+    nbd_client_free(c);
+}
+
+static void test_requests_tell_which_before_them_are_answered(void **state)
+{
+    nbd_test_run(watermark, (struct nbd_server_options){0});
+}
+
 /* The retries of a held connection are a second apart by now: news come sooner. */
 static void news_while_held(struct nbd_test *t)
 {
@@ -476,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_requests_outlive_their_volumes_closing),
         cmocka_unit_test(test_idle_connections_let_go_of_a_halted_volume),
         cmocka_unit_test(test_held_requests_go_with_their_client),
+        cmocka_unit_test(test_requests_tell_which_before_them_are_answered),
         cmocka_unit_test(test_news_of_the_cluster_end_the_holding),
         cmocka_unit_test(test_holding_can_be_limited),
         cmocka_unit_test(test_a_volume_that_comes_back_with_another_size_ends_the_connection),
