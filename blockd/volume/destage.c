@@ -114,6 +114,7 @@ static int write_row(struct destage *d)
                 v, r, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
             return r;
         }
+        v->trouble_ns = env_now_ns();
         log_warn_limited("volume %s: a row could not be written (%s): writing it to another chunk",
             v->root.name, strerror(-r));
         env_sleep_ns(RETRY_NS / 10);

@@ -11,6 +11,9 @@
 #include "common/log.h"
 #include "common/mem.h"
 
+#define CLOSE_PATIENCE_NS 5000000000ull
+#define CLOSE_LOOK_NS 1000000000ull
+
 int volume_create(struct volume_host *host, const char *name, uint64_t size_bytes, const char *pool,
     uint64_t *ret_id, char **ret_error)
 {
@@ -99,6 +102,39 @@ int volume_grow(struct volume *v, uint64_t size_bytes)
 
 /* --- Close ------------------------------------------------------------------------------------- */
 
+/* Changes whenever something became durable. */
+static uint64_t progress(const struct volume *v)
+{
+    return v->acked_seq + v->state.committed_seq + v->checkpoint_done + v->manifest.bytes +
+           v->manifest.length_blocks + v->stats.rows;
+}
+
+/* A clean close puts down what is in memory. Where nothing gets on for lack of disks (or of the
+ * store) the log has to do, which has all of it: the next open recovers from there. */
+static void close_watch_fired(struct env_timer *timer)
+{
+    struct close_watch *watch = container_of(timer, struct close_watch, timer);
+    struct volume *v = container_of(watch, struct volume, close_watch);
+    uint64_t now_ns = env_now_ns();
+    if (watch->progress != progress(v) || v->trouble_ns + 2 * CLOSE_LOOK_NS < now_ns) {
+        watch->progress = progress(v);
+        watch->since_ns = now_ns;
+    }
+    if (now_ns >= watch->since_ns + CLOSE_PATIENCE_NS)
+        volume_halt(v, -ESHUTDOWN,
+            "too few disks are up (or have room) to close it cleanly: the next open recovers it");
+    else
+        env_timer_arm(timer, now_ns + CLOSE_LOOK_NS);
+}
+
+static void close_watch_start(struct volume *v)
+{
+    struct close_watch *watch = &v->close_watch;
+    env_timer_init(&watch->timer, close_watch_fired);
+    watch->since_ns = env_now_ns();
+    env_timer_arm(&watch->timer, watch->since_ns + CLOSE_LOOK_NS);
+}
+
 static void stop_fibers(struct volume *v)
 {
     v->stopping = true;
@@ -147,6 +183,7 @@ int volume_close(struct volume *v)
 {
     v->closed_to_io = true;
     fiber_queue_wake_all(&v->space_waiters);
+    close_watch_start(v);
     while (v->ios > 0)
         fiber_queue_wait(&v->idle_waiters);
     int r = v->serving ? destage_everything(v) : -EHOSTUNREACH;
@@ -157,6 +194,7 @@ int volume_close(struct volume *v)
         r = close_targets(v);
     if (r == 0 && !v->halted)
         r = free_logs(v);
+    env_timer_cancel(&v->close_watch.timer);
     if (r == 0 && !v->halted)
         r = ownership_release(v, "");
     if (v->halted)

@@ -39,6 +39,7 @@
 #define COMPACT_BYTES_MIN (1u << 20)
 #define RETRY_NS_MIN 20000000ull
 #define RETRY_NS_MAX 1000000000ull
+#define OPEN_TRIES 3 /* an open does not wait for disks here: reads are served meanwhile */
 
 static struct shard_key manifest_key(uint64_t volume, uint64_t chunk, unsigned copy)
 {
@@ -273,6 +274,7 @@ static int rewrite_locked(struct volume *v)
 {
     struct records snapshot = {0};
     uint64_t delay_ns = RETRY_NS_MIN;
+    unsigned failures = 0;
     struct chain chain = {0};
     state_snapshot(&v->state, &snapshot); /* nothing is appended from here on: the mutex is held */
     for (;;) {
@@ -280,10 +282,11 @@ static int rewrite_locked(struct volume *v)
         if (r == 0)
             break;
         chain_remove(v, &chain);
-        if (r == -ESTALE || v->halted) {
+        if (r == -ESTALE || v->halted || (!v->serving && ++failures == OPEN_TRIES)) {
             records_fini(&snapshot);
-            return -ESTALE;
+            return v->halted ? -ESHUTDOWN : r;
         }
+        v->trouble_ns = env_now_ns();
         snprintf(v->problem, sizeof(v->problem), "cannot write a new manifest: %s", strerror(-r));
         log_warn_limited("volume %s: %s: trying again", v->root.name, v->problem);
         env_sleep_ns(delay_ns);

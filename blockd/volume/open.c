@@ -222,7 +222,7 @@ static int recover(struct recovery *rec)
 /* A log and a manifest of this epoch: from then on the volume takes writes. */
 static int begin_epoch(struct volume *v)
 {
-    int r = first_wal(v);
+    int r = v->wal_open ? 0 : first_wal(v);
     return r == 0 ? manifest_rewrite(v) : r;
 }
 

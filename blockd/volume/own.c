@@ -162,6 +162,7 @@ static int change_locked(
                 continue;
             root = v->root; /* its revision is old: this asks again */
         }
+        v->trouble_ns = env_now_ns();
         log_warn_limited(
             "volume %s: the store did not take a change of the root (%s): trying again",
             v->root.name, store_strerror(r));

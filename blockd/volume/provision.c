@@ -443,6 +443,7 @@ void provisioner(void *arg)
         }
         if (r < 0) {
             v->space_error = r;
+            v->trouble_ns = env_now_ns();
             if (r == -ENOSPC)
                 v->bypass_active = false; /* the spare of large writes is a luxury */
             else if (r != -ESHUTDOWN)

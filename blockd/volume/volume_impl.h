@@ -133,12 +133,17 @@ struct volume {
     int repair_result;
     uint32_t repair_round;
     struct fiber_queue repair_waiters;
-    unsigned fibers;   /* running background fibers */
-    unsigned ios;      /* front-end calls inside */
-    bool serving;      /* a log and a manifest of this epoch are there: writes are taken */
-    bool stopping;     /* background fibers end when their work is done */
-    bool closed_to_io; /* -ESHUTDOWN for new calls */
-    int halted;        /* 0, or why: nothing durable may change any more */
+    unsigned fibers;     /* running background fibers */
+    unsigned ios;        /* front-end calls inside */
+    bool serving;        /* a log and a manifest of this epoch are there: writes are taken */
+    bool stopping;       /* background fibers end when their work is done */
+    bool closed_to_io;   /* -ESHUTDOWN for new calls */
+    int halted;          /* 0, or why: nothing durable may change any more */
+    uint64_t trouble_ns; /* when last something had to be tried again for lack of disks or store */
+    struct close_watch {
+        struct env_timer timer;
+        uint64_t progress, since_ns;
+    } close_watch;
     char problem[256];
     bool damaged_ranges;
 

@@ -33,6 +33,7 @@ static struct world {
     uint32_t tag;
     uint32_t acked[SPAN_BLOCKS], begun[SPAN_BLOCKS], durable[SPAN_BLOCKS];
     bool made;
+    struct sim_disk *pulled[DISKS_MAX + 1];
     /* of the running process */
     struct list disks;
     struct volume_host host;
@@ -50,6 +51,19 @@ static struct sim_disk *sim_disk_of(struct world *w, unsigned number)
     char path[32];
     sprintf(path, "/disk%u", number);
     return sim_disk_find(w->node, path);
+}
+
+static void pull_disk(struct world *w, unsigned number)
+{
+    w->pulled[number] = sim_disk_of(w, number);
+    sim_disk_remove(w->pulled[number]);
+}
+
+static void return_disk(struct world *w, unsigned number)
+{
+    if (w->pulled[number])
+        sim_disk_return(w->pulled[number]);
+    w->pulled[number] = NULL;
 }
 
 static void disk_failed(void *ctx, struct disk *disk, int error)
@@ -302,9 +316,64 @@ static void round_flush_large(uint64_t seed)
     round_flush_without_log(seed, (struct shard_code){2, 1}, true);
 }
 
+/* --- A clean stop while too few disks are up ----------------------------------------------------- */
+
+/* Pulls all disks but `left`. */
+static void pull_disks(struct world *w, unsigned left)
+{
+    unsigned start = (unsigned)rng_below(&w->rng, w->disk_count);
+    for (unsigned i = 0; i < w->disk_count - left; i++)
+        pull_disk(w, 1 + (start + i) % w->disk_count);
+}
+
+static void writer(void *arg)
+{
+    struct world *w = arg;
+    uint32_t *buf = mem_alloc_pages(BLOCK_BYTES);
+    memset(buf, 0, BLOCK_BYTES);
+    uint32_t b = (uint32_t)rng_below(&w->rng, SPAN_BLOCKS);
+    buf[0] = w->begun[b] = ++w->tag;
+    int r = volume_write(
+        w->volume, (uint64_t)b * BLOCK_BYTES, BLOCK_BYTES, buf, 0, (struct request_id){0});
+    CHECK_MSG(r == 0 || r == -ESHUTDOWN, "write: %s", strerror(-r));
+    if (r == 0)
+        w->acked[b] = buf[0];
+    mem_free_pages(buf, BLOCK_BYTES);
+}
+
+static void close_on_one_disk(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    write_some(w, 10);
+    pull_disks(w, 1);
+    if (rng_one_in(&w->rng, 2)) {
+        fiber_spawn("writer", writer, w);
+        env_sleep_ns(rng_below(&w->rng, SECOND_NS));
+    }
+    uint64_t start_ns = env_now_ns();
+    (void)volume_close(w->volume);
+    CHECK_MSG(env_now_ns() - start_ns < 60 * SECOND_NS, "the close took %llu s",
+        (unsigned long long)((env_now_ns() - start_ns) / SECOND_NS));
+}
+
+/* What the log has need not be put down for a stop. */
+static void round_close(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("close", close_on_one_disk);
+    end_process(false);
+    for (unsigned i = 1; i <= world.disk_count; i++)
+        return_disk(&world, i);
+    must("verify", verify_only);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
-    static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large};
+    static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large, round_close};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
