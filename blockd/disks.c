@@ -96,9 +96,12 @@ static void entry_set(struct disks_entry *entry, enum disk_state state, char *pr
 
 static void share_trailer_cache(struct disks *disks)
 {
-    list_for_each (it, &disks->present)
-        local_disk_set_trailer_cache(list_entry(it, struct disk, link),
-            disks->options.trailer_cache_bytes / disks->present_count);
+    list_for_each (it, &disks->entries) {
+        struct disk *disk = list_entry(it, struct disks_entry, link)->disk;
+        if (disk)
+            local_disk_set_trailer_cache(
+                disk, disks->options.trailer_cache_bytes / disks->present_count);
+    }
 }
 
 /* The disk is open and has its number: volumes may use it. */
@@ -108,6 +111,8 @@ static void entry_present(struct disks_entry *entry, struct disk *disk)
     disk->number = entry->record.number;
     disk->state = entry->record.state;
     strcpy(disk->node, entry->record.node);
+    if (disks->options.rack)
+        strcpy(disk->rack, disks->options.rack);
     entry->disk = disk;
     entry_set(entry, entry->record.state, NULL);
     list_push_back(&disks->present, &disk->link);

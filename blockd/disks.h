@@ -19,6 +19,7 @@ struct disks;
 
 struct disks_options {
     const char *node_name;
+    const char *rack; /* NULL = none */
     struct uuid cluster, node;
     uint64_t trailer_cache_bytes; /* of all disks together */
     /* A disk came, went or failed; blocks are damaged. From the env's loop or a fiber. */
@@ -45,7 +46,8 @@ MAY_SUSPEND int disks_open_all(struct disks *disks, char **ret_error);
 /* No volume may be open. */
 MAY_SUSPEND void disks_free(struct disks *disks);
 
-/* struct disk.link of those that are open: for struct volume_host. */
+/* struct disk.link of those that are open: for struct volume_host. On a cluster members.h adds the
+ * disks of the other nodes (struct disk.local is false). */
 struct list *disks_present(struct disks *disks);
 /* struct disks_entry.link, by number. */
 struct list *disks_entries(struct disks *disks);

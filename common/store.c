@@ -287,6 +287,12 @@ int store_watch_start(struct store *store, const char *prefix, uint64_t revision
     return 0;
 }
 
+void store_watch_settle(struct store_watch *watch)
+{
+    while (watch->telling)
+        fiber_queue_wait(&watch->quiet);
+}
+
 void store_watch_stop(struct store_watch *watch)
 {
     watch->stopped = true;

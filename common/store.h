@@ -81,6 +81,8 @@ struct store_watch;
 MAY_SUSPEND int store_watch_start(struct store *store, const char *prefix, uint64_t revision,
     void (*changed)(void *ctx, const struct store_value *value), void *ctx,
     struct store_watch **ret_watch);
+/* Waits until all that the watch knows of by now has been told. */
+MAY_SUSPEND void store_watch_settle(struct store_watch *watch);
 /* changed() is not called any more when this returns; not to be called from it. */
 MAY_SUSPEND void store_watch_stop(struct store_watch *watch);
 
@@ -101,6 +103,9 @@ struct store *store_mem_open(struct store_mem *mem);
 /* `env` has crashed (fiber_kill_env): its handles are gone without a close. Their sessions live on
  * until their time to live has passed. Call it before `env` is freed or reused. */
 void store_mem_env_crashed(struct store_mem *mem, const struct env *env);
+/* The clock that sessions end by; env_now_ns of whoever asks unless this is called, which will not do
+ * where nodes have clocks of their own. */
+void store_mem_set_clock(struct store_mem *mem, uint64_t (*now_ns)(void));
 /* Faults: each following request answers `error` (0 = none) and sessions are not kept alive; with
  * -ETIMEDOUT a transaction may or may not have happened (env_random). Each request takes delay_ns,
  * half of it before its effect. */

@@ -15,6 +15,7 @@
 
 #include "common/check.h"
 #include "common/env.h"
+#include "common/env_impl.h"
 #include "common/mem.h"
 #include "common/store_impl.h"
 
@@ -41,6 +42,7 @@ struct store_mem {
     struct list handles;  /* struct handle.link */
     int fault;
     uint64_t delay_ns;
+    uint64_t (*now_ns)(void); /* the store's own clock */
 };
 
 struct handle {
@@ -171,7 +173,7 @@ static void session_end(struct store_mem *mem, struct session *session)
 
 static void sessions_expire(struct store_mem *mem)
 {
-    uint64_t now_ns = env_now_ns();
+    uint64_t now_ns = mem->now_ns();
     list_for_each_safe (it, &mem->sessions) {
         struct session *session = list_entry(it, struct session, link);
         if (session->deadline_ns <= now_ns)
@@ -188,7 +190,7 @@ static void session_renew(struct handle *handle)
         handle->valid_until_ns = 0;
         return;
     }
-    session->deadline_ns = env_now_ns() + handle->ttl_ns;
+    session->deadline_ns = handle->mem->now_ns() + handle->ttl_ns;
     handle->valid_until_ns = env_boottime_ns() + handle->ttl_ns / 5 * 4; /* S16 */
 }
 
@@ -358,6 +360,7 @@ struct store_mem *store_mem_new(void)
     struct store_mem *mem = must(calloc(1, sizeof(*mem)));
     list_init(&mem->sessions);
     list_init(&mem->handles);
+    mem->now_ns = env_now_ns;
     return mem;
 }
 
@@ -389,9 +392,15 @@ void store_mem_env_crashed(struct store_mem *mem, const struct env *env)
         struct handle *handle = list_entry(it, struct handle, link);
         if (handle->store.env != env)
             continue;
-        env_timer_cancel(&handle->timer);
+        if (env->timer_count > 0) /* 0: its timers are gone already */
+            env_timer_cancel(&handle->timer);
         handle_free(handle);
     }
+}
+
+void store_mem_set_clock(struct store_mem *mem, uint64_t (*now_ns)(void))
+{
+    mem->now_ns = now_ns;
 }
 
 void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns)

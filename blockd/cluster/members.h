@@ -23,29 +23,28 @@
 
 struct disks;
 struct members;
+struct peer;
 
-struct session_record { /* holdfast/sessions/<id>, JSON */
-    uint64_t id;
-    char node[64];
-    char address[128]; /* of its RPC server, "" on a node without one */
-    uint8_t boot_id[16];
-    uint64_t incarnation;
-};
-
-struct member {       /* a node of the cluster */
+/* A node of the cluster. Valid until the caller next suspends. */
+struct member {
     struct list link; /* by name */
     struct node_record record;
-    uint64_t session;       /* 0: none: it is down */
-    uint64_t down_since_ns; /* env_now_ns() since when it has had none, as far as we know */
+    uint64_t session;  /* 0: none: it is down */
+    uint64_t since_ns; /* env_now_ns() since when its session has been there, as far as we know */
+    uint64_t down_since_ns;        /* the same, since when it has had none */
+    struct session_record process; /* of its session, or of its last one; id 0: none was seen */
 };
 
 struct members_options {
     struct store *store;
     struct rpc_identity self;
-    const char *address; /* our RPC server's, NULL without a cluster */
+    const char *address;  /* our RPC server's, NULL without a cluster */
+    const char *software; /* our version, for people */
     uint64_t session_ttl_ns;
     struct disks *disks; /* of this node */
     struct peers *peers; /* NULL without a cluster */
+    uint64_t
+        peers_wait_ns; /* how long the start waits for nodes that are up to be connected; 0 = 2 s */
     /* A node or disk came, went or changed. From a fiber; must not suspend. */
     void (*changed)(void *ctx);
     /* Our session ended and a new one exists: volumes re-read their roots before they read by lease
@@ -57,15 +56,24 @@ struct members_options {
 /* Starts the session and the watches; returns with the whole picture. */
 MAY_SUSPEND int members_start(
     const struct members_options *options, struct members **ret_members, char **ret_error);
-/* Ends the session: the key goes. Volumes are closed. */
+/* Ends the session: the key goes. Volumes are closed; remote disks go with it, peers stay. */
 MAY_SUSPEND void members_stop(struct members *members);
+
+/* peers_options.changed: a connection came or went. */
+void members_peer_changed(struct members *members, struct peer *peer);
 
 /* Our session now; 0 while there is none. */
 uint64_t members_session(const struct members *members);
 /* CLOCK_BOOTTIME until which it is surely alive (S16); 0 = none. */
 uint64_t members_valid_until_ns(const struct members *members);
-/* All disks of the cluster, local and remote, struct disk.link: for struct volume_host. */
+/* All disks of the cluster, struct disk.link: for struct volume_host. It is disks_present() of the
+ * local registry, to which the remote ones are added. */
 struct list *members_disks(struct members *members);
+/* Of a disk of another node; NULL: no such disk is recorded. Valid until the caller next suspends. */
+const struct disk_record *members_disk_record(const struct members *members, uint32_t number);
+/* Whether a disk of this number has ever been recorded, as far as we know: one that has, and is not in
+ * the list, was removed; one that has not is news that we do not have yet. */
+bool members_disk_known(const struct members *members, uint32_t number);
 struct list *members_all(struct members *members);
 const struct member *members_find(const struct members *members, const char *name);
 /* Whether the session's key is there, as last seen; only a transaction knows. */

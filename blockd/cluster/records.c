@@ -240,6 +240,20 @@ char *node_record_encode(const struct node_record *record, const char *old_text)
     return encode_end(object);
 }
 
+char *session_record_encode(const struct session_record *record)
+{
+    json_t *object = encode_begin(NULL);
+    struct uuid boot;
+    memcpy(boot.bytes, record->boot_id, sizeof(boot.bytes));
+    put_id(object, "id", record->id);
+    put_text(object, "node", record->node);
+    put_optional_text(object, "address", record->address);
+    put_uuid(object, "boot", &boot);
+    put_id(object, "incarnation", record->incarnation);
+    put_text(object, "software", record->software);
+    return encode_end(object);
+}
+
 char *disk_record_encode(const struct disk_record *record, const char *old_text)
 {
     json_t *object = encode_begin(old_text);
@@ -350,6 +364,13 @@ static void read_text(
         return;
     }
     memcpy(ret_text, text, len + 1);
+}
+
+static void read_optional_text(
+    struct reader *reader, const char *member, char *ret_text, size_t bytes_max)
+{
+    if (json_object_get(reader->object, member))
+        read_text(reader, member, 0, ret_text, bytes_max);
 }
 
 static void read_name(struct reader *reader, const char *member, char ret_name[NAME_BYTES_MAX])
@@ -466,10 +487,31 @@ int node_record_decode(const char *text, struct node_record *ret_record, char **
     read_text(&reader, "name", 1, record.name, sizeof(record.name));
     if (!reader.error && !name_valid(record.name))
         wrong(&reader, "name", "a name");
-    if (json_object_get(reader.object, "address"))
-        read_text(&reader, "address", 0, record.address, sizeof(record.address));
-    if (json_object_get(reader.object, "rack"))
-        read_text(&reader, "rack", 0, record.rack, sizeof(record.rack));
+    read_optional_text(&reader, "address", record.address, sizeof(record.address));
+    read_optional_text(&reader, "rack", record.rack, sizeof(record.rack));
+    r = decode_end(&reader, ret_error);
+    if (r == 0)
+        *ret_record = record;
+    return r;
+}
+
+int session_record_decode(const char *text, struct session_record *ret_record, char **ret_error)
+{
+    struct session_record record = {0};
+    struct uuid boot = {0};
+    struct reader reader;
+    int r = decode_begin(&reader, "session record", text, ret_error);
+    if (r < 0)
+        return r;
+    record.id = read_id(&reader, "id");
+    read_text(&reader, "node", 1, record.node, sizeof(record.node));
+    read_optional_text(&reader, "address", record.address, sizeof(record.address));
+    read_uuid(&reader, "boot", &boot);
+    memcpy(record.boot_id, boot.bytes, sizeof(record.boot_id));
+    record.incarnation = read_id(&reader, "incarnation");
+    read_optional_text(&reader, "software", record.software, sizeof(record.software));
+    if (!reader.error && record.id == 0)
+        wrong(&reader, "id", "a number above 0");
     r = decode_end(&reader, ret_error);
     if (r == 0)
         *ret_record = record;

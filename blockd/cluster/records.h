@@ -9,7 +9,7 @@
  *   holdfast/pools/<name>         struct pool
  *   holdfast/names/<name>         volume id (text, hexadecimal)
  *   holdfast/volumes/<id>         struct volume_root
- *   holdfast/sessions/<id>        struct session_record (members.h); there while its process lives
+ *   holdfast/sessions/<id>        struct session_record; there while its process lives
  */
 #pragma once
 
@@ -39,6 +39,17 @@ struct disk_record {
     char node[64];
     char class_name[16];
     enum disk_state state; /* DISK_IN or DISK_OUT; the others are of the moment */
+};
+
+/* A process that serves (members.h). The record's node is known by name; what else it says is for
+ * whoever judges whether that is a predecessor of its own, and for people. */
+struct session_record {
+    uint64_t id; /* random, never 0 */
+    char node[64];
+    char address[128]; /* of its RPC server, "" on a node without one */
+    uint8_t boot_id[16];
+    uint64_t incarnation; /* of the process */
+    char software[32];    /* its version, for people */
 };
 
 enum failure_domain { DOMAIN_DISK, DOMAIN_NODE, DOMAIN_RACK };
@@ -106,12 +117,14 @@ const char *key_session(uint64_t session, char *ret_key);
 /* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */
 char *cluster_record_encode(const struct cluster_record *record, const char *old_text);
 char *node_record_encode(const struct node_record *record, const char *old_text);
+char *session_record_encode(const struct session_record *record);
 char *disk_record_encode(const struct disk_record *record, const char *old_text);
 char *pool_encode(const struct pool *pool, const char *old_text);
 char *volume_root_encode(const struct volume_root *root, const char *old_text);
 /* -EBADMSG with *ret_error (mem_free) naming the member that is wrong. ret_ untouched then. */
 int cluster_record_decode(const char *text, struct cluster_record *ret_record, char **ret_error);
 int node_record_decode(const char *text, struct node_record *ret_record, char **ret_error);
+int session_record_decode(const char *text, struct session_record *ret_record, char **ret_error);
 int disk_record_decode(const char *text, struct disk_record *ret_record, char **ret_error);
 int pool_decode(const char *text, struct pool *ret_pool, char **ret_error);
 int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error);

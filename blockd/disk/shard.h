@@ -194,6 +194,10 @@ struct disk {
     char node[64];       /* failure domains */
     char rack[64];
     bool local;
+    /* Of a disk of another node: what that node last said of it (state then says what volumes are to
+     * think of it, members.h B3), and env_now_ns() since when it has been DISK_MISSING, 0 = it is not. */
+    enum disk_state home_state;
+    uint64_t missing_since_ns;
     uint64_t size_bytes; /* usable by shards */
     uint64_t free_bytes; /* as last known */
     uint64_t error_count, damage_count;
