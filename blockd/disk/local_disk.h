@@ -52,6 +52,11 @@ unsigned local_disk_shard_count(const struct disk *disk);
  * told by the callback). */
 MAY_SUSPEND int local_disk_scrub_shard(
     struct disk *disk, struct shard_key key, uint64_t *ret_bytes);
+/* shard_list page by page, at most `max` shards each, without suspending: *cursor is 0 at first,
+ * UINT32_MAX when there are no more. A shard that is there all the while is listed once. A page may be
+ * short, or empty, before the end: it looks at no more than 64 Ki table entries. */
+unsigned local_disk_list_page(struct disk *disk, uint64_t volume, uint32_t *cursor,
+    struct shard_info *ret_list, unsigned max);
 /* Retires the disk now, as after a write error. */
 void local_disk_fail(struct disk *disk, int error);
 void local_disk_set_trailer_cache(struct disk *disk, uint64_t cap_bytes);

@@ -298,23 +298,37 @@ static bool is_listed(const struct table_slot *slot, uint64_t volume)
     return volume == 0 || (slot->state != TABLE_LOST && slot->volume == volume);
 }
 
+unsigned local_disk_list_page(
+    struct disk *base, uint64_t volume, uint32_t *cursor, struct shard_info *ret_list, unsigned max)
+{
+    struct local_disk *disk = local_disk_of(base);
+    uint32_t end = disk->table.entry_count, i = MIN(*cursor, end);
+    unsigned count = 0;
+    /* A large table takes milliseconds: others go first now and then. */
+    for (uint32_t stop = i + MIN(end - i, 65536u); i < stop && count < max; i++) {
+        const struct table_slot *slot = &disk->table.slots[i];
+        if (is_listed(slot, volume))
+            local_fill_info(disk, slot, NULL, &ret_list[count++]);
+    }
+    *cursor = i < end ? i : UINT32_MAX;
+    return count;
+}
+
 MAY_SUSPEND int local_list(
     struct disk *base, uint64_t volume, struct shard_info **ret_list, unsigned *ret_count)
 {
-    struct local_disk *disk = local_disk_of(base);
     unsigned count = 0, capacity = 16;
     struct shard_info *list = mem_alloc(capacity * sizeof(*list));
-    for (uint32_t i = 0; i < disk->table.entry_count; i++) {
-        const struct table_slot *slot = &disk->table.slots[i];
-        if (i % 65536 == 65535)
-            fiber_yield(); /* a large table takes milliseconds: others go first */
-        if (!is_listed(slot, volume))
-            continue;
-        if (count == capacity) {
+    for (uint32_t cursor = 0; cursor != UINT32_MAX;) {
+        unsigned max = capacity - count;
+        unsigned n = local_disk_list_page(base, volume, &cursor, &list[count], max);
+        count += n;
+        if (n == max) {
             capacity *= 2;
             list = mem_realloc(list, capacity * sizeof(*list));
+        } else if (cursor != UINT32_MAX) {
+            fiber_yield();
         }
-        local_fill_info(disk, slot, NULL, &list[count++]);
     }
     *ret_list = list;
     *ret_count = count;
