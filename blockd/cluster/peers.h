@@ -1,6 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The other nodes as this one reaches them: one rpc_client a node, made when it is first named.
+ * The other nodes as this one reaches them: one rpc_client a node, made when its address is first
+ * known.
+ *
+ *  P1 A struct peer stays where it is until peers_free, also when its node is removed: remote disks
+ *     point to it. A node that comes back under its name gets the same one.
+ *  P2 done() of a call never comes from inside the submit, also without an address.
  */
 #pragma once
 
@@ -24,14 +29,14 @@ struct peers_options {
 
 struct peers *peers_new(const struct peers_options *options);
 MAY_SUSPEND void peers_free(struct peers *peers);
-/* The node's record: makes its peer, or changes its address. */
+/* The node's record: makes its peer, or changes its address. Not for this node's own record. */
 void peers_set(struct peers *peers, const struct node_record *record);
 /* The node was removed from the cluster. */
 MAY_SUSPEND void peers_remove(struct peers *peers, const char *name);
 /* NULL: no such node is known. */
 struct peer *peers_find(struct peers *peers, const char *name);
 struct list *peers_all(struct peers *peers);
-/* Also for a NULL client: -EHOSTUNREACH by done(). */
+/* Also for a NULL client, and for a NULL peer: -EHOSTUNREACH by done(). */
 void peer_submit(struct peer *peer, struct rpc_call *call);
 MAY_SUSPEND int peer_call(struct peer *peer, struct rpc_call *call);
 bool peer_connected(const struct peer *peer);

@@ -1,0 +1,183 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/cluster/peers.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "common/check.h"
+#include "common/log.h"
+#include "common/mem.h"
+
+struct peers {
+    struct peers_options options;
+    struct list peers;   /* by name */
+    struct list removed; /* remote disks may still point there */
+};
+
+struct peers *peers_new(const struct peers_options *options)
+{
+    struct peers *peers = NEW(struct peers);
+    peers->options = *options;
+    list_init(&peers->peers);
+    list_init(&peers->removed);
+    return peers;
+}
+
+/* --- Connections ------------------------------------------------------------------------------- */
+
+static void tell_changed(struct peer *peer)
+{
+    const struct peers_options *options = &peer->peers->options;
+    if (options->changed != NULL)
+        options->changed(options->ctx, peer);
+}
+
+static void peer_connected_event(void *ctx, const struct rpc_identity *identity)
+{
+    struct peer *peer = ctx;
+    log_info("node '%s' is connected", peer->name);
+    tell_changed(peer);
+}
+
+static void peer_disconnected_event(void *ctx)
+{
+    struct peer *peer = ctx;
+    log_info("node '%s' is disconnected", peer->name);
+    tell_changed(peer);
+}
+
+static void peer_dial(struct peer *peer, const struct node_record *record)
+{
+    struct rpc_client_events events = {
+        .connected = peer_connected_event, .disconnected = peer_disconnected_event, .ctx = peer};
+    peer->client = rpc_client_new(
+        &peer->peers->options.rpc, record->address, peer->name, &record->uuid, &events);
+}
+
+/* Operations that come meanwhile are answered as those of a node without an address. */
+MAY_SUSPEND static void peer_hang_up(struct peer *peer)
+{
+    struct rpc_client *client = peer->client;
+    peer->client = NULL;
+    peer->disk_status_ns = 0;
+    if (client != NULL)
+        rpc_client_free(client);
+}
+
+/* --- The list ---------------------------------------------------------------------------------- */
+
+static struct peer *find_in(struct list *list, const char *name)
+{
+    list_for_each (it, list) {
+        struct peer *peer = list_entry(it, struct peer, link);
+        if (strcmp(peer->name, name) == 0)
+            return peer;
+    }
+    return NULL;
+}
+
+struct peer *peers_find(struct peers *peers, const char *name)
+{
+    return find_in(&peers->peers, name);
+}
+
+struct list *peers_all(struct peers *peers)
+{
+    return &peers->peers;
+}
+
+static void insert_by_name(struct peers *peers, struct peer *peer)
+{
+    struct list *at = &peers->peers;
+    list_for_each (it, &peers->peers) {
+        if (strcmp(list_entry(it, struct peer, link)->name, peer->name) > 0) {
+            at = it;
+            break;
+        }
+    }
+    list_insert_before(at, &peer->link);
+}
+
+/* A node that comes back under its name is the same peer to those that still know it. */
+static struct peer *peer_make(struct peers *peers, const char *name)
+{
+    struct peer *peer = find_in(&peers->removed, name);
+    if (peer != NULL) {
+        list_remove(&peer->link);
+    } else {
+        peer = NEW(struct peer);
+        peer->peers = peers;
+        CHECK(strlen(name) < sizeof(peer->name));
+        strcpy(peer->name, name);
+    }
+    insert_by_name(peers, peer);
+    return peer;
+}
+
+void peers_set(struct peers *peers, const struct node_record *record)
+{
+    struct peer *peer = peers_find(peers, record->name);
+    if (peer == NULL)
+        peer = peer_make(peers, record->name);
+    if (record->address[0] == 0)
+        return; /* an address that was known stays: the node may still be there */
+    if (peer->client == NULL)
+        peer_dial(peer, record);
+    else
+        rpc_client_set_address(peer->client, record->address);
+}
+
+MAY_SUSPEND void peers_remove(struct peers *peers, const char *name)
+{
+    struct peer *peer = peers_find(peers, name);
+    if (peer == NULL)
+        return;
+    list_remove(&peer->link);
+    list_push_back(&peers->removed, &peer->link);
+    peer_hang_up(peer);
+}
+
+MAY_SUSPEND void peers_free(struct peers *peers)
+{
+    peers->options.changed = NULL;
+    while (!list_empty(&peers->peers))
+        peers_remove(peers, list_entry(peers->peers.next, struct peer, link)->name);
+    struct list *link;
+    while ((link = list_pop_front(&peers->removed)) != NULL)
+        mem_free(list_entry(link, struct peer, link));
+    mem_free(peers);
+}
+
+/* --- Calls ------------------------------------------------------------------------------------- */
+
+static void answer_unreachable(void *arg)
+{
+    struct rpc_call *call = arg;
+    call->done(call);
+}
+
+void peer_submit(struct peer *peer, struct rpc_call *call)
+{
+    if (peer != NULL && peer->client != NULL) {
+        rpc_call_submit(peer->client, call);
+        return;
+    }
+    call->result = -EHOSTUNREACH;
+    call->ret_body_len_bytes = 0;
+    call->ret_payload_bytes = 0;
+    fiber_spawn("unreachable", answer_unreachable, call); /* never from inside the submit */
+}
+
+MAY_SUSPEND int peer_call(struct peer *peer, struct rpc_call *call)
+{
+    if (peer != NULL && peer->client != NULL)
+        return rpc_call(peer->client, call);
+    call->ret_body_len_bytes = 0;
+    call->ret_payload_bytes = 0;
+    return call->result = -EHOSTUNREACH;
+}
+
+bool peer_connected(const struct peer *peer)
+{
+    return peer != NULL && peer->client != NULL && rpc_client_connected(peer->client);
+}
