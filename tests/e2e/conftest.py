@@ -18,23 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from hftest.node import BUILD, FuseMount, Node  # noqa: E402
 from hftest.process import run, tail  # noqa: E402
-from hftest.standin import StandInNode  # noqa: E402
 from hftest.vm import LIB, Libvirt  # noqa: E402
 
-STANDIN = os.environ.get("HOLDFAST_E2E_STANDIN") == "1"
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
 TEST_LIMIT_S = 3600 if LONG else int(os.environ.get("HOLDFAST_TEST_LIMIT_S", "120"))
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "blockd: needs a real blockd, the stand-in cannot do it")
-
-
-def pytest_collection_modifyitems(items):
-    if STANDIN:
-        for item in items:
-            if item.get_closest_marker("blockd"):
-                item.add_marker(pytest.mark.skip(reason="needs a real blockd"))
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -74,7 +61,7 @@ def make_node(request):
     nodes = request.node.holdfast_nodes = getattr(request.node, "holdfast_nodes", [])
 
     def make(**options):
-        node = (StandInNode if STANDIN else Node)(**options)
+        node = Node(**options)
         nodes.append(node)
         return node.create()
 
@@ -92,7 +79,7 @@ def node(make_node):
 @pytest.fixture(scope="module")
 def shared_node(request):
     """One node for the tests of a module that only read and write volumes of their own."""
-    node = (StandInNode if STANDIN else Node)()
+    node = Node()
     try:
         yield node.create()
     finally:
@@ -101,8 +88,6 @@ def shared_node(request):
 
 @pytest.fixture
 def fuse(node):
-    if STANDIN:
-        pytest.skip("needs a real blockd")
     return FuseMount(node)
 
 

@@ -9,7 +9,6 @@ import pytest
 from hftest.node import BUILD, MIB, ROOT
 from hftest.process import run
 
-pytestmark = pytest.mark.blockd
 
 COMMANDS = [
     ("disk",),

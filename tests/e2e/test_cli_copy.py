@@ -15,7 +15,6 @@ import pytest
 from hftest.node import BUILD, MIB, ROOT
 from hftest.process import run
 
-pytestmark = pytest.mark.blockd
 
 CLI = BUILD / "cli/holdfast"
 

@@ -61,7 +61,6 @@ def test_nbdinfo_lists_volumes_with_their_properties(shared_node, volume):
     assert info["export-name"] in [export["export-name"] for export in listed["exports"]]
 
 
-@pytest.mark.blockd
 def test_nbdinfo_shows_our_block_sizes(volume):
     info = json.loads(run(["nbdinfo", "--json", volume]).stdout)["exports"][0]
     assert info["block_size_minimum"] in (1, 512)
@@ -178,7 +177,6 @@ def test_fio_verifies_four_connections_at_once(volume):
 # FUSE
 
 
-@pytest.mark.blockd
 def test_fio_verifies_over_fuse(node, fuse):
     node.volume("f", 128)
     run(
@@ -188,7 +186,6 @@ def test_fio_verifies_over_fuse(node, fuse):
     )
 
 
-@pytest.mark.blockd
 def test_file_system_on_a_fuse_file(node, fuse, scratch):
     """mkfs, loop mount, files, umount, fsck; then the same files through another door."""
     node.volume("fs", 256)
@@ -215,7 +212,6 @@ def test_file_system_on_a_fuse_file(node, fuse, scratch):
         run(["umount", where])
 
 
-@pytest.mark.blockd
 def test_fuse_and_nbd_see_each_others_writes(node, fuse):
     uri = node.volume("both", 64)
     assert os.listdir(fuse.path) == ["both"] and os.path.getsize(fuse.path / "both") == 64 * MIB
@@ -232,7 +228,6 @@ def test_fuse_and_nbd_see_each_others_writes(node, fuse):
     assert "failed" not in done.stdout
 
 
-@pytest.mark.blockd
 def test_fuse_waits_out_a_blockd_that_is_killed_under_fio(node, fuse):
     """kill -9 under fio's verify: the mount waits for the restart and goes on, and every checksum holds."""
     import time

@@ -3,7 +3,6 @@
 
 import random
 
-import pytest
 from conftest import LONG
 from hftest.pattern import BLOCK, History, Writer, verify_volume
 
@@ -43,23 +42,19 @@ def test_kill_without_any_flush_keeps_every_acked_write(node):
     crash_rounds(node, ROUNDS, only_flushed=False, seed=2, flush_every=0)
 
 
-@pytest.mark.blockd
 def test_power_cut_keeps_every_flushed_write_and_a_prefix(node):
     crash_rounds(node, ROUNDS, only_flushed=True, seed=3, env=POWER_CUT)
 
 
-@pytest.mark.blockd
 def test_power_cut_without_flush_loses_only_the_end(node):
     """And does lose something: otherwise these tests would be about nothing."""
     assert crash_rounds(node, ROUNDS, only_flushed=True, seed=7, env=POWER_CUT, flush_every=0) > 0
 
 
-@pytest.mark.blockd
 def test_power_cut_of_a_mirror_keeps_every_flushed_write(make_node):
     crash_rounds(make_node(disks=3, code="1+1"), ROUNDS, only_flushed=True, seed=4, env=POWER_CUT)
 
 
-@pytest.mark.blockd
 def test_kills_while_recovering_lose_nothing(node):
     """Killed again and again shortly after its start, so that recovery itself is cut, the volume still has everything."""
     uri = node.volume("v", VOLUME_MIB)

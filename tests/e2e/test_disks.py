@@ -12,7 +12,6 @@ from hftest.node import MIB
 from hftest.pattern import BLOCK, History, Writer, block_bytes, verify_volume
 from hftest.process import wait_until
 
-pytestmark = pytest.mark.blockd
 VOLUME_MIB = 96
 
 

@@ -10,7 +10,6 @@ import pytest
 from hftest.node import MIB
 from hftest.process import run, spawn, tail, wait_until
 
-pytestmark = pytest.mark.blockd
 
 VERIFY = ["--ioengine=libaio", "--direct=1", "--rw=randwrite", "--bs=4k", "--iodepth=32", "--size=32m", "--verify=crc32c",
           "--verify_fatal=1", "--do_verify=1", "--verify_state_save=0"]  # fmt: skip

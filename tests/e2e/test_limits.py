@@ -4,12 +4,10 @@
 import time
 
 import nbd
-import pytest
 from conftest import LONG
 from hftest.node import MIB
 from hftest.process import run
 
-pytestmark = pytest.mark.blockd
 
 
 def fio(uri, *options):

@@ -12,7 +12,6 @@ import pytest
 from hftest.node import BUILD, ROOT
 from hftest.process import run
 
-pytestmark = pytest.mark.blockd
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 
 import re
 
-import pytest
 from hftest.process import run
 from hftest.vm import Vm
 
@@ -59,7 +58,6 @@ def test_guest_killed_with_blockd_keeps_every_fsynced_line(node, libvirt, vm_ima
     crash_and_verify(node, libvirt, vm_image, scratch, crashes=2)
 
 
-@pytest.mark.blockd
 def test_guest_and_power_cut_keeps_every_fsynced_line(node, libvirt, vm_image, scratch):
     crash_and_verify(node, libvirt, vm_image, scratch, crashes=2, env=POWER_CUT)
 

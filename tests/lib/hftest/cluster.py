@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import tempfile
 import time
 from pathlib import Path
@@ -53,6 +54,9 @@ class Network:
         ip("-n", namespace, "link", "set", "eth0", "up")
         return address
 
+    def port(self, wanted):
+        return wanted
+
     def namespace(self, name):
         return f"{self.tag}-{name}"
 
@@ -81,37 +85,59 @@ class Network:
         ip("link", "del", f"{self.tag}br", check=False)
 
 
+class Loopback:
+    """The same without namespaces: everybody on 127.0.0.1, ports from the kernel. Links cannot be cut."""
+
+    def add(self, name):
+        return "127.0.0.1"
+
+    def enter(self, name):
+        return []
+
+    def port(self, wanted):
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            return sock.getsockname()[1]
+
+    def close(self):
+        pass
+
+
 class Etcd:
     """`count` members, each in its namespace."""
 
     def __init__(self, network, base, count=1):
         self.network, self.base = network, base
-        self.addresses = {f"e{i}": network.add(f"e{i}") for i in range(1, count + 1)}
+        names = [f"e{i}" for i in range(1, count + 1)]
+        self.clients, self.peers = {}, {}
+        for name in names:
+            address = network.add(name)
+            self.clients[name] = f"http://{address}:{network.port(ETCD_CLIENT)}"
+            self.peers[name] = f"http://{address}:{network.port(ETCD_PEER)}"
         self.processes = {}
-        for name in self.addresses:
+        for name in names:
             self.start(name)
-        wait_until(lambda: self.healthy(next(iter(self.addresses))), 30, "etcd")
+        wait_until(lambda: self.healthy(names[0]), 30, "etcd")
 
     @property
     def endpoints(self):
-        return ", ".join(f"http://{address}:{ETCD_CLIENT}" for address in self.addresses.values())
+        return ", ".join(self.clients.values())
 
     def log(self, name):
         return self.base / f"{name}.log"
 
     def start(self, name):
-        address = self.addresses[name]
-        initial = ",".join(f"{n}=http://{a}:{ETCD_PEER}" for n, a in self.addresses.items())
+        initial = ",".join(f"{member}={url}" for member, url in self.peers.items())
         self.processes[name] = spawn(
             [
                 *self.network.enter(name),
                 "etcd",
                 f"--name={name}",
                 f"--data-dir={self.base / name}",
-                f"--listen-client-urls=http://{address}:{ETCD_CLIENT}",
-                f"--advertise-client-urls=http://{address}:{ETCD_CLIENT}",
-                f"--listen-peer-urls=http://{address}:{ETCD_PEER}",
-                f"--initial-advertise-peer-urls=http://{address}:{ETCD_PEER}",
+                f"--listen-client-urls={self.clients[name]}",
+                f"--advertise-client-urls={self.clients[name]}",
+                f"--listen-peer-urls={self.peers[name]}",
+                f"--initial-advertise-peer-urls={self.peers[name]}",
                 f"--initial-cluster={initial}",
                 "--logger=zap",
                 "--log-level=warn",
@@ -121,7 +147,7 @@ class Etcd:
 
     def ctl(self, name, *words, check=False):
         return run(
-            [*self.network.enter(name), "etcdctl", f"--endpoints=http://{self.addresses[name]}:{ETCD_CLIENT}", *words],
+            [*self.network.enter(name), "etcdctl", f"--endpoints={self.clients[name]}", *words],
             timeout_s=20,
             check=check,
             env={**os.environ, "ETCDCTL_API": "3"},
@@ -162,7 +188,7 @@ class ClusterNode(Node):
     def __init__(self, cluster, name, disks, disk_mib, config=None, env=None):
         super().__init__(base=cluster.dir, disks=disks, disk_mib=disk_mib, code=None, pool=cluster.pool, config=config, env=env)
         self.cluster, self.name = cluster, name
-        self.address = cluster.network.add(name)
+        self.address = f"tcp:{cluster.network.add(name)}:{cluster.network.port(PORT)}"
         self.prefix = cluster.network.enter(name)
 
     def write_config(self):
@@ -171,7 +197,7 @@ class ClusterNode(Node):
             "node": {"name": self.name, **self.config.get("node", {})},
             "store": {"type": "etcd", "endpoints": self.cluster.etcd.endpoints, "path": None, **self.config.get("store", {})},
             "cluster": {
-                "address": f"tcp:{self.address}:{PORT}",
+                "address": self.address,
                 "session_ttl": self.cluster.session_ttl,
                 **self.config.get("cluster", {}),
             },
@@ -191,15 +217,16 @@ class ClusterNode(Node):
 class Cluster:
     """Starts etcd and nodes n1..nN with their disks and one pool. Use as a context manager, or call close()."""
 
-    def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None):
-        self.dir = Path(tempfile.mkdtemp(prefix="hfc.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None, base=None, loopback=False):
+        self.dir = Path(tempfile.mkdtemp(prefix="hfc.", dir=base or os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+        self.loopback = loopback
         self.pool, self.code, self.domain, self.session_ttl = "main", code, domain, session_ttl
         self.network, self.etcd, self.nodes = None, None, {}
         self.options = {"disks": disks, "disk_mib": disk_mib, "config": config, "env": env}
         self.count, self.etcd_count = nodes, etcd
 
     def create(self):
-        self.network = Network()
+        self.network = Loopback() if self.loopback else Network()
         self.etcd = Etcd(self.network, self.dir, self.etcd_count)
         for number in range(1, self.count + 1):
             self.add_node(f"n{number}")
