@@ -27,6 +27,8 @@
 /* How long a delete, rename or close waits for users to go; when front ends were told to. */
 #define UNUSED_WAIT_NS (2 * 1000000000ull)
 #define FORCE_WAIT_NS (30 * 1000000000ull)
+#define SUCCESSOR_WAIT_NS (2 * 1000000000ull) /* V5 */
+#define SIGHTINGS_MAX 64
 
 struct entry {
     struct list link; /* volumes->entries */
@@ -35,6 +37,7 @@ struct entry {
     char name[NAME_BYTES_MAX];
     struct volume *volume; /* NULL unless open */
     bool busy;             /* V1 */
+    bool handing_over;
     unsigned users;
     struct list listeners; /* struct volumes_listener.link */
     struct env_timer idle;
@@ -47,6 +50,13 @@ struct volumes {
     struct fiber_queue changed; /* an entry became not busy, went, or lost its last user */
     struct volumes_purge *purge;
     bool closing;
+    unsigned renewals; /* fibers of volumes_session_renewed */
+    /* Volumes that wait for their successor, and since when we know (V5); the oldest goes first. */
+    struct sighting {
+        uint64_t id, first_ns;
+        uint32_t epoch;
+    } sightings[SIGHTINGS_MAX];
+    unsigned sighting_next;
 };
 
 /* --- Entries --------------------------------------------------------------------------------- */
@@ -159,12 +169,38 @@ static char *cannot_find(const char *name)
     return mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
 }
 
+/* Whether the successor has had its time; remembers when that began. */
+static bool successor_is_late(struct volumes *volumes, uint64_t id, uint32_t epoch)
+{
+    for (unsigned i = 0; i < SIGHTINGS_MAX; i++) {
+        const struct sighting *s = &volumes->sightings[i];
+        if (s->id == id && s->epoch == epoch)
+            return env_now_ns() >= s->first_ns + SUCCESSOR_WAIT_NS;
+    }
+    volumes->sightings[volumes->sighting_next++ % SIGHTINGS_MAX] =
+        (struct sighting){.id = id, .epoch = epoch, .first_ns = env_now_ns()};
+    return false;
+}
+
 /* The entry is the caller's alone; it is open with one user afterwards, or gone. */
-static int entry_open(struct entry *entry, struct volume **ret_volume, char **ret_error)
+static int entry_open(struct entry *entry, struct volume **ret_volume,
+    struct volume_owner *ret_owner, char **ret_error)
 {
     struct volumes *volumes = entry->volumes;
     struct volume *volume;
-    int r = volume_open(volumes->host, entry->id, &volume, ret_error);
+    struct volume_owner owner = {0};
+    char *error = NULL;
+    int r = volume_acquire(volumes->host, entry->id, 0, &volume, &owner, &error);
+    if (r == -EBUSY && owner.session == 0 && successor_is_late(volumes, entry->id, owner.epoch)) {
+        mem_free(error);
+        error = NULL;
+        r = volume_acquire(
+            volumes->host, entry->id, VOLUME_ACQUIRE_FROM_SUCCESSOR, &volume, &owner, &error);
+    }
+    if (r < 0)
+        *ret_error = error;
+    if (r == -EBUSY && ret_owner)
+        *ret_owner = owner;
     if (r < 0) {
         entry_free(entry);
         return r;
@@ -219,7 +255,7 @@ static int find_id(struct volumes *volumes, const char *name, uint64_t *ret_id, 
 
 /* By name, or by id when name is NULL. */
 static int get(struct volumes *volumes, const char *name, uint64_t id, struct volume **ret_volume,
-    char **ret_error)
+    struct volume_owner *ret_owner, char **ret_error)
 {
     for (;;) {
         if (volumes->closing) {
@@ -237,7 +273,8 @@ static int get(struct volumes *volumes, const char *name, uint64_t id, struct vo
                 continue;
         }
         if (!entry)
-            return entry_open(entry_new(volumes, id, name ? name : ""), ret_volume, ret_error);
+            return entry_open(
+                entry_new(volumes, id, name ? name : ""), ret_volume, ret_owner, ret_error);
         if (entry_join(entry, ret_volume))
             return 0;
     }
@@ -246,13 +283,19 @@ static int get(struct volumes *volumes, const char *name, uint64_t id, struct vo
 int volumes_get(
     struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error)
 {
-    return get(volumes, name, 0, ret_volume, ret_error);
+    return get(volumes, name, 0, ret_volume, NULL, ret_error);
 }
 
 int volumes_get_by_id(
     struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error)
 {
-    return get(volumes, NULL, id, ret_volume, ret_error);
+    return get(volumes, NULL, id, ret_volume, NULL, ret_error);
+}
+
+int volumes_acquire(struct volumes *volumes, const char *name, uint64_t id,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error)
+{
+    return get(volumes, name, id, ret_volume, ret_owner, ret_error);
 }
 
 void volumes_put(struct volumes *volumes, struct volume *volume)
@@ -293,6 +336,77 @@ void volumes_each_open(
     list_for_each (it, &volumes->entries)
         if (list_entry(it, struct entry, link)->volume)
             fn(ctx, list_entry(it, struct entry, link)->volume);
+}
+
+/* --- Handing over, new sessions ---------------------------------------------------------------- */
+
+int volumes_handoff(struct volumes *volumes, uint64_t id, uint32_t epoch, const char *successor,
+    uint64_t *ret_pause_ns, char **ret_error)
+{
+    struct entry *entry = entry_by_id(volumes, id);
+    if (!entry || entry->busy || volume_halted(entry->volume) ||
+        (epoch && volume_epoch(entry->volume) != epoch)) {
+        *ret_error = mem_printf("volume %016" PRIx64 " is not served here", id);
+        return -ENOENT;
+    }
+    if (entry->handing_over) {
+        *ret_error = mem_printf("volume '%s' is being handed over already", entry->name);
+        return -EBUSY;
+    }
+    entry->users++; /* so that it is not closed meanwhile */
+    env_timer_cancel(&entry->idle);
+    entry->handing_over = true;
+    int r = volume_hand_over(entry->volume, successor, ret_pause_ns);
+    entry->handing_over = false;
+    if (r < 0)
+        *ret_error = mem_printf("volume '%s' was not handed over to node '%s': %s", entry->name,
+            successor, strerror(-r));
+    else
+        log_info("volume %s: handed over to node '%s'", entry->name, successor);
+    if (volume_halted(entry->volume))
+        tell_halted(entry);
+    volumes_put(volumes, entry->volume);
+    return r;
+}
+
+struct renewal {
+    struct entry *entry;
+    struct fiber_group *group;
+};
+
+static void renew(void *arg)
+{
+    struct renewal renewal = *(struct renewal *)arg;
+    struct volumes *volumes = renewal.entry->volumes;
+    struct volume *volume = renewal.entry->volume;
+    mem_free(arg);
+    while (!volumes->closing && volume_session_renewed(volume) == -EAGAIN)
+        log_warn_limited("volume %s: reads do not use the new session yet", volume_name(volume));
+    if (volume_halted(volume))
+        tell_halted(renewal.entry);
+    volumes_put(volumes, volume);
+    fiber_group_done(renewal.group, 0);
+}
+
+void volumes_session_renewed(struct volumes *volumes)
+{
+    struct fiber_group group;
+    fiber_group_init(&group);
+    volumes->renewals++;
+    list_for_each (it, &volumes->entries) {
+        struct entry *entry = list_entry(it, struct entry, link);
+        if (entry->busy || volume_halted(entry->volume))
+            continue; /* opening: it looks at the session when it is done */
+        struct renewal *renewal = NEW(struct renewal);
+        *renewal = (struct renewal){.entry = entry, .group = &group};
+        entry->users++;
+        env_timer_cancel(&entry->idle);
+        fiber_group_add(&group, 1);
+        fiber_spawn("renew session", renew, renewal);
+    }
+    fiber_group_wait(&group);
+    volumes->renewals--;
+    fiber_queue_wake_all(&volumes->changed);
 }
 
 /* --- Resize, rename, delete, close ------------------------------------------------------------ */
@@ -565,6 +679,8 @@ void volumes_free(struct volumes *volumes)
     volumes->closing = true;
     fiber_queue_wake_all(&volumes->changed);
     volumes_purge_stop(volumes->purge);
+    while (volumes->renewals > 0)
+        fiber_queue_wait(&volumes->changed);
     /* All at once: each has to destage. Entries that are busy go by themselves, or become open. */
     while (!list_empty(&volumes->entries)) {
         list_for_each_safe (it, &volumes->entries) {

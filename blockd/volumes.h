@@ -9,10 +9,10 @@
  *     tells its listeners.
  *  V3 A volume that has halted (deposed) is given to nobody any more: its users let go of it, it is
  *     closed, then the next volumes_get() opens it anew.
- *  V5 What was handed over is left alone here until its successor, or somebody, has had two seconds to
- *     take it (volume_root.successor).
  *  V4 Every root in VOLUME_DELETING is purged in the end: at start, after a delete, and again after
  *     a failure.
+ *  V5 What was released for a successor is left alone until that had two seconds to take it,
+ *     counted from when this node first saw it so (volume_root.successor).
  */
 #pragma once
 

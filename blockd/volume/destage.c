@@ -245,6 +245,30 @@ static bool freeze_if_due(struct volume *v)
     return memtable_freeze(&v->memtable);
 }
 
+/* Reads without a lease leave records that no generation has (S17): when nothing else is left, they
+ * are committed by themselves, once there are enough of them or on request. */
+static bool noops_due(const struct volume *v)
+{
+    return v->serving && !v->halted && memtable_empty(&v->memtable) &&
+           v->acked_seq > v->state.committed_seq && (v->destage_all || log_is_long(v));
+}
+
+static int commit_noops(struct volume *v)
+{
+    struct records records = {0};
+    struct list removed;
+    uint64_t last_seq = v->acked_seq;
+    list_init(&removed);
+    record_committed(&records, last_seq);
+    log_collect_freed(v, last_seq, &records, &removed);
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r == 0)
+        log_committed(v, last_seq);
+    log_remove_freed(v, &removed);
+    return r;
+}
+
 void destager(void *arg)
 {
     struct volume *v = arg;
@@ -255,6 +279,9 @@ void destager(void *arg)
                 break;
             place_seal_retired_kick(v);
             checkpoint_if_due(v);
+        } else if (noops_due(v)) {
+            if (commit_noops(v) < 0)
+                break;
         } else if (!freeze_if_due(v)) {
             v->destage_all = false;
             fiber_queue_wake_all(&v->destaged);

@@ -25,6 +25,8 @@
 #define WRITE_BLOCKS_MAX 128 /* of one log record */
 #define READ_JOBS_MAX 64     /* runs of one request read at the same time */
 #define LOOKUP_TRIES 64
+#define UNREACHABLE_RETRY_NS 100000000ull
+#define UNREACHABLE_WAIT_NS 30000000000ull
 
 static int io_enter(struct volume *v)
 {
@@ -246,18 +248,45 @@ static int read_bounced(struct volume *v, uint64_t off, uint64_t len, void *buf)
     return r;
 }
 
+static int read_range(struct volume *v, uint64_t off, uint64_t len, void *buf)
+{
+    if (off % BLOCK_BYTES == 0 && len % BLOCK_BYTES == 0 && aligned(buf))
+        return read_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, buf, LOOKUP_TRIES);
+    return read_bounced(v, off, len, buf);
+}
+
+/* Among many nodes an error counts only when it is the owner's: what a deposed one looks for may be
+ * gone. And disks that are away come back, or the rest is repaired: that is latency, for a while. */
+static int read_again(struct volume *v, uint64_t off, uint64_t len, void *buf, int r)
+{
+    uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
+    bool confirmed = false;
+    while (r < 0 && !v->halted && (!confirmed || r == -EHOSTUNREACH) && env_now_ns() < until_ns) {
+        if (confirmed)
+            env_sleep_ns(UNREACHABLE_RETRY_NS);
+        int owner = ownership_confirm(v);
+        if (owner < 0)
+            return owner;
+        confirmed = true;
+        r = read_range(v, off, len, buf);
+    }
+    return r;
+}
+
 int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
 {
     int r = check_range(v, off, len);
     if (r < 0 || (r = io_enter(v)) < 0)
         return r;
     uint64_t start_ns = env_now_ns();
-    if (len > 0) {
-        if (off % BLOCK_BYTES == 0 && len % BLOCK_BYTES == 0 && aligned(buf))
-            r = read_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, buf, LOOKUP_TRIES);
-        else
-            r = read_bounced(v, off, len, buf);
-    }
+    if (!ownership_by_lease(v)) /* X3 */
+        r = ownership_confirm(v);
+    if (r == 0 && len > 0)
+        r = read_range(v, off, len, buf);
+    if (r < 0 && v->host->lease.id)
+        r = read_again(v, off, len, buf, r);
+    if (v->halted)
+        r = -ESHUTDOWN;
     if (r == -EBADMSG || r == -ENOENT || r == -EHOSTUNREACH || r == -ENOMEM)
         r = -EIO;
     if (r == -EIO)
@@ -522,7 +551,12 @@ int volume_flush(struct volume *v)
         return r;
     uint64_t start_ns = env_now_ns();
     log_learn_flush(v);
-    r = log_sync_to(v, v->acked_seq);
+    if (!ownership_by_lease(v)) /* it covers what a later owner acknowledged, too (S4) */
+        r = ownership_confirm(v);
+    if (r == 0)
+        r = log_sync_to(v, v->acked_seq);
+    if (v->halted)
+        r = -ESHUTDOWN;
     v->stats.flushes++;
     note_latency(&v->stats.flush_latency_ns_sum, NULL, start_ns);
     io_leave(v);
@@ -553,7 +587,9 @@ int volume_block_status(struct volume *v, uint64_t off, uint64_t len,
         return r;
     unsigned count = 0;
     uint64_t at = off, end = off + len;
-    while (at < end) {
+    if (!ownership_by_lease(v))
+        r = ownership_confirm(v);
+    while (r == 0 && at < end) {
         bool hole = false;
         uint64_t blocks = 0, block = at / BLOCK_BYTES;
         r = status_step(v, block, DIV_ROUND_UP(end, BLOCK_BYTES) - block, &hole, &blocks);
@@ -569,7 +605,10 @@ int volume_block_status(struct volume *v, uint64_t off, uint64_t len,
         }
         at = to;
     }
+    bool halted = v->halted;
     io_leave(v);
+    if (halted)
+        return -ESHUTDOWN;
     if (r < 0 && count == 0)
         return r == -ESHUTDOWN ? r : -EIO;
     *ret_count = count;

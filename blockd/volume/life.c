@@ -166,13 +166,18 @@ static int free_logs(struct volume *v)
     struct records records = {0};
     struct list removed;
     list_init(&removed);
+    uint64_t committed_seq = v->state.committed_seq;
+    if (memtable_empty(&v->memtable) && v->acked_seq > committed_seq) { /* no-ops, for reads */
+        committed_seq = v->acked_seq;
+        record_committed(&records, committed_seq);
+    }
     list_for_each (it, &v->state.wals) {
         struct wal *wal = list_entry(it, struct wal, link);
-        if (wal->last_seq <= v->state.committed_seq)
+        if (wal->last_seq <= committed_seq)
             wal->sealed = true;
     }
     v->wal_open = v->wal_next = NULL;
-    log_collect_freed(v, v->state.committed_seq, &records, &removed);
+    log_collect_freed(v, committed_seq, &records, &removed);
     int r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     log_remove_freed(v, &removed);
@@ -198,11 +203,86 @@ int volume_close(struct volume *v)
     if (r == 0 && !v->halted)
         r = ownership_release(v, "");
     if (v->halted)
-        r = -ESHUTDOWN;
+        r = v->released ? 0 : -ESHUTDOWN;
     if (r < 0)
         log_warn("volume %s: not closed cleanly (%s): the next open recovers it from its log",
             v->root.name, strerror(-r));
     volume_free(v);
+    return r;
+}
+
+/* --- Handing over -------------------------------------------------------------------------------
+ *
+ * What the next owner does is the same as after a crash (S20): it fences, replays the log and seals
+ * what is open. So nothing of that is done here while I/O waits: the pause is the I/O in flight and
+ * one CAS here, and a short replay there. That it is short is made sure before, while serving. */
+
+#define HAND_OVER_BYTES_MAX (1u << 20) /* of data to replay: little, not nothing */
+#define HAND_OVER_ITEMS_MAX 64         /* directories to read */
+#define HAND_OVER_ROUNDS 4
+#define HAND_OVER_PREPARE_NS 5000000000ull
+#define HAND_OVER_WAIT_NS 1000000000ull
+
+static void hand_over_prepare(struct volume *v)
+{
+    uint64_t deadline_ns = env_now_ns() + HAND_OVER_PREPARE_NS;
+    if (v->state.item_count > HAND_OVER_ITEMS_MAX) {
+        v->checkpoint_wanted++;
+        fiber_queue_wake_all(&v->checkpoint_wake);
+    }
+    for (unsigned i = 0; i < HAND_OVER_ROUNDS; i++) {
+        uint64_t target = v->next_seq - 1;
+        while (v->state.committed_seq < target && !memtable_empty(&v->memtable) && !v->halted &&
+               env_now_ns() < deadline_ns) {
+            v->destage_all = true;
+            fiber_queue_wake_all(&v->destager_wake);
+            fiber_queue_wait_until(&v->destaged, deadline_ns);
+        }
+        if (memtable_bytes(&v->memtable) <= HAND_OVER_BYTES_MAX)
+            break;
+    }
+    while (v->checkpoint_done < v->checkpoint_wanted && !v->halted && env_now_ns() < deadline_ns)
+        fiber_queue_wait_until(&v->checkpoint_waiters, deadline_ns);
+}
+
+/* What is still in flight after a while may have happened or not: its front end asks the next owner
+ * (S19). */
+static void wait_for_ios(struct volume *v, uint64_t deadline_ns)
+{
+    while (v->ios > 0 && !v->halted && env_now_ns() < deadline_ns)
+        fiber_queue_wait_until(&v->idle_waiters, deadline_ns);
+}
+
+static int hand_over_locked(struct volume *v, const char *successor, uint64_t *ret_pause_ns)
+{
+    hand_over_prepare(v);
+    if (v->halted || v->closed_to_io)
+        return -ESHUTDOWN;
+    uint64_t start_ns = env_now_ns();
+    v->closed_to_io = true;
+    fiber_queue_wake_all(&v->space_waiters);
+    wait_for_ios(v, start_ns + HAND_OVER_WAIT_NS);
+    if (v->halted)
+        return -ESHUTDOWN;
+    snprintf(v->problem, sizeof(v->problem), "handed over to node '%s'", successor);
+    volume_stop(v, -ESHUTDOWN); /* X4: from here on it serves nothing, whatever becomes of this */
+    int r = ownership_release(v, successor);
+    v->released = r == 0;
+    if (r < 0)
+        log_warn("volume %s: handing it over to node '%s': %s", v->root.name, successor,
+            r == -ESTALE ? "somebody else has it already" : store_strerror(r));
+    if (ret_pause_ns)
+        *ret_pause_ns = env_now_ns() - start_ns;
+    return r;
+}
+
+int volume_hand_over(struct volume *v, const char *successor, uint64_t *ret_pause_ns)
+{
+    fiber_mutex_lock(&v->hand_over_mutex);
+    int r = -ESHUTDOWN;
+    if (!v->halted && !v->closed_to_io)
+        r = v->serving ? hand_over_locked(v, successor, ret_pause_ns) : -EHOSTUNREACH;
+    fiber_mutex_unlock(&v->hand_over_mutex);
     return r;
 }
 
@@ -211,10 +291,10 @@ int volume_close(struct volume *v)
 int volume_delete(struct volume_host *host, const char *name, char **ret_error)
 {
     uint64_t id;
-    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX];
+    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
     for (;;) {
         int r = volume_id_by_name(host->store, name, &id);
-        struct volume_root root;
+        struct volume_root root = {0};
         struct store_value named;
         if (r == 0)
             r = volume_root_load(host->store, id, &root);
@@ -227,15 +307,23 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
                     : mem_printf("volume '%s' cannot be read: %s", name, store_strerror(r));
             return r;
         }
-        uint64_t name_revision = named.revision;
+        uint64_t name_revision = named.revision, revision = root.revision;
         store_value_fini(&named);
+        bool others = root.state == VOLUME_OWNED && root.owner_session != volume_host_session(host);
         root.state = VOLUME_DELETING;
         CLEANUP_FREE char *text = volume_root_encode(&root, NULL);
         struct store_compare compares[] = {{.key = name_key, .revision = name_revision},
-            {.key = key_volume(id, volume_key), .revision = root.revision}};
+            {.key = key_volume(id, volume_key), .revision = root.revision},
+            {.key = key_session(root.owner_session, session_key)}};
         struct store_op ops[] = {{.type = STORE_DELETE, .key = name_key},
             {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)}};
-        r = store_txn(host->store, compares, 2, ops, 2, NULL);
+        r = store_txn(host->store, compares, others ? 3 : 2, ops, 2, NULL);
+        if (r == -ECANCELED && others && volume_root_load(host->store, id, &root) == 0 &&
+            root.revision == revision) {
+            *ret_error =
+                mem_printf("volume '%s' is served by node '%s': delete it there", name, root.owner);
+            return -EBUSY;
+        }
         if (r == -ECANCELED)
             continue;
         if (r < 0)

@@ -133,6 +133,7 @@ static bool batch_gather(struct volume *v, struct batch *b)
         batch_add_data(b, commit);
         b->last_seq = commit->seq;
         b->fua = b->fua || commit->fua;
+        v->sent_seq = commit->seq;
     }
     return !list_empty(&b->commits);
 }
@@ -239,6 +240,7 @@ static void batch_return(struct volume *v, struct batch *b)
 {
     list_splice_back(&b->commits, &v->commit_queue);
     list_splice_back(&v->commit_queue, &b->commits);
+    v->sent_seq = b->first_seq - 1; /* they will be sent again */
 }
 
 static uint64_t log_bytes_max(const struct volume *v)
@@ -258,10 +260,17 @@ static uint64_t unreleased_bytes(const struct volume *v)
     return blocks * BLOCK_BYTES;
 }
 
+bool log_is_long(const struct volume *v)
+{
+    return unreleased_bytes(v) > log_bytes_max(v) / 4 * 3;
+}
+
 static void log_limit(struct volume *v)
 {
-    if (unreleased_bytes(v) <= log_bytes_max(v) / 4 * 3)
+    if (!log_is_long(v))
         return;
+    if (memtable_empty(&v->memtable))
+        fiber_queue_wake_all(&v->destager_wake);
     /* One at a time: a generation for each batch would cost more memory and smaller rows the slower
      * destage is. */
     if (!memtable_oldest_frozen(&v->memtable) && memtable_freeze(&v->memtable))

@@ -162,6 +162,7 @@ static struct volume *volume_new(
     fiber_mutex_init(&v->clean_mutex);
     fiber_mutex_init(&v->grow_mutex);
     fiber_mutex_init(&v->root_mutex);
+    fiber_mutex_init(&v->hand_over_mutex);
     extmap_init(&v->delta);
     extmap_init(&v->delta_frozen);
     checkpoint_init_store(v);
@@ -329,6 +330,10 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
         return r;
     }
     mem_free(error);
+    /* Had it changed, nobody would tell a volume that was not open yet. */
+    for (uint64_t session; (session = volume_host_session(host)) != 0 && !v->halted &&
+                           session != v->root.owner_session;)
+        volume_session_renewed(v);
     *ret_volume = v;
     return 0;
 }

@@ -17,6 +17,9 @@
  *     was last read. One whose outcome is unknown is repeated until one is known; the root is read
  *     again only to learn of a revision to compare with (S13).
  *  X3 Reads rely on the lease only while the root names the session that the node has now (S16).
+ *     Else a read, a block status and a flush (which speaks for all connections) wait for a record
+ *     that was sent after they came and that all copies of the newest log took (S17). An answer that
+ *     was looked up before the volume halted is not given after it.
  *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
  *  X5 A fence that is refused although the root names no later epoch: the store has been set back.
  *     The root is marked as halted, and no open comes near that volume any more (S15).
@@ -34,6 +37,7 @@
 #define RETRY_NS_MAX 1000000000ull
 #define TAKE_TRIES 8
 #define RELEASE_WAIT_NS 5000000000ull
+#define RENEW_WAIT_NS 5000000000ull
 
 /* --- Taking ------------------------------------------------------------------------------------ */
 
@@ -138,6 +142,12 @@ int ownership_set_back(struct volume_host *host, const struct volume_root *root,
 
 /* --- Changing what is ours ---------------------------------------------------------------------- */
 
+static void set_released(struct volume_root *root, const void *arg)
+{
+    root->state = VOLUME_RELEASED;
+    snprintf(root->successor, sizeof(root->successor), "%s", (const char *)arg);
+}
+
 static int change_locked(
     struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
 {
@@ -170,21 +180,27 @@ static int change_locked(
             return r;
         env_sleep_ns(delay_ns);
         delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
-        if (v->halted)
+        if (v->halted && change != set_released)
             return -ESHUTDOWN;
     }
 }
 
-int root_change(struct volume *v, root_change_fn *change, const void *arg)
+static int change_until(
+    struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
 {
     fiber_mutex_lock(&v->root_mutex);
-    int r = v->halted ? -ESHUTDOWN : change_locked(v, change, arg, UINT64_MAX);
+    int r = v->halted ? -ESHUTDOWN : change_locked(v, change, arg, deadline_ns);
     fiber_mutex_unlock(&v->root_mutex);
     if (r == -ESTALE || r == -EALREADY) {
         volume_deposed(v);
         return -ESHUTDOWN;
     }
     return r;
+}
+
+int root_change(struct volume *v, root_change_fn *change, const void *arg)
+{
+    return change_until(v, change, arg, UINT64_MAX);
 }
 
 static void set_session(struct volume_root *root, const void *arg)
@@ -194,21 +210,36 @@ static void set_session(struct volume_root *root, const void *arg)
 
 int volume_session_renewed(struct volume *v)
 {
-    return root_change(v, set_session, v->host);
-}
-
-static void set_released(struct volume_root *root, const void *arg)
-{
-    root->state = VOLUME_RELEASED;
-    snprintf(root->successor, sizeof(root->successor), "%s", (const char *)arg);
+    int r = change_until(v, set_session, v->host, env_now_ns() + RENEW_WAIT_NS);
+    return r == 0 || r == -ESHUTDOWN ? r : -EAGAIN;
 }
 
 int ownership_release(struct volume *v, const char *successor)
 {
     CHECK(v->closed_to_io); /* X4 */
     fiber_mutex_lock(&v->root_mutex);
-    int r = v->halted ? -ESHUTDOWN
-                      : change_locked(v, set_released, successor, env_now_ns() + RELEASE_WAIT_NS);
+    int r = change_locked(v, set_released, successor, env_now_ns() + RELEASE_WAIT_NS);
     fiber_mutex_unlock(&v->root_mutex);
     return r == -EALREADY ? 0 : r;
+}
+
+/* --- Reading ------------------------------------------------------------------------------------ */
+
+bool ownership_by_lease(const struct volume *v)
+{
+    return v->root.owner_session == volume_host_session(v->host) &&
+           volume_host_lease_valid(v->host);
+}
+
+int ownership_confirm(struct volume *v)
+{
+    if (v->halted)
+        return -ESHUTDOWN;
+    /* Whatever waits to be sent serves all who came before it is. */
+    if (v->sent_seq + 1 < v->next_seq)
+        return log_wait_acked(v, v->sent_seq + 1);
+    struct commit commit = {.record = {.type = LOG_NOOP}, .seq = v->next_seq};
+    v->stats.read_noops++;
+    log_enqueue(v, &commit);
+    return log_wait(v, &commit);
 }

@@ -41,7 +41,7 @@ struct recovery {
     uint32_t row_off;    /* of the row's first payload block, in the shard */
     uint64_t address;    /* of column 0; UINT64_MAX = not to be checked */
     row_shard_mask dead; /* failed as a whole: not worth asking again */
-    bool absent_seen, damage_seen;
+    bool absent_seen, damage_seen, unreachable_seen;
     struct fiber_group group;
     uint32_t window;
     struct shard_entry *entries; /* `window` of the wanted shard, then of each source */
@@ -58,13 +58,16 @@ static void note_failure(struct recovery *rec, unsigned shard, int error)
         rec->absent_seen = true;
     if (error == -EBADMSG || error == -ERANGE)
         rec->damage_seen = true;
+    rec->unreachable_seen = rec->unreachable_seen || error == -EHOSTUNREACH;
     if (error != -EBADMSG)
         rec->dead |= (row_shard_mask)1 << shard;
 }
 
 static int final_error(const struct recovery *rec)
 {
-    return rec->absent_seen && !rec->damage_seen ? -ENOENT : -EIO;
+    if (rec->damage_seen)
+        return -EIO;
+    return rec->absent_seen ? -ENOENT : rec->unreachable_seen ? -EHOSTUNREACH : -EIO;
 }
 
 static uint64_t expected_address(const struct recovery *rec, uint32_t column)

@@ -72,17 +72,10 @@ uint64_t volume_new_chunk_id(struct volume *volume)
     return (uint64_t)volume->root.epoch << 32 | ++volume->chunk_counter;
 }
 
-void volume_halt(struct volume *volume, int error, const char *format, ...)
+void volume_stop(struct volume *volume, int error)
 {
-    if (volume->halted)
-        return;
     volume->halted = error;
     volume->closed_to_io = true;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(volume->problem, sizeof(volume->problem), format, args);
-    va_end(args);
-    log_error("volume %s: halted: %s", volume->root.name, volume->problem);
     /* Everybody who waits looks at `halted`. */
     list_for_each (it, &volume->commit_queue) {
         struct commit *commit = list_entry(it, struct commit, link);
@@ -96,6 +89,18 @@ void volume_halt(struct volume *volume, int error, const char *format, ...)
         &volume->host->budget->waiters, &volume->host->budget->reclaim_waiters};
     for (unsigned i = 0; i < ARRAY_SIZE(queues); i++)
         fiber_queue_wake_all(queues[i]);
+}
+
+void volume_halt(struct volume *volume, int error, const char *format, ...)
+{
+    if (volume->halted)
+        return;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(volume->problem, sizeof(volume->problem), format, args);
+    va_end(args);
+    log_error("volume %s: halted: %s", volume->root.name, volume->problem);
+    volume_stop(volume, error);
 }
 
 void volume_deposed(struct volume *volume)

@@ -99,14 +99,17 @@ MAY_SUSPEND int volume_acquire(struct volume_host *host, uint64_t id, unsigned f
 /* The same, whoever was to be its successor. */
 MAY_SUSPEND int volume_open(
     struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error);
-/* This process has a new session: the root is read and asserted under it, then reads rely on its
- * lease again (S16). Returns when that is done or the volume has halted (somebody else has it). */
+/* This process has a new session: the root is asserted under it by a CAS, then reads rely on its
+ * lease again (S16). -ESHUTDOWN: halted (somebody else has it); -EAGAIN: the store has not answered
+ * for a while, to be called again. */
 MAY_SUSPEND int volume_session_renewed(struct volume *volume);
 /* Ends this node's ownership while front ends hold the volume: destages, then refuses I/O
  * (-ESHUTDOWN), finishes what is in flight and releases the root for `successor` ("" = anybody).
- * The volume counts as halted from then on, and is to be closed (volume_close). -ESHUTDOWN: it
- * halted on the way. */
-MAY_SUSPEND int volume_hand_over(struct volume *volume, const char *successor);
+ * The volume counts as halted from then on, and is to be closed (volume_close). *ret_pause_ns (may
+ * be NULL): from the refusal to the release. -ESHUTDOWN: it halted on the way; -EHOSTUNREACH: it
+ * does not serve (too few disks), and goes on as before; others: it has halted, perhaps released. */
+MAY_SUSPEND int volume_hand_over(
+    struct volume *volume, const char *successor, uint64_t *ret_pause_ns);
 /* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone
  * afterwards, also on error (then the next open recovers from the log). */
 MAY_SUSPEND int volume_close(struct volume *volume);
@@ -163,6 +166,7 @@ struct volume_stats {
     uint64_t read_latency_ns_sum, write_latency_ns_sum, flush_latency_ns_sum;
     /* log2 buckets of microseconds: bucket i counts latencies in [2^i, 2^(i+1)) us. */
     uint64_t read_latency_us[24], write_latency_us[24];
+    uint64_t read_noops; /* log records for reads without a lease (S17) */
     uint64_t degraded_reads, damaged_blocks, repaired_shards, cleaned_chunks, rows, log_appends;
 };
 

@@ -68,6 +68,7 @@ struct volume {
 
     /* Order (section 6): next_seq > acked_seq >= synced_seq; acked >= committed (state). */
     uint64_t next_seq, acked_seq, synced_seq;
+    uint64_t sent_seq; /* all up to here have been handed to the log's copies: >= acked_seq */
     struct memtable memtable;
     struct fiber_queue ack_waiters;
 
@@ -121,7 +122,7 @@ struct volume {
     struct fiber_queue destager_wake, destaged, checkpoint_wake, checkpoint_waiters, repair_wake,
         idle_waiters, reader_waiters;
     struct fiber_mutex clean_mutex;
-    struct fiber_mutex grow_mutex;
+    struct fiber_mutex grow_mutex, hand_over_mutex;
     struct fiber_mutex
         root_mutex;   /* one change of the root at a time; inside manifest.mutex (X2) */
     bool destage_all; /* also small generations, now */
@@ -139,6 +140,7 @@ struct volume {
     bool stopping;       /* background fibers end when their work is done */
     bool closed_to_io;   /* -ESHUTDOWN for new calls */
     int halted;          /* 0, or why: nothing durable may change any more */
+    bool released;       /* for its successor, by volume_hand_over */
     uint64_t trouble_ns; /* when last something had to be tried again for lack of disks or store */
     struct close_watch {
         struct env_timer timer;
@@ -158,6 +160,8 @@ uint64_t volume_new_chunk_id(struct volume *volume);
  * broken. */
 void volume_halt(struct volume *volume, int error, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same without a word: handed over. */
+void volume_stop(struct volume *volume, int error);
 /* The same for the usual reason: somebody else has a later epoch. */
 void volume_deposed(struct volume *volume);
 void volume_free(struct volume *volume);
@@ -184,6 +188,9 @@ MAY_SUSPEND int ownership_set_back(
  * times. */
 typedef void root_change_fn(struct volume_root *root, const void *arg);
 MAY_SUSPEND int root_change(struct volume *volume, root_change_fn *change, const void *arg);
+/* X3: whether reads that have come may rely on the lease; else they confirm, by a place in the log. */
+bool ownership_by_lease(const struct volume *volume);
+MAY_SUSPEND int ownership_confirm(struct volume *volume);
 /* X4: closed_to_io is set. -ETIMEDOUT, -EHOSTUNREACH: perhaps released, perhaps not. */
 MAY_SUSPEND int ownership_release(struct volume *volume, const char *successor);
 
@@ -208,6 +215,8 @@ void log_copy_failed(struct volume *volume, struct wal *wal, unsigned copy, int 
 uint64_t log_bytes(const struct volume *volume);
 /* More unreleased log than the volume may have: writers wait for destage (which this asks for). */
 bool log_is_full(struct volume *volume);
+/* So much that what can be committed is. */
+bool log_is_long(const struct volume *volume);
 /* Frees logs whose records are all committed: appends to `records`; the shards are removed by
  * log_remove_freed. */
 struct removed_wal {

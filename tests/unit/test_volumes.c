@@ -26,17 +26,25 @@ struct volume {
 };
 
 static struct {
-    unsigned opens, closes, open_now, purges;
+    unsigned opens, closes, open_now, purges, hand_overs, renewals;
     int open_error, close_error, purge_error;
     bool misuse; /* open twice at once, or closed with I/O */
 } engine;
 static struct store *store;
 
-int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error)
+int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error)
 {
     struct volume *volume = NEW(struct volume);
     env_sleep_ns(SECOND_NS);
     int r = volume_root_load(host->store, id, &volume->root);
+    const struct volume_root *root = &volume->root;
+    bool theirs = root->state == VOLUME_OWNED;
+    if (r == 0 && (theirs || (root->successor[0] && !(flags & VOLUME_ACQUIRE_FROM_SUCCESSOR)))) {
+        *ret_owner = (struct volume_owner){.session = root->owner_session, .epoch = root->epoch};
+        strcpy(ret_owner->node, theirs ? root->owner : root->successor);
+        r = -EBUSY;
+    }
     if (r == 0)
         r = engine.open_error;
     if (r < 0) {
@@ -49,6 +57,29 @@ int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volum
     volume->health = "ok";
     *ret_volume = volume;
     return 0;
+}
+
+uint32_t volume_epoch(const struct volume *volume)
+{
+    return volume->root.epoch;
+}
+
+int volume_hand_over(struct volume *volume, const char *successor, uint64_t *ret_pause_ns)
+{
+    env_sleep_ns(SECOND_NS);
+    engine.hand_overs++;
+    volume->root.state = VOLUME_RELEASED;
+    strcpy(volume->root.successor, successor);
+    assert_int_equal(volume_root_save(store, &volume->root), 0);
+    volume->health = "halted";
+    *ret_pause_ns = 5;
+    return 0;
+}
+
+int volume_session_renewed(struct volume *volume)
+{
+    env_sleep_ns(SECOND_NS);
+    return ++engine.renewals % 2 ? -EAGAIN : 0; /* once more, each */
 }
 
 int volume_close(struct volume *volume)
@@ -268,8 +299,33 @@ BODY(halted_volume_is_opened_anew_once_its_users_let_go)
     assert_int_equal(engine.opens, 3);
 }
 
-/* --- Listeners, resize, rename, delete ---------------------------------------------------------
- */
+/* --- Other owners ------------------------------------------------------------------------------ */
+
+BODY(the_owner_elsewhere_is_told)
+{
+    struct volume_root root;
+    struct volume *volume = NULL;
+    struct volume_owner owner;
+    char *error;
+    assert_int_equal(volume_root_load(store, 1, &root), 0);
+    root.state = VOLUME_OWNED;
+    root.epoch = 7;
+    root.owner_session = 70;
+    strcpy(root.owner, "other");
+    assert_int_equal(volume_root_save(store, &root), 0);
+    assert_int_equal(volumes_acquire(volumes, "a", 0, &volume, &owner, &error), -EBUSY);
+    mem_free(error);
+    assert_string_equal(owner.node, "other");
+    assert_int_equal(owner.session, 70);
+    assert_int_equal(owner.epoch, 7);
+    assert_int_equal(volumes_get(volumes, "a", &volume, &error), -EBUSY);
+    mem_free(error);
+    /* Gone, and known by its id too. */
+    root.state = VOLUME_RELEASED;
+    assert_int_equal(volume_root_save(store, &root), 0);
+    assert_int_equal(volumes_acquire(volumes, NULL, 1, &volume, &owner, &error), 0);
+    volumes_put(volumes, volume);
+}
 
 static unsigned resized, removed;
 
@@ -285,6 +341,61 @@ static void let_go(void *arg)
     volumes_unlisten(listener);
     volumes_put(volumes, listener->volume);
 }
+
+static void on_handed_over(struct volumes_listener *listener)
+{
+    fiber_spawn("front end", let_go, listener);
+}
+
+/* V5 */
+BODY(what_was_handed_over_is_left_to_its_successor_for_a_while)
+{
+    struct volumes_listener listener = {
+        .volume = get("a"), .resized = on_resized, .halted = on_handed_over};
+    struct volume *volume = NULL;
+    struct volume_owner owner;
+    uint64_t pause_ns = 0;
+    char *error;
+    volumes_listen(volumes, &listener);
+    assert_int_equal(volumes_handoff(volumes, 2, 0, "other", &pause_ns, &error), -ENOENT);
+    mem_free(error);
+    assert_int_equal(volumes_handoff(volumes, 1, 99, "other", &pause_ns, &error), -ENOENT);
+    mem_free(error);
+    assert_int_equal(engine.hand_overs, 0);
+    assert_int_equal(volumes_handoff(volumes, 1, 0, "other", &pause_ns, &error), 0);
+    assert_int_equal(pause_ns, 5);
+    env_sleep_ns(5 * SECOND_NS); /* the front end lets go, the volume is closed */
+    assert_int_equal(engine.closes, 1);
+    assert_int_equal(volumes_handoff(volumes, 1, 0, "other", &pause_ns, &error), -ENOENT);
+    mem_free(error);
+    uint64_t first_ns = env_now_ns();
+    unsigned refused = 0;
+    while (volumes_acquire(volumes, "a", 0, &volume, &owner, &error) == -EBUSY) {
+        mem_free(error);
+        assert_string_equal(owner.node, "other");
+        assert_int_equal(owner.session, 0);
+        refused++;
+    }
+    assert_true(refused > 0);
+    assert_in_range(env_now_ns() - first_ns, 2 * SECOND_NS, 6 * SECOND_NS);
+    volumes_put(volumes, volume);
+}
+
+BODY(a_new_session_reaches_every_open_volume)
+{
+    volumes_put(volumes, get("a"));
+    struct volume *b = get("b");
+    engine.misuse = false; /* two open at once are two volumes here */
+    volumes_session_renewed(volumes);
+    assert_int_equal(engine.renewals, 4);
+    volumes_put(volumes, b);
+    volumes_peek(volumes, 1, NULL)->health = "halted";
+    volumes_session_renewed(volumes);
+    assert_int_equal(engine.renewals, 6);
+}
+
+/* --- Listeners, resize, rename, delete ---------------------------------------------------------
+ */
 
 static void on_removed(struct volumes_listener *listener)
 {
@@ -515,6 +626,9 @@ int main(void)
         cmocka_unit_test(unknown_and_unopenable_volumes_are_errors_with_words),
         cmocka_unit_test(volume_without_users_is_closed_when_idle),
         cmocka_unit_test(halted_volume_is_opened_anew_once_its_users_let_go),
+        cmocka_unit_test(the_owner_elsewhere_is_told),
+        cmocka_unit_test(what_was_handed_over_is_left_to_its_successor_for_a_while),
+        cmocka_unit_test(a_new_session_reaches_every_open_volume),
         cmocka_unit_test(idle_holders_of_a_halted_volume_are_told_when_somebody_wants_it),
         cmocka_unit_test(growth_is_told_and_shrinking_refused),
         cmocka_unit_test(rename_needs_an_unused_volume_and_a_free_name),
