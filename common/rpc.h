@@ -46,7 +46,8 @@ struct rpc_options {
     uint64_t silence_ns;      /* C6; 0 = 2 s. Pings go out after a quarter of it */
     uint64_t connect_wait_ns; /* of one attempt to connect and say hello; 0 = 1 s */
     uint64_t retry_ns_max;    /* between attempts, from 10 ms doubling; 0 = 1 s */
-    uint64_t window_bytes;    /* unanswered payload that a client of ours may have; 0 = 64 MiB */
+    uint64_t window_bytes;    /* a client of ours may have unanswered: payload, and room for the
+                                 replies' payload; one call alone may have any; 0 = 64 MiB */
     uint32_t window_calls;    /* unanswered calls of theirs; 0 = 1024 */
 };
 
@@ -55,7 +56,7 @@ struct rpc_options {
 struct rpc_client;
 
 struct rpc_client_events {
-    /* From a fiber of the client. `peer` is lent for the call. */
+    /* From the fiber of the client that receives: must not suspend. `peer` is lent for the call. */
     void (*connected)(void *ctx, const struct rpc_identity *peer);
     void (*disconnected)(void *ctx);
     void *ctx;
@@ -67,7 +68,7 @@ struct rpc_client_events {
 struct rpc_client *rpc_client_new(const struct rpc_options *options, const char *address,
     const char *peer_name, const struct uuid *peer_node, const struct rpc_client_events *events);
 /* Everything in flight ends with -EHOSTUNREACH before it returns. */
-MAY_SUSPEND void rpc_client_free(struct rpc_client *client);
+MAY_SUSPEND void rpc_client_free(struct rpc_client *client); /* NULL is allowed */
 /* The peer's address has changed: takes effect with the next attempt; a live connection stays. */
 void rpc_client_set_address(struct rpc_client *client, const char *address);
 bool rpc_client_connected(const struct rpc_client *client);
@@ -158,8 +159,8 @@ void *rpc_session_user(const struct rpc_session *session);
 void rpc_session_set_user(struct rpc_session *session, void *user);
 
 /* Ends the request, which is gone afterwards, its payload too. Body is copied (<= RPC_BODY_BYTES_MAX); the
- * payload is not: `sent(arg)` is called once it is no longer needed (at once without payload, also
+ * payload is not (its array is): `sent(arg)` is called once it is no longer needed (at once without payload, also
  * when the client has gone). status 0 or negative errno (of those docs/PROTOCOL.md lists; others become
- * -EIO). From anywhere on the thread; does not suspend. */
+ * -EIO). More payload than the caller has room for becomes -EMSGSIZE. From anywhere on the thread; does not suspend. */
 void rpc_reply(struct rpc_request *request, int status, const void *body, uint32_t body_len_bytes,
     const struct iovec *payload, unsigned payload_count, void (*sent)(void *arg), void *arg);
