@@ -26,6 +26,9 @@ int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volu
             set->errors[i] = -ENOENT;
         if (set->errors[i] != -ENOENT)
             all_gone = false;
+        /* Fenced all the same, but what it holds proves nothing: it was left behind (S2, S3). */
+        if (shards[i].state == CHUNK_SHARD_LOST)
+            set->errors[i] = -ENOENT;
         if (set->errors[i] < 0)
             continue;
         set->disks[i] = disk;

@@ -71,6 +71,26 @@ static void the_longest_copy_decides(void *arg)
     manifest_image_fini(&im);
 }
 
+/* Left behind by a roll: fenced, but neither longer nor complete (S2, S6). */
+static void a_copy_recorded_lost_decides_nothing(void *arg)
+{
+    struct chunk_shard left_behind[2] = {copies[0], copies[1]};
+    struct copies_set set;
+    begin(4);
+    left_behind[1].state = CHUNK_SHARD_LOST;
+    fake_disk_cut_shard(im.fakes[0], manifest_image_key(1, 0), 2);
+    assert_int_equal(copies_fence(&set, &im.host, MANIFEST_IMAGE_VOLUME, 1, left_behind, 2, 4), 0);
+    assert_int_equal(set.length_max, 2);
+    assert_int_equal(set.usable, 1);
+    assert_null(set.disks[1]);
+    assert_int_equal(set.errors[1], -ENOENT); /* and nobody waits for it */
+    assert_int_equal(im.fakes[1]->fences, 1);
+    fake_disk_lose_shard(im.fakes[0], manifest_image_key(1, 0));
+    assert_int_equal(
+        copies_fence(&set, &im.host, MANIFEST_IMAGE_VOLUME, 1, left_behind, 2, 5), -EHOSTUNREACH);
+    manifest_image_fini(&im);
+}
+
 static void damage_is_read_around_block_by_block(void *arg)
 {
     struct copies_set set;
@@ -321,6 +341,7 @@ int main(void)
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         FIBER_TEST(the_longest_copy_decides),
+        FIBER_TEST(a_copy_recorded_lost_decides_nothing),
         FIBER_TEST(damage_is_read_around_block_by_block),
         FIBER_TEST(gone_and_unreachable_are_not_the_same),
         FIBER_TEST(another_instance_is_not_the_copy_that_was_named),
