@@ -16,9 +16,8 @@
  *     the open fail,
  *     never the log shorter (S14). Only suspect copies (the machine lost power) may have lost a
  *     tail that was not flushed.
- *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it,
- *     before the
- *     record that says so.
+ *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it and on
+ *     at least the pool's minimum of them, before the record that says so; below that, writes wait.
  */
 #include <errno.h>
 #include <stdio.h>
@@ -180,6 +179,7 @@ void volume_free(struct volume *v)
         map_free(v->map);
     state_fini(&v->state);
     mem_free(v->manifest.chain);
+    mem_free(v->replayed);
     mem_free(v);
 }
 
@@ -223,16 +223,21 @@ static int recover(struct recovery *rec)
 /* A log and a manifest of this epoch: from then on the volume takes writes. */
 static int begin_epoch(struct volume *v)
 {
-    int r = v->wal_open ? 0 : first_wal(v);
+    int r = recovery_copy_logs(v);
+    if (r == 0 && !v->wal_open)
+        r = first_wal(v);
     return r == 0 ? manifest_rewrite(v) : r;
 }
 
-static void start(struct volume *v, const struct copies_ref *removed, unsigned removed_count)
+static void start(struct volume *v)
 {
     v->serving = true;
     volume_start_fibers(v);
-    for (unsigned i = 0; i < removed_count; i++)
-        copies_remove(v, &removed[i]);
+    for (unsigned i = 0; i < v->replayed_count; i++)
+        copies_remove(v, &v->replayed[i]);
+    mem_free(v->replayed);
+    v->replayed = NULL;
+    v->replayed_count = 0;
     volume_spawn(v, "reconcile", reconcile);
     repair_kick(v);
 }
@@ -246,7 +251,7 @@ static void wait_for_disks(void *arg)
         if (r == 0) {
             v->problem[0] = 0;
             log_info("volume %s: enough disks are up again: taking writes", v->root.name);
-            start(v, NULL, 0);
+            start(v);
             return;
         }
         fiber_queue_wait_until(&v->repair_wake, env_now_ns() + WAIT_FOR_DISKS_NS);
@@ -261,7 +266,7 @@ static int serve(struct recovery *rec)
         return r;
     list_push_back(&v->host->budget->volumes, &v->budget_link);
     if (r == 0) {
-        start(v, rec->removed, rec->removed_count);
+        start(v);
         return 0;
     }
     snprintf(v->problem, sizeof(v->problem),
@@ -279,7 +284,6 @@ static void recovery_fini(struct recovery *rec)
     for (struct probe *probe; (probe = idmap_next(&rec->probes, &pos));)
         mem_free(probe);
     idmap_fini(&rec->probes);
-    mem_free(rec->removed);
 }
 
 int volume_open(struct volume_host *host, uint64_t id, struct volume **ret_volume, char **ret_error)

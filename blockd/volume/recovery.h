@@ -21,9 +21,6 @@ struct recovery {
     bool stopped;          /* O2: nothing behind this point counts */
     bool power_loss;       /* only suspect copies had something */
     struct idmap probes;   /* by place */
-    struct copies_ref
-        *removed; /* chunks of copies to be removed once the new manifest is current */
-    unsigned removed_count;
 };
 
 /* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new
@@ -37,9 +34,8 @@ MAY_SUSPEND int recovery_replay_row(
     struct recovery *rec, const struct log_record *record, uint64_t seq, int presence);
 /* Fences, replays and seals every log of the manifest, in order. */
 MAY_SUSPEND int recovery_logs(struct recovery *rec);
-/* Chunks of copies to be removed once the new manifest is current. */
-void recovery_remove_later(struct recovery *rec, const struct copies_ref *ref);
-/* Appends the sealed log's content again to a new log of this epoch, durably, and puts that into `wal`. On failure
- * `wal` is as it was. */
-MAY_SUSPEND int recovery_copy_log(
-    struct recovery *rec, struct wal *wal, const struct copies_set *from);
+/* Appends each replayed log that is not on enough disks again to a new one, durably (S12). The first
+ * error for which there are too few of them; later ones are tried again by the next call. */
+MAY_SUSPEND int recovery_copy_logs(struct volume *volume);
+/* The log's shards go once the first manifest of this epoch is current. */
+void recovery_remove_later(struct volume *volume, const struct wal *wal);

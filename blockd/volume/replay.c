@@ -234,38 +234,6 @@ static int seal_copies(
     return 0;
 }
 
-void recovery_remove_later(struct recovery *rec, const struct copies_ref *ref)
-{
-    rec->removed = mem_realloc(rec->removed, (rec->removed_count + 1) * sizeof(*ref));
-    rec->removed[rec->removed_count++] = *ref;
-}
-
-static void remove_later(struct recovery *rec, const struct wal *wal)
-{
-    struct copies_ref ref = {.chunk = wal->chunk, .count = wal->copies};
-    for (unsigned i = 0; i < wal->copies; i++)
-        ref.places[i] = wal->shards[i].place;
-    recovery_remove_later(rec, &ref);
-}
-
-/* S12. Too few disks for it, or no room: what is there has to do, and is destaged at once. */
-static int complete_copies(
-    struct recovery *rec, struct wal *wal, const struct copies_set *copies, uint64_t last_seq)
-{
-    bool whole = true;
-    for (unsigned i = 0; i < wal->copies; i++)
-        whole = whole && wal->shards[i].state == CHUNK_SHARD_OK;
-    if (whole || wal->length_blocks == 0 || last_seq <= rec->volume->state.committed_seq)
-        return 0;
-    int r = recovery_copy_log(rec, wal, copies);
-    if (r == -ESTALE)
-        return r;
-    if (r < 0)
-        log_warn("volume %s: log %llx stays on fewer copies than wanted until it is destaged: %s",
-            rec->volume->root.name, (unsigned long long)wal->chunk, strerror(-r));
-    return 0;
-}
-
 /* Whether a copy is on a disk that is known and cannot be reached now. */
 static bool copy_is_away(
     const struct volume *v, const struct wal *wal, const struct copies_set *copies)
@@ -330,8 +298,6 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
         end, length, (unsigned long long)last_seq);
     if (r == 0 || !needed)
         r = seal_copies(rec, wal, &copies, needed ? end : 0);
-    if (r == 0)
-        r = complete_copies(rec, wal, &copies, last_seq);
     wal->last_seq = last_seq;
     return r;
 }
@@ -347,7 +313,7 @@ int recovery_logs(struct recovery *rec)
         if (r < 0)
             return r;
         if (wal->last_seq <= v->state.committed_seq) {
-            remove_later(rec, wal);
+            recovery_remove_later(v, wal);
             list_remove(&wal->link);
             mem_free(wal);
         }

@@ -87,37 +87,82 @@ static struct copies_ref wal_ref(const struct wal *wal)
     return ref;
 }
 
-int recovery_copy_log(struct recovery *rec, struct wal *wal, const struct copies_set *from)
+void recovery_remove_later(struct volume *v, const struct wal *wal)
 {
-    struct volume *v = rec->volume;
-    struct wal to = *wal;
+    v->replayed = mem_realloc(v->replayed, (v->replayed_count + 1) * sizeof(v->replayed[0]));
+    v->replayed[v->replayed_count++] = wal_ref(wal);
+}
+
+/* The content of `wal` in a new log `to`, sealed and durable. */
+static int copy_log(
+    struct volume *v, const struct wal *wal, const struct copies_set *from, struct wal *to)
+{
     unsigned copies;
     uint32_t end = wal->length_blocks;
-    to.chunk = volume_new_chunk_id(v);
-    to.epoch = v->root.epoch;
-    int r = copies_create(v, SHARD_LOG, to.chunk, v->pool.code.m + 1u,
-        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), end, end, to.shards, &copies,
-        &to.capacity_blocks);
+    to->chunk = volume_new_chunk_id(v);
+    to->epoch = v->root.epoch;
+    int r = copies_create(v, SHARD_LOG, to->chunk, v->pool.code.m + 1u,
+        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), end, end, to->shards, &copies,
+        &to->capacity_blocks);
     if (r < 0)
         return r;
-    to.copies = (uint8_t)copies;
-    r = copy_blocks(v, from, end, &to);
+    to->copies = (uint8_t)copies;
+    r = copy_blocks(v, from, end, to);
     for (unsigned i = 0; i < copies && r == 0; i++) {
-        struct shard_key key = {.volume = v->root.id, .chunk = to.chunk, .index = (uint8_t)i};
-        struct disk *disk = volume_disk(v, to.shards[i].place.disk);
+        struct shard_key key = {.volume = v->root.id, .chunk = to->chunk, .index = (uint8_t)i};
+        struct disk *disk = volume_disk(v, to->shards[i].place.disk);
         r = disk ? shard_seal(disk, key, v->root.epoch, end) : -EHOSTUNREACH;
     }
-    struct copies_ref gone = wal_ref(r == 0 ? wal : &to);
-    if (r == 0) {
-        log_info(
-            "volume %s: log %llx was whole on fewer copies than wanted: appended again as %llx "
-            "on %u disks",
-            v->root.name, (unsigned long long)wal->chunk, (unsigned long long)to.chunk, copies);
-        to.link = wal->link;
-        *wal = to;
-        recovery_remove_later(rec, &gone);
-    } else {
+    if (r < 0) {
+        struct copies_ref gone = wal_ref(to);
         copies_remove(v, &gone);
     }
     return r;
+}
+
+static int replace_log(struct volume *v, struct wal *wal)
+{
+    struct copies_set from;
+    int r = copies_fence(
+        &from, v->host, v->root.id, wal->chunk, wal->shards, wal->copies, v->root.epoch);
+    if (r < 0)
+        return r;
+    struct wal to = *wal;
+    r = copy_log(v, wal, &from, &to);
+    if (r < 0)
+        return r;
+    log_info("volume %s: log %llx was whole on fewer copies than wanted: appended again as %llx on "
+             "%u disks",
+        v->root.name, (unsigned long long)wal->chunk, (unsigned long long)to.chunk, to.copies);
+    recovery_remove_later(v, wal);
+    to.link = wal->link;
+    *wal = to;
+    return 0;
+}
+
+static unsigned good_copies(const struct volume *v, const struct wal *wal)
+{
+    unsigned good = 0;
+    for (unsigned i = 0; i < wal->copies; i++)
+        good += wal->shards[i].state == CHUNK_SHARD_OK &&
+                disk_usable(volume_disk(v, wal->shards[i].place.disk));
+    return good;
+}
+
+int recovery_copy_logs(struct volume *v)
+{
+    unsigned wanted = v->pool.code.m + 1u, needed = MIN(v->pool.log_copies_min, wanted);
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        unsigned good = good_copies(v, wal);
+        if (wal == v->wal_open || wal->length_blocks == 0 || good >= wanted)
+            continue;
+        int r = replace_log(v, wal);
+        if (r < 0 && (good < needed || r == -ESTALE))
+            return r;
+        if (r < 0) /* it is destaged at once */
+            log_warn("volume %s: log %llx stays on %u copies until it is destaged: %s",
+                v->root.name, (unsigned long long)wal->chunk, good, strerror(-r));
+    }
+    return 0;
 }

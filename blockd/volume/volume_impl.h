@@ -142,6 +142,10 @@ struct volume {
     int halted;          /* 0, or why: nothing durable may change any more */
     bool released;       /* for its successor, by volume_hand_over */
     uint64_t trouble_ns; /* when last something had to be tried again for lack of disks or store */
+    /* Logs that were replayed and are not needed any more, or not there: to be removed once the first
+     * manifest of this epoch is current. */
+    struct copies_ref *replayed;
+    unsigned replayed_count;
     struct close_watch {
         struct env_timer timer;
         uint64_t progress, since_ns;
@@ -251,9 +255,9 @@ struct copies_set {
     uint32_t length_max; /* longest valid prefix */
     unsigned usable, suspect;
 };
-/* Fences every copy that is there. -ESTALE: a higher epoch is there (S15); -ENOENT: every copy is
- * gone; -EHOSTUNREACH: none can
- * be used, at least one cannot be reached. */
+/* Fences every copy that is there. One recorded as LOST is fenced and then as good as gone: it was
+ * left behind, neither its length nor its content count. -ESTALE: a higher epoch is there (S15);
+ * -ENOENT: every copy is gone; -EHOSTUNREACH: none can be used, at least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
 /* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no

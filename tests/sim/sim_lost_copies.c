@@ -32,7 +32,9 @@ static struct world {
     uint64_t bypass_bytes_min;
     uint32_t tag;
     uint32_t acked[SPAN_BLOCKS], begun[SPAN_BLOCKS], durable[SPAN_BLOCKS];
-    bool made;
+    bool made, linger;
+    unsigned log_disks[2], log_disk_count;
+    unsigned has[DISKS_MAX + 1];
     struct sim_disk *pulled[DISKS_MAX + 1];
     /* of the running process */
     struct list disks;
@@ -371,9 +373,93 @@ static void round_close(uint64_t seed)
     world_fini();
 }
 
+/* --- Opening with too few disks ------------------------------------------------------------------ */
+
+static void note_shard(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    struct shard_info now;
+    if (info->kind == SHARD_MANIFEST && !info->tombstone)
+        w->has[disk->number]++;
+    if (info->kind != SHARD_LOG || info->tombstone)
+        return;
+    w->has[disk->number]++;
+    CHECK(shard_stat(disk, info->key, &now) == 0);
+    if (now.length_blocks > 0 && w->log_disk_count < 2)
+        w->log_disks[w->log_disk_count++] = disk->number;
+}
+
+static void write_log(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    write_blocks(w, (unsigned)rng_below(&w->rng, 400), 7); /* not enough for a row */
+    env_sleep_ns(SECOND_NS);                               /* what is of the epoch before goes */
+    each_shard(w, note_shard);
+    CHECK(w->log_disk_count == 2);
+}
+
+static void count_old_log(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    struct volume_info volume;
+    volume_get_info(w->volume, &volume);
+    CHECK_MSG(info->kind != SHARD_LOG || info->tombstone || info->epoch >= volume.epoch,
+        "log %llx of an earlier epoch is left on disk %u", (unsigned long long)info->key.chunk,
+        disk->number);
+}
+
+/* One disk of the log alone, then the disk that never had it. */
+static void open_then_add(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    struct volume_info info;
+    volume_get_info(w->volume, &info);
+    CHECK(strcmp(info.health, "degraded") == 0);
+    env_sleep_ns(SECOND_NS);
+    unsigned third = 6 - w->log_disks[0] - w->log_disks[1];
+    return_disk(w, third);
+    add_disk(w, third);
+    write_blocks(w, 0, 1); /* waits until a log is there */
+    if (!w->linger)
+        return;
+    env_sleep_ns(2 * SECOND_NS);
+    CHECK(volume_destage(w->volume) == 0);
+    env_sleep_ns(SECOND_NS);
+    each_shard(w, count_old_log);
+}
+
+/* S12: the log found on one disk is on two before the new manifest says what its length is, also
+ * when the second one came late. Then the one may be lost. */
+static void round_late_disk(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("write", write_log);
+    end_process(false);
+    /* The log, the spare one and the manifest: more than m disks are away at first. */
+    unsigned keep = world.has[world.log_disks[0]] < 3;
+    if (world.has[world.log_disks[keep]] < 3) {
+        world_fini();
+        return;
+    }
+    for (unsigned i = 1; i <= 3; i++) {
+        if (i != world.log_disks[keep])
+            pull_disk(&world, i);
+    }
+    world.linger = rng_one_in(&world.rng, 3);
+    must("open, add", open_then_add);
+    end_process(false);
+    pull_disk(&world, world.log_disks[keep]);
+    return_disk(&world, world.log_disks[!keep]);
+    must("verify", verify_only);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
-    static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large, round_close};
+    static sim_round_fn *const rounds[] = {
+        round_flush_small, round_flush_large, round_close, round_late_disk};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
