@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Attachments to volumes that this node owns: one branch, then the volume's call.
+ * Attachments: whose the volume is, and the calls: one branch, then the volume's own, or the one that
+ * forwards.
  */
 #include <errno.h>
 #include <string.h>
 
 #include "blockd/attach_impl.h"
+#include "blockd/cluster/protocol.h"
+#include "common/bufpool.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
@@ -22,12 +26,26 @@ struct attach *attach_new(const struct attach_options *options)
     attach->options.forward_timeout_ns = options->forward_timeout_ns ?: 30 * SECOND_NS;
     list_init(&attach->attachments);
     list_init(&attach->waiters);
+    list_init(&attach->remotes);
+    list_init(&attach->sessions);
+    list_init(&attach->recent);
+    fiber_queue_init(&attach->gone);
+    fiber_mutex_init(&attach->buffers_turn);
+    fiber_queue_init(&attach->buffers_put);
     return attach;
 }
 
 void attach_free(struct attach *attach)
 {
     CHECK(list_empty(&attach->attachments) && list_empty(&attach->waiters));
+    CHECK(list_empty(&attach->sessions));
+    while (!list_empty(&attach->remotes))
+        fiber_queue_wait(&attach->gone);
+    struct list *link;
+    while ((link = list_pop_front(&attach->recent)))
+        mem_free(list_entry(link, struct handed, link));
+    if (attach->buffers)
+        bufpool_free(attach->buffers);
     mem_free(attach);
 }
 
@@ -52,6 +70,39 @@ void attach_wait_begin(struct attach *attach, struct attach_waiter *waiter)
 void attach_wait_end(struct attach_waiter *waiter)
 {
     list_remove(&waiter->link);
+}
+
+void attach_get_stats(const struct attach *attach, struct attach_stats *ret_stats)
+{
+    *ret_stats = attach->stats;
+    ret_stats->attachments = ret_stats->remote_attachments = 0;
+    list_for_each (it, &attach->attachments) {
+        ret_stats->attachments++;
+        ret_stats->remote_attachments += list_entry(it, struct attachment, link)->remote != NULL;
+    }
+}
+
+void handed_note(struct attach *attach, uint64_t volume_id)
+{
+    struct handed *handed = NEW(struct handed);
+    handed->volume_id = volume_id;
+    handed->until_ns = env_now_ns() + attach->options.handoff_again_ns;
+    list_push_back(&attach->recent, &handed->link);
+}
+
+bool handed_lately(struct attach *attach, uint64_t volume_id)
+{
+    uint64_t now_ns = env_now_ns();
+    bool lately = false;
+    list_for_each_safe (it, &attach->recent) {
+        struct handed *handed = list_entry(it, struct handed, link);
+        lately |= handed->until_ns > now_ns && handed->volume_id == volume_id;
+        if (handed->until_ns > now_ns)
+            continue;
+        list_remove(it);
+        mem_free(handed);
+    }
+    return lately;
 }
 
 /* --- What the registry tells ----------------------------------------------------------------- */
@@ -88,6 +139,7 @@ static struct attachment *attachment_new(
     attachment->attach = attach;
     attachment->events = events;
     attachment->ctx = ctx;
+    list_init(&attachment->remote_link);
     list_push_back(&attach->attachments, &attachment->link);
     return attachment;
 }
@@ -105,24 +157,53 @@ static void use_local(struct attachment *attachment, struct volume *volume)
         volumes_listen(attachment->attach->options.volumes, &attachment->listener);
 }
 
+static void use_remote(struct attachment *attachment, struct remote *remote)
+{
+    attachment->remote = remote;
+    attachment->id = remote->volume_id;
+    strcpy(attachment->name, remote->name);
+    list_push_back(&remote->attachments, &attachment->remote_link);
+}
+
 int attach_get(struct attach *attach, const char *name, const struct attachment_events *events,
     void *ctx, struct attachment **ret_attachment, char **ret_error)
 {
     struct volume *volume;
-    int r = volumes_get(attach->options.volumes, name, &volume, ret_error);
+    struct volume_owner owner = {.node = ""};
+    struct remote *remote = NULL;
+    if (forwarded_handing_over(attach, name)) {
+        *ret_error = mem_printf("volume '%s' is just being handed over to this node", name);
+        return -EAGAIN;
+    }
+    int r = volumes_acquire(attach->options.volumes, name, 0, &volume, &owner, ret_error);
+    if (r == -EBUSY && owner.node[0] && !attach->options.peers)
+        return -EAGAIN; /* our own dead predecessor: until its session has run out */
+    if (r == -EBUSY && owner.node[0]) {
+        mem_free(*ret_error);
+        *ret_error = NULL;
+        r = forwarded_get(attach, name, &owner, &remote, ret_error);
+    }
     if (r < 0)
         return r;
     struct attachment *attachment = attachment_new(attach, events, ctx);
-    use_local(attachment, volume);
+    if (remote)
+        use_remote(attachment, remote);
+    else
+        use_local(attachment, volume);
     *ret_attachment = attachment;
     return 0;
 }
 
 void attach_put(struct attachment *attachment)
 {
-    if (attachment->events)
-        volumes_unlisten(&attachment->listener);
-    volumes_put(attachment->attach->options.volumes, attachment->volume);
+    if (attachment->remote) {
+        list_remove(&attachment->remote_link);
+        forwarded_put(attachment->remote);
+    } else {
+        if (attachment->events)
+            volumes_unlisten(&attachment->listener);
+        volumes_put(attachment->attach->options.volumes, attachment->volume);
+    }
     list_remove(&attachment->link);
     mem_free(attachment);
 }
@@ -131,35 +212,51 @@ void attach_put(struct attachment *attachment)
 
 int attach_read(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf)
 {
+    if (!attachment->volume)
+        return forwarded_read(attachment->remote, off_bytes, len_bytes, buf);
     return volume_read(attachment->volume, off_bytes, len_bytes, buf);
 }
 
 int attach_write(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
     const void *buf, unsigned flags, struct request_id id)
 {
+    if (!attachment->volume)
+        return forwarded_write(attachment->remote, off_bytes, len_bytes, buf, flags, id);
     return volume_write(attachment->volume, off_bytes, len_bytes, buf, flags, id);
 }
 
 int attach_trim(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
     unsigned flags, struct request_id id)
 {
+    if (!attachment->volume)
+        return forwarded_mark(
+            attachment->remote, METHOD_VOLUME_TRIM, off_bytes, len_bytes, flags, id);
     return volume_trim(attachment->volume, off_bytes, len_bytes, flags, id);
 }
 
 int attach_write_zeroes(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
     unsigned flags, struct request_id id)
 {
+    if (!attachment->volume)
+        return forwarded_mark(
+            attachment->remote, METHOD_VOLUME_WRITE_ZEROES, off_bytes, len_bytes, flags, id);
     return volume_write_zeroes(attachment->volume, off_bytes, len_bytes, flags, id);
 }
 
 int attach_flush(struct attachment *attachment)
 {
+    if (!attachment->volume)
+        return forwarded_mark(
+            attachment->remote, METHOD_VOLUME_FLUSH, 0, 0, 0, (struct request_id){0});
     return volume_flush(attachment->volume);
 }
 
 int attach_block_status(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
     struct volume_extent *ret_extents, unsigned max, unsigned *ret_count)
 {
+    if (!attachment->volume)
+        return forwarded_block_status(
+            attachment->remote, off_bytes, len_bytes, ret_extents, max, ret_count);
     return volume_block_status(
         attachment->volume, off_bytes, len_bytes, ret_extents, max, ret_count);
 }
@@ -178,10 +275,11 @@ const char *attach_volume_name(const struct attachment *attachment)
 
 uint64_t attach_size_bytes(const struct attachment *attachment)
 {
-    return volume_size_bytes(attachment->volume);
+    return attachment->volume ? volume_size_bytes(attachment->volume)
+                              : attachment->remote->size_bytes;
 }
 
 const char *attach_owner(const struct attachment *attachment)
 {
-    return "";
+    return attachment->remote ? attachment->remote->node : "";
 }

@@ -16,6 +16,7 @@
  *     as it says.
  *  A2 A forwarded request carries (session, number, epoch); the owner refuses another epoch when the
  *     request gets its place in the order.
+ *     The wire is not trusted: what it names is looked up among what that session has attached.
  *  A3 Ownership follows traffic: an attachment whose forwarded I/O has been most of the volume's for
  *     a while asks its owner for a handoff. The owner destages while it serves, stops, releases to
  *     that node by name (root.successor), and nobody else takes it for a while.
@@ -29,12 +30,12 @@ struct attach;     /* the node's */
 struct attachment; /* one front end's */
 struct members;
 struct peers;
+struct attach_session; /* what a client of our RPC server has attached */
 
 struct attach_options {
     struct volumes *volumes;
-    struct members *members; /* NULL: one node, everything is local */
-    struct peers *peers;     /* NULL likewise */
-    uint64_t session;        /* of this process: forwarded requests that have no id get one of it */
+    struct members *members;     /* NULL: one node, everything is local */
+    struct peers *peers;         /* NULL likewise */
     uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s */
     uint64_t handoff_again_ns;   /* between handoffs of one volume; 0 = 10 s */
     uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */
@@ -89,6 +90,27 @@ uint64_t attach_size_bytes(const struct attachment *attachment);
 /* The owner's node; "" = this one. */
 const char *attach_owner(const struct attachment *attachment);
 
-/* The owner's side of forwarding, for rpc_server_start (context: struct cluster_server). */
+/* How much of the node's I/O went to other nodes' volumes, and other way round. */
+struct attach_stats {
+    unsigned attachments, remote_attachments; /* now */
+    unsigned served;                          /* volumes that other nodes hold here, now */
+    uint64_t forwarded, forwarded_bytes;      /* requests, since the start */
+    uint64_t executed, executed_bytes;        /* for other nodes */
+    uint64_t lost; /* owners that went away under attachments (also by handoff) */
+    uint64_t handoffs_in, handoffs_out, handoffs_refused;
+    uint64_t handoff_pause_ns_max;
+};
+void attach_get_stats(const struct attach *attach, struct attach_stats *ret_stats);
+/* Calls fn for each node that holds the volume here through us; its name is lent. */
+void attach_each_served(
+    struct attach *attach, uint64_t volume_id, void (*fn)(void *ctx, const char *node), void *ctx);
+/* What counts as traffic of a volume (A3): operations, and bytes in units of 64 KiB. */
+uint64_t attach_traffic(uint64_t operations, uint64_t bytes);
+
+/* The owner's side of forwarding, for rpc_server_start (context: struct cluster_server; the user of
+ * each of its sessions is a struct attach_session). */
+struct attach_session *attach_session_new(struct attach *attach, const char *node);
+/* All its requests have ended. */
+void attach_session_free(struct attach_session *session);
 extern const struct rpc_method attach_methods[];
 extern const unsigned attach_method_count;

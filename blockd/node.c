@@ -102,8 +102,7 @@ static void start_volumes(struct node *node)
         .flush_after_ns = config->flush_after_ns};
     struct volumes_options options = {.idle_close_ns = config->idle_close_ns};
     node->volumes = volumes_new(&node->host, &options);
-    node->attach = attach_new(
-        &(struct attach_options){.volumes = node->volumes, .session = node->host.session});
+    node->attach = attach_new(&(struct attach_options){.volumes = node->volumes});
 }
 
 static bool any_disk_lost(struct node *node)

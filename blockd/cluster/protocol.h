@@ -25,6 +25,7 @@ enum cluster_method {
     METHOD_VOLUME_FLUSH = 38,
     METHOD_VOLUME_BLOCK_STATUS = 39,
     METHOD_VOLUME_HANDOFF = 40,
+    METHOD_VOLUME_STATUS = 41, /* the owner's news, for attachments that have nothing else to ask */
 
     METHOD_ADMIN = 64, /* an admin request (JSON) for what only that node can do */
 };

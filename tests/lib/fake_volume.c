@@ -12,12 +12,16 @@
 #define PAGE_BYTES 4096ull
 /* Pages hang from a table of tables, so that a large volume costs nothing. */
 #define TABLE_PAGES 512ull
+#define SEEN_MAX 256
 
 /* One volume, over all its incarnations. */
 struct fake_data {
     struct list link;
     char name[NAME_BYTES_MAX];
     uint64_t id, size_bytes;
+    struct volumes *owner;     /* whose `open` is */
+    struct volumes *successor; /* it was handed over to this one, which has not opened it yet */
+    uint32_t epoch;
     char ***tables;
     uint64_t table_count;
     struct fake_faults faults;
@@ -26,18 +30,28 @@ struct fake_data {
     struct volume *halted; /* what was deposed and is still held */
     unsigned users;
     uint64_t calls;
+    struct request_id seen[SEEN_MAX]; /* the last ones that changed it */
+    unsigned seen_next;
 };
 
 struct volume {
     struct fake_data *data;
     unsigned users;
     bool deposed;
+    uint32_t epoch;
     struct list listeners;
+    struct volume_stats stats;
+};
+
+struct fake_cluster {
+    struct list all; /* fake_data.link */
+    uint64_t next_id;
 };
 
 struct volumes {
-    struct list all; /* fake_data.link */
-    uint64_t next_id;
+    struct fake_cluster *cluster;
+    char node[64];
+    bool joined; /* the cluster is another's */
 };
 
 /* --- Registry ----------------------------------------------------------------------------------
@@ -46,7 +60,18 @@ struct volumes {
 struct volumes *fake_volumes_new(void)
 {
     struct volumes *volumes = NEW(struct volumes);
-    list_init(&volumes->all);
+    volumes->cluster = NEW(struct fake_cluster);
+    list_init(&volumes->cluster->all);
+    strcpy(volumes->node, "n1");
+    return volumes;
+}
+
+struct volumes *fake_volumes_join(struct volumes *first, const char *node)
+{
+    struct volumes *volumes = NEW(struct volumes);
+    volumes->cluster = first->cluster;
+    volumes->joined = true;
+    strncpy(volumes->node, node, sizeof(volumes->node) - 1);
     return volumes;
 }
 
@@ -63,9 +88,9 @@ void fake_volumes_add(struct volumes *volumes, const char *name, uint64_t size_b
 {
     struct fake_data *d = NEW(struct fake_data);
     strncpy(d->name, name, sizeof(d->name) - 1);
-    d->id = ++volumes->next_id;
+    d->id = ++volumes->cluster->next_id;
     resize_tables(d, size_bytes);
-    list_push_back(&volumes->all, &d->link);
+    list_push_back(&volumes->cluster->all, &d->link);
 }
 
 static void data_free(struct fake_data *d)
@@ -84,14 +109,16 @@ static void data_free(struct fake_data *d)
 void fake_volumes_free(struct volumes *volumes)
 {
     struct list *link;
-    while ((link = list_pop_front(&volumes->all)))
+    while (!volumes->joined && (link = list_pop_front(&volumes->cluster->all)))
         data_free(list_entry(link, struct fake_data, link));
+    if (!volumes->joined)
+        mem_free(volumes->cluster);
     mem_free(volumes);
 }
 
 static struct fake_data *find(struct volumes *volumes, const char *name)
 {
-    list_for_each (link, &volumes->all) {
+    list_for_each (link, &volumes->cluster->all) {
         struct fake_data *d = list_entry(link, struct fake_data, link);
         if (strcmp(d->name, name) == 0)
             return d;
@@ -143,31 +170,89 @@ void fake_volume_depose(struct volumes *volumes, const char *name)
     orphan(volume);
 }
 
-int volumes_get(
-    struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error)
+static void tell_halted(struct volume *volume)
+{
+    list_for_each_safe (link, &volume->listeners) {
+        struct volumes_listener *listener = list_entry(link, struct volumes_listener, link);
+        if (listener->halted)
+            listener->halted(listener);
+    }
+}
+
+static void open_here(struct volumes *volumes, struct fake_data *d)
+{
+    d->open = NEW(struct volume);
+    d->open->data = d;
+    d->open->epoch = ++d->epoch;
+    list_init(&d->open->listeners);
+    d->owner = volumes;
+    d->successor = NULL;
+}
+
+static int is_elsewhere(
+    const struct fake_data *d, struct volumes *at, struct volume_owner *ret_owner)
+{
+    *ret_owner = (struct volume_owner){.session = d->open ? 1 : 0, .epoch = d->epoch};
+    strcpy(ret_owner->node, at->node);
+    return -EBUSY;
+}
+
+int volumes_acquire(struct volumes *volumes, const char *name, uint64_t id,
+    struct volume **ret_volume, struct volume_owner *ret_owner, char **ret_error)
 {
     struct fake_data *d = find(volumes, name);
     if (!d)
         return -ENOENT;
-    while (d->halted) { /* V3 of volumes.h */
-        list_for_each_safe (link, &d->halted->listeners) {
-            struct volumes_listener *listener = list_entry(link, struct volumes_listener, link);
-            listener->halted(listener);
-        }
+    while (d->halted && d->owner == volumes) { /* V3 of volumes.h */
+        tell_halted(d->halted);
         env_sleep_ns(1000000);
     }
+    if ((d->open || d->halted) && d->owner != volumes)
+        return is_elsewhere(d, d->owner, ret_owner);
+    if (!d->open && d->successor && d->successor != volumes)
+        return is_elsewhere(d, d->successor, ret_owner);
     if (!d->open && d->faults.open_error) {
         *ret_error = mem_strdup("a fault of the test");
         return d->faults.open_error;
     }
-    if (!d->open) {
-        d->open = NEW(struct volume);
-        d->open->data = d;
-        list_init(&d->open->listeners);
-    }
+    if (!d->open)
+        open_here(volumes, d);
     d->open->users++;
     d->users++;
     *ret_volume = d->open;
+    return 0;
+}
+
+int volumes_get(
+    struct volumes *volumes, const char *name, struct volume **ret_volume, char **ret_error)
+{
+    struct volume_owner owner;
+    return volumes_acquire(volumes, name, 0, ret_volume, &owner, ret_error);
+}
+
+int volumes_handoff(struct volumes *volumes, uint64_t id, uint32_t epoch, const char *successor,
+    uint64_t *ret_pause_ns, char **ret_error)
+{
+    struct fake_data *d = NULL;
+    list_for_each (link, &volumes->cluster->all)
+        if (list_entry(link, struct fake_data, link)->id == id)
+            d = list_entry(link, struct fake_data, link);
+    if (!d || !d->open || d->owner != volumes || d->epoch != epoch)
+        return -ENOENT;
+    uint64_t start_ns = env_now_ns();
+    d->successor = d->faults.successor; /* what its name stands for */
+    d->halted = d->open;
+    d->open->deposed = true;
+    d->open = NULL;
+    env_sleep_ns(5000000);
+    if (d->halted)
+        tell_halted(d->halted);
+    while (d->halted && d->halted->users > 0)
+        env_sleep_ns(1000000);
+    if (d->halted)
+        orphan(d->halted);
+    *ret_pause_ns = env_now_ns() - start_ns;
+    d->counts.handoffs++;
     return 0;
 }
 
@@ -192,11 +277,11 @@ void volumes_unlisten(struct volumes_listener *listener)
 int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count)
 {
     unsigned count = 0;
-    list_for_each (link, &volumes->all)
+    list_for_each (link, &volumes->cluster->all)
         count++;
     struct volumes_name *names = mem_zalloc(count + 1, sizeof(*names));
     count = 0;
-    list_for_each (link, &volumes->all) {
+    list_for_each (link, &volumes->cluster->all) {
         struct fake_data *d = list_entry(link, struct fake_data, link);
         memcpy(names[count].name, d->name, sizeof(d->name));
         names[count].id = d->id;
@@ -264,12 +349,20 @@ MAY_SUSPEND static int enter(struct volume *volume, uint64_t off_bytes, uint64_t
     return volume->deposed ? -ESHUTDOWN : 0;
 }
 
-static void note_write(struct fake_data *d, unsigned flags, struct request_id id)
+/* False: it was done before (S19). */
+static bool note_write(struct volume *volume, unsigned flags, struct request_id id)
 {
+    struct fake_data *d = volume->data;
     d->counts.fua_calls += flags & VOLUME_FUA;
-    if (id.session == d->counts.last_id.session && id.number == d->counts.last_id.number)
-        d->counts.duplicates++;
     d->counts.last_id = id;
+    for (unsigned i = 0; i < SEEN_MAX && id.session; i++) {
+        if (id.session != d->seen[i].session || id.number != d->seen[i].number)
+            continue;
+        d->counts.duplicates++;
+        return false;
+    }
+    d->seen[d->seen_next++ % SEEN_MAX] = id;
+    return true;
 }
 
 static char **page_at(struct fake_data *d, uint64_t off_bytes, bool make)
@@ -301,6 +394,8 @@ int volume_read(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, v
     if (rc < 0 || d->faults.error)
         return rc < 0 ? rc : d->faults.error;
     d->counts.reads++;
+    volume->stats.reads++;
+    volume->stats.read_bytes += len_bytes;
     for (uint64_t n; len_bytes > 0; off_bytes += n, len_bytes -= n, buf = (char *)buf + n) {
         n = in_page(off_bytes, len_bytes);
         char **page = page_at(d, off_bytes, false);
@@ -321,7 +416,10 @@ int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, 
     int rc = enter(volume, off_bytes, len_bytes);
     if (rc < 0 || d->faults.error)
         return rc < 0 ? rc : d->faults.error;
-    note_write(d, flags, id);
+    volume->stats.writes++;
+    volume->stats.written_bytes += len_bytes;
+    if (!note_write(volume, flags, id))
+        return 0;
     d->counts.writes++;
     d->counts.stable_writes += flags & VOLUME_STABLE ? 1 : 0;
     for (uint64_t n; len_bytes > 0; off_bytes += n, len_bytes -= n, buf = (const char *)buf + n) {
@@ -352,7 +450,9 @@ int volume_trim(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, u
     int rc = enter(volume, off_bytes, len_bytes);
     if (rc < 0)
         return rc;
-    note_write(volume->data, flags, id);
+    volume->stats.trims++;
+    if (!note_write(volume, flags, id))
+        return 0;
     volume->data->counts.trims++;
     clear(volume->data, off_bytes, len_bytes, false);
     return 0;
@@ -364,7 +464,9 @@ int volume_write_zeroes(struct volume *volume, uint64_t off_bytes, uint64_t len_
     int rc = enter(volume, off_bytes, len_bytes);
     if (rc < 0)
         return rc;
-    note_write(volume->data, flags, id);
+    volume->stats.trims++;
+    if (!note_write(volume, flags, id))
+        return 0;
     volume->data->counts.zeroes++;
     volume->data->counts.no_hole += flags & VOLUME_NO_HOLE ? 1 : 0;
     clear(volume->data, off_bytes, len_bytes, flags & VOLUME_NO_HOLE);
@@ -374,8 +476,10 @@ int volume_write_zeroes(struct volume *volume, uint64_t off_bytes, uint64_t len_
 int volume_flush(struct volume *volume)
 {
     int rc = enter(volume, 0, 0);
-    if (rc == 0)
+    if (rc == 0) {
         volume->data->counts.flushes++;
+        volume->stats.flushes++;
+    }
     return rc;
 }
 
@@ -419,4 +523,14 @@ const char *volume_name(const struct volume *volume)
 uint64_t volume_size_bytes(const struct volume *volume)
 {
     return volume->data->size_bytes;
+}
+
+uint32_t volume_epoch(const struct volume *volume)
+{
+    return volume->epoch;
+}
+
+const struct volume_stats *volume_stats(const struct volume *volume)
+{
+    return &volume->stats;
 }

@@ -1,0 +1,466 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Requests of other nodes on volumes that this node owns. What a session has attached is a list of
+ * struct served; a request names one of them by its number, and by the volume and epoch that it
+ * means. It is looked up when the request comes, in the order of the client's submissions, and counts
+ * as a call of it until it is answered: so the volume it runs on is of the epoch it was sent for, or
+ * it is refused (A2). A fiber each.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/attach_impl.h"
+#include "blockd/cluster/protocol.h"
+#include "blockd/cluster/server.h"
+#include "common/bufpool.h"
+#include "common/check.h"
+#include "common/env.h"
+#include "common/mem.h"
+
+/* Of read data that waits for the wire, all sessions; a single read has at most a quarter of it. */
+#define BUFFER_BYTES_MAX (128ull << 20)
+#define ERROR_TEXT_BYTES 512u
+
+struct attach_session {
+    struct list link; /* attach->sessions */
+    struct attach *attach;
+    char node[RPC_NODE_NAME_BYTES_MAX];
+    struct list served;
+};
+
+struct served {
+    struct list link; /* session->served */
+    struct attach_session *session;
+    uint64_t attachment;   /* the client's number */
+    struct volume *volume; /* counted; NULL: being opened, or let go */
+    uint64_t volume_id;
+    uint32_t epoch;
+    struct volumes_listener listener;
+    unsigned calls;
+    bool opening, detached;
+    bool removed; /* the client is told, and lets go */
+    bool halted;  /* we let go as soon as no call is under way */
+};
+
+/* --- Sessions, and what they hold ---------------------------------------------------------------- */
+
+struct attach_session *attach_session_new(struct attach *attach, const char *node)
+{
+    struct attach_session *session = NEW(struct attach_session);
+    session->attach = attach;
+    strncpy(session->node, node, sizeof(session->node) - 1);
+    list_init(&session->served);
+    list_push_back(&attach->sessions, &session->link);
+    return session;
+}
+
+/* Lets go of what is not needed any more; it may be gone afterwards. */
+static void served_settle(struct served *served)
+{
+    struct attach *attach = served->session->attach;
+    if (served->opening || served->calls > 0)
+        return;
+    if (served->volume && (served->halted || served->detached)) {
+        struct volume *volume = served->volume;
+        served->volume = NULL;
+        volumes_unlisten(&served->listener);
+        volumes_put(attach->options.volumes, volume);
+    }
+    if (served->detached) {
+        list_remove(&served->link);
+        attach->stats.served--;
+        mem_free(served);
+    }
+}
+
+void attach_session_free(struct attach_session *session)
+{
+    list_for_each_safe (it, &session->served) {
+        struct served *served = list_entry(it, struct served, link);
+        CHECK(!served->opening && served->calls == 0);
+        served->detached = true;
+        served_settle(served);
+    }
+    list_remove(&session->link);
+    mem_free(session);
+}
+
+static struct served *served_find(struct attach_session *session, uint64_t attachment)
+{
+    list_for_each (it, &session->served) {
+        struct served *served = list_entry(it, struct served, link);
+        if (served->attachment == attachment && !served->detached)
+            return served;
+    }
+    return NULL;
+}
+
+void attach_each_served(
+    struct attach *attach, uint64_t volume_id, void (*fn)(void *ctx, const char *node), void *ctx)
+{
+    list_for_each (it, &attach->sessions) {
+        struct attach_session *session = list_entry(it, struct attach_session, link);
+        list_for_each (served_it, &session->served) {
+            const struct served *served = list_entry(served_it, struct served, link);
+            if (served->volume && served->volume_id == volume_id)
+                fn(ctx, session->node);
+        }
+    }
+}
+
+/* The client sees it by the next reply, or when it asks for news. */
+static void volume_resized(struct volumes_listener *listener)
+{
+}
+
+static void volume_removed(struct volumes_listener *listener)
+{
+    container_of(listener, struct served, listener)->removed = true;
+}
+
+static void volume_has_halted(struct volumes_listener *listener)
+{
+    struct served *served = container_of(listener, struct served, listener);
+    served->halted = true;
+    served_settle(served); /* at once when no call is under way */
+}
+
+/* --- Replies ------------------------------------------------------------------------------------- */
+
+static struct wire_volume_state state_of(const struct served *served)
+{
+    const struct volume_stats *stats = volume_stats(served->volume);
+    uint64_t operations = stats->reads + stats->writes + stats->trims + stats->flushes;
+    return (struct wire_volume_state){.volume_id = served->volume_id,
+        .size_bytes = volume_size_bytes(served->volume),
+        .epoch = served->epoch,
+        .flags =
+            (served->removed ? WIRE_VOLUME_REMOVED : 0) | (served->halted ? WIRE_VOLUME_HALTED : 0),
+        .traffic = attach_traffic(operations, stats->read_bytes + stats->written_bytes)};
+}
+
+/* Read data on its way out. */
+struct out {
+    struct attach *attach;
+    void *run;
+    size_t run_bytes;
+    struct iovec payload; /* of `run` */
+};
+
+static void out_free(void *arg)
+{
+    struct out *out = arg;
+    bufpool_put_run(out->attach->buffers, out->run, out->run_bytes);
+    fiber_queue_wake_all(&out->attach->buffers_put);
+    mem_free(out);
+}
+
+/* Ends a call of `served`, which was counted. The session may be over as soon as its last request is
+ * answered, so that comes last. `out` may be NULL. */
+static void reply(struct rpc_request *request, struct served *served, int status, unsigned extents,
+    struct out *out)
+{
+    uint8_t body[WIRE_VOLUME_STATE_BYTES];
+    struct wire_volume_state state = state_of(served);
+    state.extents = extents;
+    wire_volume_state_encode(&state, body);
+    served->calls--;
+    served_settle(served);
+    if (out)
+        rpc_reply(request, status, body, sizeof(body), &out->payload, 1, out_free, out);
+    else
+        rpc_reply(request, status, body, sizeof(body), NULL, 0, NULL, NULL);
+}
+
+static void reply_text(struct rpc_request *request, int status, const char *text)
+{
+    rpc_reply(
+        request, status, text, (uint32_t)strnlen(text, ERROR_TEXT_BYTES), NULL, 0, NULL, NULL);
+}
+
+/* --- Read data -----------------------------------------------------------------------------------
+ * Payload that comes in is bounded by the rpc window; what goes out is bounded here. */
+
+MAY_SUSPEND static struct out *out_new(struct attach *attach, size_t len_bytes)
+{
+    struct out *out = NEW(struct out);
+    out->attach = attach;
+    if (!attach->buffers)
+        attach->buffers = bufpool_new(BUFFER_BYTES_MAX);
+    fiber_mutex_lock(&attach->buffers_turn);
+    while (!(out->run = bufpool_get_run(attach->buffers, len_bytes)))
+        fiber_queue_wait(&attach->buffers_put);
+    fiber_mutex_unlock(&attach->buffers_turn);
+    out->run_bytes = len_bytes;
+    out->payload = (struct iovec){out->run, len_bytes};
+    return out;
+}
+
+/* --- Calls --------------------------------------------------------------------------------------- */
+
+static bool inside(const struct served *served, const struct wire_volume_request *wanted)
+{
+    uint64_t size_bytes = volume_size_bytes(served->volume);
+    return wanted->off_bytes <= size_bytes && wanted->len_bytes <= size_bytes - wanted->off_bytes;
+}
+
+MAY_SUSPEND static void do_read(
+    struct rpc_request *request, struct served *served, const struct wire_volume_request *wanted)
+{
+    if (wanted->len_bytes == 0 || wanted->len_bytes > WIRE_VOLUME_DATA_BYTES_MAX) {
+        reply(request, served, wanted->len_bytes ? -EINVAL : 0, 0, NULL);
+        return;
+    }
+    struct out *out = out_new(served->session->attach, wanted->len_bytes);
+    int r = request->cancelled
+                ? -ECANCELED
+                : volume_read(served->volume, wanted->off_bytes, wanted->len_bytes, out->run);
+    if (r < 0)
+        out_free(out);
+    else
+        served->session->attach->stats.executed_bytes += wanted->len_bytes;
+    reply(request, served, r, 0, r < 0 ? NULL : out);
+}
+
+MAY_SUSPEND static void do_block_status(
+    struct rpc_request *request, struct served *served, const struct wire_volume_request *wanted)
+{
+    if (wanted->extents_max == 0 || wanted->len_bytes == 0) {
+        reply(request, served, -EINVAL, 0, NULL);
+        return;
+    }
+    struct out *out = out_new(
+        served->session->attach, (size_t)wanted->extents_max * sizeof(struct volume_extent));
+    struct volume_extent *extents = out->run;
+    unsigned count = 0;
+    int r = volume_block_status(
+        served->volume, wanted->off_bytes, wanted->len_bytes, extents, wanted->extents_max, &count);
+    wire_volume_extents_encode(extents, count, (uint8_t *)extents);
+    out->payload.iov_len = (size_t)count * WIRE_VOLUME_EXTENT_BYTES;
+    if (r < 0)
+        out_free(out);
+    reply(request, served, r, count, r < 0 ? NULL : out);
+}
+
+/* Those whose answer is a status alone. */
+MAY_SUSPEND static int change(
+    struct rpc_request *request, struct volume *volume, const struct wire_volume_request *wanted)
+{
+    uint64_t off_bytes = wanted->off_bytes, len_bytes = wanted->len_bytes;
+    switch (request->method) {
+    case METHOD_VOLUME_WRITE:
+        if (len_bytes != request->payload_bytes)
+            return -EINVAL;
+        return volume_write(volume, off_bytes, len_bytes, request->payload,
+            wanted->flags | VOLUME_STABLE, wanted->id);
+    case METHOD_VOLUME_TRIM:
+        return volume_trim(volume, off_bytes, len_bytes, wanted->flags, wanted->id);
+    case METHOD_VOLUME_WRITE_ZEROES:
+        return volume_write_zeroes(volume, off_bytes, len_bytes, wanted->flags, wanted->id);
+    case METHOD_VOLUME_FLUSH:
+        return volume_flush(volume);
+    default:
+        return 0; /* METHOD_VOLUME_STATUS: the news go with every answer */
+    }
+}
+
+MAY_SUSPEND static void execute_main(void *arg)
+{
+    struct rpc_request *request = arg;
+    struct served *served = request->user;
+    struct attach *attach = served->session->attach;
+    struct wire_volume_request wanted;
+    int r = wire_volume_request_decode(request->body, request->body_len_bytes, &wanted);
+    CHECK(r == 0); /* handle_call() has looked */
+    attach->stats.executed++;
+    attach->stats.executed_bytes += request->payload_bytes;
+    if (!inside(served, &wanted))
+        reply(request, served, -EINVAL, 0, NULL);
+    else if (request->method == METHOD_VOLUME_READ)
+        do_read(request, served, &wanted);
+    else if (request->method == METHOD_VOLUME_BLOCK_STATUS)
+        do_block_status(request, served, &wanted);
+    else
+        reply(request, served, change(request, served->volume, &wanted), 0, NULL);
+}
+
+/* What the request means, counted; NULL: answered with what is wrong. */
+static struct served *begin_call(
+    struct rpc_request *request, struct wire_volume_request *ret_wanted)
+{
+    struct attach_session *session = rpc_session_user(request->session);
+    int r = wire_volume_request_decode(request->body, request->body_len_bytes, ret_wanted);
+    struct served *served = r == 0 ? served_find(session, ret_wanted->attachment) : NULL;
+    if (r < 0) {
+        reply_text(request, -EBADMSG, "not a request about a volume");
+        return NULL;
+    }
+    if (!served || !served->volume || served->halted || served->epoch != ret_wanted->epoch ||
+        served->volume_id != ret_wanted->volume_id) {
+        reply_text(request, -ESTALE, "the volume is not served here, or not under that epoch");
+        return NULL;
+    }
+    served->calls++;
+    return served;
+}
+
+static void handle_call(void *ctx, struct rpc_request *request)
+{
+    struct wire_volume_request wanted;
+    struct served *served = begin_call(request, &wanted);
+    if (!served)
+        return;
+    request->user = served;
+    if (request->method == METHOD_VOLUME_STATUS)
+        reply(request, served, 0, 0, NULL);
+    else
+        fiber_spawn("forwarded", execute_main, request);
+}
+
+/* --- Attach, detach ------------------------------------------------------------------------------ */
+
+static void use_volume(struct served *served, struct volume *volume)
+{
+    served->volume = volume;
+    served->volume_id = volume_id(volume);
+    served->epoch = volume_epoch(volume);
+    served->listener = (struct volumes_listener){.volume = volume,
+        .resized = volume_resized,
+        .removed = volume_removed,
+        .halted = volume_has_halted};
+    volumes_listen(served->session->attach->options.volumes, &served->listener);
+}
+
+/* What we do not own is for the client to find: it looks at the root again. */
+MAY_SUSPEND static void attach_main(void *arg)
+{
+    struct rpc_request *request = arg;
+    struct served *served = request->user;
+    struct wire_volume_attach wanted;
+    struct volume_owner owner;
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    int r = wire_volume_attach_decode(request->body, request->body_len_bytes, &wanted);
+    CHECK(r == 0);
+    r = volumes_acquire(
+        served->session->attach->options.volumes, wanted.name, 0, &volume, &owner, &error);
+    served->opening = false;
+    if (r == 0) {
+        use_volume(served, volume);
+        served->calls++;
+        reply(request, served, 0, 0, NULL);
+        return;
+    }
+    served->detached = true;
+    served_settle(served);
+    if (r == -EBUSY || r == -ESHUTDOWN)
+        r = -EAGAIN;
+    reply_text(request, r, error ? error : strerror(-r));
+}
+
+static void handle_attach(void *ctx, struct rpc_request *request)
+{
+    struct attach_session *session = rpc_session_user(request->session);
+    struct wire_volume_attach wanted;
+    int r = wire_volume_attach_decode(request->body, request->body_len_bytes, &wanted);
+    if (r < 0 || served_find(session, wanted.attachment)) {
+        reply_text(request, -EBADMSG, "not a request to attach, or one that was made before");
+        return;
+    }
+    struct served *served = NEW(struct served);
+    served->session = session;
+    served->attachment = wanted.attachment;
+    served->opening = true;
+    list_push_back(&session->served, &served->link);
+    session->attach->stats.served++;
+    request->user = served;
+    fiber_spawn("forwarded attach", attach_main, request);
+}
+
+/* Nothing is wrong with one that is not there: it was let go already. */
+static void handle_detach(void *ctx, struct rpc_request *request)
+{
+    struct attach_session *session = rpc_session_user(request->session);
+    struct wire_volume_request wanted;
+    int r = wire_volume_request_decode(request->body, request->body_len_bytes, &wanted);
+    struct served *served = r == 0 ? served_find(session, wanted.attachment) : NULL;
+    if (served) {
+        served->detached = true;
+        served_settle(served);
+    }
+    reply_text(request, r, "");
+}
+
+/* --- Handoff (A3) -------------------------------------------------------------------------------- */
+
+struct handoff {
+    struct rpc_request *request;
+    struct attach *attach;
+    char node[64];
+    uint64_t volume_id;
+    uint32_t epoch;
+};
+
+/* Without a hold on the volume: all holders have to let go. */
+MAY_SUSPEND static void handoff_main(void *arg)
+{
+    struct handoff *handoff = arg;
+    struct attach *attach = handoff->attach;
+    uint8_t body[WIRE_VOLUME_STATE_BYTES];
+    struct wire_volume_state state = {
+        .volume_id = handoff->volume_id, .epoch = handoff->epoch, .flags = WIRE_VOLUME_HALTED};
+    CLEANUP_FREE char *error = NULL;
+    int r = volumes_handoff(attach->options.volumes, handoff->volume_id, handoff->epoch,
+        handoff->node, &state.pause_ns, &error);
+    if (r == 0) {
+        attach->stats.handoffs_out++;
+        attach->stats.handoff_pause_ns_max =
+            MAX(attach->stats.handoff_pause_ns_max, state.pause_ns);
+        wire_volume_state_encode(&state, body);
+        rpc_reply(handoff->request, 0, body, sizeof(body), NULL, 0, NULL, NULL);
+    } else {
+        attach->stats.handoffs_refused++;
+        reply_text(handoff->request, r == -ENOENT ? -ESTALE : r, error ? error : strerror(-r));
+    }
+    mem_free(handoff);
+}
+
+static void handle_handoff(void *ctx, struct rpc_request *request)
+{
+    struct attach_session *session = rpc_session_user(request->session);
+    struct wire_volume_request wanted;
+    struct served *served = begin_call(request, &wanted);
+    if (!served)
+        return;
+    served->calls--;
+    if (handed_lately(session->attach, wanted.volume_id)) {
+        session->attach->stats.handoffs_refused++;
+        reply_text(request, -EAGAIN, "the volume was handed over a short while ago");
+        return;
+    }
+    struct handoff *handoff = NEW(struct handoff);
+    *handoff = (struct handoff){request, session->attach, "", wanted.volume_id, wanted.epoch};
+    strcpy(handoff->node, session->node);
+    fiber_spawn("handoff", handoff_main, handoff);
+}
+
+/* --- The methods --------------------------------------------------------------------------------- */
+
+#define CALL(number, name, payload)                                   \
+    {                                                                 \
+        number, name, handle_call, WIRE_VOLUME_REQUEST_BYTES, payload \
+    }
+
+const struct rpc_method attach_methods[] = {
+    {METHOD_VOLUME_ATTACH, "volume attach", handle_attach, WIRE_VOLUME_ATTACH_BYTES, 0},
+    {METHOD_VOLUME_DETACH, "volume detach", handle_detach, WIRE_VOLUME_REQUEST_BYTES, 0},
+    {METHOD_VOLUME_HANDOFF, "volume handoff", handle_handoff, WIRE_VOLUME_REQUEST_BYTES, 0},
+    CALL(METHOD_VOLUME_READ, "volume read", 0),
+    CALL(METHOD_VOLUME_WRITE, "volume write", WIRE_VOLUME_DATA_BYTES_MAX),
+    CALL(METHOD_VOLUME_TRIM, "volume trim", 0),
+    CALL(METHOD_VOLUME_WRITE_ZEROES, "volume write zeroes", 0),
+    CALL(METHOD_VOLUME_FLUSH, "volume flush", 0),
+    CALL(METHOD_VOLUME_BLOCK_STATUS, "volume block status", 0),
+    CALL(METHOD_VOLUME_STATUS, "volume status", 0),
+};
+const unsigned attach_method_count = ARRAY_SIZE(attach_methods);
