@@ -253,6 +253,7 @@ static void request_sent(struct rpc_conn *conn, struct rpc_out *out)
         call_done(call);
     } else if (slot->given_up && !slot->receiving) {
         slot->call = NULL;
+        slot->given_up = false;
         queue_cancel(client, slot);
         call_done(call);
     }
@@ -294,7 +295,8 @@ static void reply_whole(struct rpc_conn *conn, const struct rpc_header *header)
     struct rpc_call *call = slot->call;
     client->incoming = NULL;
     slot->receiving = false;
-    if (slot->given_up) { /* in use by a send all the while, or given up just before the end */
+    if (call &&
+        slot->given_up) { /* in use by a send all the while, or given up just before the end */
         call->ret_body_len_bytes = 0;
         call->ret_payload_bytes = 0;
     }
