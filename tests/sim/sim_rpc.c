@@ -568,7 +568,11 @@ static void settle(struct sim *sim)
     }
     CHECK(sim_run(sim, all_connected, NULL, sim_now_ns(sim) + 60 * SEC) == SIM_UNTIL);
     world.quiet = true;
-    sim_run_for(sim, 1 * SEC);
+    sim_run_for(sim, 4 * SEC); /* the longest handlers end */
+    CHECK(all_connected(NULL));
+    unsigned disconnects = world.disconnects;
+    sim_run_for(sim, 3 * SILENCE_MS * MS);
+    CHECK_MSG(world.disconnects == disconnects, "C6: idle connections ended");
     for (unsigned a = 0; a < NODES; a++)
         world.ending[a] = true;
     CHECK(sim_run(sim, all_down, NULL, sim_now_ns(sim) + 60 * SEC) == SIM_UNTIL);
