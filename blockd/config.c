@@ -168,7 +168,8 @@ static void read_store(struct node_config *config)
 static bool address_wrong(const char *address)
 {
     return strncmp(address, "tcp:", 4) != 0 || !strrchr(address + 4, ':') || address[4] == ':' ||
-           strncmp(address, "tcp:0.0.0.0:", 12) == 0 || strncmp(address, "tcp:[::]:", 9) == 0 ||
+           strcmp(strrchr(address, ':'), ":0") == 0 || strncmp(address, "tcp:0.0.0.0:", 12) == 0 ||
+           strncmp(address, "tcp:[::]:", 9) == 0 ||
            strlen(address) >= sizeof(((struct node_record *)0)->address);
 }
 

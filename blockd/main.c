@@ -55,20 +55,39 @@ static void say_ready(const struct node *node)
     }
     printf("holdfast-blockd: ready (nbd %s, admin %s)\n", nbd, node->config->admin_address);
     fflush(stdout);
-    sd_notify(0, "READY=1");
+    sd_notify(0, "READY=1\nSTATUS=Running");
+}
+
+/* A node that waits counts as ready for systemd: what it waits for is up to others, maybe for long. */
+static void phase_changed(void *ctx, struct node *node)
+{
+    bool *signals = ctx;
+    if (!*signals)
+        fiber_spawn("signals", wait_for_signals, node);
+    *signals = true;
+    if (!node->waits_for)
+        return;
+    printf("holdfast-blockd: %s (admin %s)\n", node->waits_for, node->config->admin_address);
+    fflush(stdout);
+    sd_notifyf(0, "READY=1\nSTATUS=%s", node->waits_for);
 }
 
 static int run(void *arg)
 {
     struct node *node;
+    bool signals = false;
     CLEANUP_FREE char *error = NULL;
-    struct node_options options = {.config = arg};
-    if (node_start(&options, &node, &error) < 0) {
+    struct node_options options = {.config = arg, .phase_changed = phase_changed, .ctx = &signals};
+    int r = node_start(&options, &node, &error);
+    if (r == -ECANCELED) {
+        log_info("stopped");
+        return 0;
+    }
+    if (r < 0) {
         log_error("%s", error);
         return 1;
     }
     say_ready(node);
-    fiber_spawn("signals", wait_for_signals, node);
     node_wait_stop(node);
     sd_notify(0, "STOPPING=1");
     node_stop(node);

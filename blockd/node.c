@@ -2,36 +2,24 @@
 #include "blockd/node.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <string.h>
 
-#include "blockd/admin/methods.h"
-#include "blockd/cluster/identity.h"
+#include "blockd/admin/server.h"
 #include "blockd/nbd/server.h"
+#include "blockd/node_impl.h"
 #include "common/check.h"
 #include "common/env.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
 #define MIB (1ull << 20)
-/* Changes of disks come in bunches. */
-#define ADOPT_DELAY_NS (1 * SECOND_NS)
 #define SCRUB_FIRST_DELAY_NS (600 * SECOND_NS)
 
 /* --- Disks tell ------------------------------------------------------------------------------ */
 
-static void tell_volume(void *ctx, struct volume *volume)
-{
-    volume_disk_changed(volume);
-}
-
 static void disks_changed(void *ctx)
 {
-    struct node *node = ctx;
-    if (!node->adopt)
-        return; /* starting or stopping */
-    volumes_each_open(node->volumes, tell_volume, NULL);
-    adopt_all(node->adopt, ADOPT_DELAY_NS);
+    node_disks_changed(ctx);
 }
 
 static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uint32_t block)
@@ -41,40 +29,24 @@ static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uin
         adopt_damaged(node->adopt, key, disk->number, block);
 }
 
+static uint64_t lease_id(void *ctx)
+{
+    return members_session(((struct node *)ctx)->members);
+}
+
+static uint64_t lease_valid_until_ns(void *ctx)
+{
+    return members_valid_until_ns(((struct node *)ctx)->members);
+}
+
 /* --- Start ----------------------------------------------------------------------------------- */
-
-static int open_store(struct node *node, char **ret_error)
-{
-    const struct node_config *config = node->config;
-    if (node->store)
-        return 0; /* given */
-    if (config->store_type == STORE_TYPE_EMBEDDED)
-        return store_lmdb_open(config->store_path, &node->store, ret_error);
-    struct store_etcd_options options = {.endpoints = (const char *const *)config->store_endpoints,
-        .endpoint_count = config->store_endpoint_count,
-        .ca_path = config->store_ca,
-        .cert_path = config->store_cert,
-        .key_path = config->store_key,
-        .user = config->store_user,
-        .password = config->store_password};
-    return store_etcd_open(&options, &node->store, ret_error);
-}
-
-static int start_store(struct node *node, char **ret_error)
-{
-    int r = open_store(node, ret_error);
-    if (r == 0)
-        r = cluster_load_or_make(node->store, &node->cluster, ret_error);
-    if (r == 0)
-        r = node_load_or_make(node->store, node->config->name, &node->record, ret_error);
-    return r;
-}
 
 static int start_disks(struct node *node, char **ret_error)
 {
     struct disks_options options = {.node_name = node->config->name,
-        .cluster = node->cluster.uuid,
-        .node = node->record.uuid,
+        .rack = node->config->rack,
+        .cluster = node->identity.cluster.uuid,
+        .node = node->identity.node.uuid,
         .trailer_cache_bytes = node->config->trailer_cache_bytes,
         .changed = disks_changed,
         .damaged = disk_damaged,
@@ -89,9 +61,10 @@ static void start_volumes(struct node *node)
     memory_budget_init(&node->budget, config->memory_bytes);
     node->map_cache = map_cache_new(config->map_cache_bytes);
     node->host = (struct volume_host){.store = node->store,
-        .cluster = node->cluster.uuid,
+        .cluster = node->identity.cluster.uuid,
         .node_name = config->name,
-        .session = env_random_u64(),
+        .session = node->incarnation,
+        .lease = {lease_id, lease_valid_until_ns, node},
         .disks = disks_present(node->disks),
         .budget = &node->budget,
         .row_blocks_max = config->row_blocks,
@@ -132,33 +105,48 @@ static int start_servers(struct node *node, char **ret_error)
         .buffer_bytes_max = MIN(MAX(buffers, 64 * MIB), 1024 * MIB)};
     int r = nbd_server_start(node->attach, (const char *const *)config->nbd_addresses,
         config->nbd_address_count, &options, &node->nbd, ret_error);
-    if (r < 0)
-        return r;
-    return admin_server_start(config->admin_address, admin_methods, admin_method_count, node, NULL,
-        &node->admin, ret_error);
+    return r < 0 ? r : node_start_admin(node, ret_error);
+}
+
+static int start_all(struct node *node, char **ret_error)
+{
+    int r = node_start_identity(node, ret_error);
+    if (r == 0)
+        r = start_disks(node, ret_error);
+    if (r == 0)
+        r = node_start_members(node, ret_error);
+    if (r == 0) {
+        start_volumes(node);
+        r = node_start_rpc(node, ret_error);
+    }
+    if (r == 0) {
+        start_background(node);
+        r = start_servers(node, ret_error);
+    }
+    return r;
 }
 
 int node_start(const struct node_options *options, struct node **ret_node, char **ret_error)
 {
     struct node *node = NEW(struct node);
+    node->options = *options;
     node->config = options->config;
     node->store = options->store;
     node->started_ns = env_now_ns();
+    node->incarnation = env_random_u64();
     fiber_queue_init(&node->stop_queue);
+    fiber_queue_init(&node->phase_queue);
     fiber_mutex_init(&node->pool_use);
-    int r = start_store(node, ret_error);
-    if (r == 0)
-        r = start_disks(node, ret_error);
-    if (r == 0) {
-        start_volumes(node);
-        start_background(node);
-        r = start_servers(node, ret_error);
-    }
-    if (r < 0)
+    if (options->phase_changed)
+        options->phase_changed(options->ctx, node);
+    int r = start_all(node, ret_error);
+    if (r < 0) {
         node_stop(node);
-    else
-        *ret_node = node;
-    return r;
+        return r;
+    }
+    node_set_phase(node, NODE_RUNNING, NULL);
+    *ret_node = node;
+    return 0;
 }
 
 /* --- Stop ------------------------------------------------------------------------------------ */
@@ -167,6 +155,7 @@ void node_want_stop(struct node *node)
 {
     node->stop_wanted = true;
     fiber_queue_wake_all(&node->stop_queue);
+    fiber_queue_wake_all(&node->phase_queue);
 }
 
 void node_wait_stop(struct node *node)
@@ -175,28 +164,44 @@ void node_wait_stop(struct node *node)
         fiber_queue_wait(&node->stop_queue);
 }
 
+static void stop_volumes(struct node *node)
+{
+    if (node->attach)
+        attach_free(node->attach);
+    if (!node->volumes)
+        return;
+    volumes_free(node->volumes);
+    node->volumes = NULL;
+    map_cache_free(node->map_cache);
+    memory_budget_fini(&node->budget);
+}
+
 /* Also of a node that has not started wholly. */
 void node_stop(struct node *node)
 {
+    node_set_phase(node, NODE_STOPPING, NULL);
     if (node->admin)
         admin_server_stop(node->admin);
     if (node->nbd)
         nbd_server_stop(node->nbd);
     if (node->scrub)
         scrub_stop(node->scrub);
-    if (node->adopt)
+    if (node->adopt) {
+        env_timer_cancel(&node->repair_due);
         adopt_stop(node->adopt);
-    node->adopt = NULL;
-    if (node->attach)
-        attach_free(node->attach);
-    if (node->volumes) {
-        volumes_free(node->volumes);
-        map_cache_free(node->map_cache);
-        memory_budget_fini(&node->budget);
     }
+    node->adopt = NULL;
+    node_stop_rpc(node);
+    stop_volumes(node);
+    if (node->members)
+        members_stop(node->members);
+    node->members = NULL;
+    if (node->peers)
+        peers_free(node->peers);
     if (node->disks)
         disks_free(node->disks);
     if (node->store)
         store_close(node->store);
+    state_file_close(node->state);
     mem_free(node);
 }

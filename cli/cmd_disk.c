@@ -72,17 +72,18 @@ int cmd_disk_list(struct cli *cli, const struct args *args)
         puts("No disks yet: see 'holdfast disk format --help' and 'holdfast disk add --help'.");
         return CLI_OK;
     }
-    struct table *table =
-        table_new("rlrrrrll", "NO", "STATE", "SIZE", "FREE", "SHARDS", "ERRORS", "CLASS", "PATH");
+    struct table *table = table_new(
+        "rllrrrrll", "NO", "NODE", "STATE", "SIZE", "FREE", "SHARDS", "ERRORS", "CLASS", "PATH");
     json_array_foreach (disks, i, disk) {
         bool there = json_number(disk, "size_bytes") > 0;
         char number[24], shards[24], errors[24];
         snprintf(number, sizeof(number), "%" PRIu64, json_number(disk, "number"));
         snprintf(shards, sizeof(shards), "%" PRIu64, json_number(disk, "shards"));
         snprintf(errors, sizeof(errors), "%" PRIu64, json_number(disk, "errors"));
-        table_add(table, number, json_text(disk, "state"),
+        bool here = json_object_get(disk, "shards"); /* other nodes do not tell */
+        table_add(table, number, json_text(disk, "node"), json_text(disk, "state"),
             there ? json_size(disk, "size_bytes") : "", there ? json_size(disk, "free_bytes") : "",
-            there ? shards : "", there ? errors : "", json_text(disk, "class"),
+            there && here ? shards : "", there ? errors : "", json_text(disk, "class"),
             json_text(disk, "path"));
     }
     table_print(table, stdout);

@@ -42,6 +42,14 @@ static size_t count_where(const json_t *array, const char *member, const char *t
     return count;
 }
 
+/* A node alone is not news. */
+static void print_nodes(const json_t *nodes)
+{
+    size_t count = json_array_size(nodes), up = count_where(nodes, "state", "up");
+    if (count > 1)
+        printf("%-10s %zu, %zu up\n", "Nodes:", count, up);
+}
+
 static void print_disks(const json_t *disks)
 {
     size_t count = json_array_size(disks), in = count_where(disks, "state", "in");
@@ -105,6 +113,9 @@ static void print_status(const json_t *status)
     printf("%-10s %s\n", "Health:", json_text(status, "health"));
     json_array_foreach (problems, i, item)
         printf("  ! %s\n", json_string_value(item));
+    if (!json_object_get(status, "disks"))
+        return; /* it waits, and has said for what */
+    print_nodes(json_object_get(status, "nodes"));
     print_disks(json_object_get(status, "disks"));
     print_pools(json_object_get(status, "pools"));
     print_volumes(json_object_get(status, "volumes"));

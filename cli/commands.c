@@ -70,7 +70,24 @@ const struct command commands[] = {
         "prints the counters, which only ever rise while a volume is open. MB are 10^6 bytes.\n"
         "Latencies are the daemon's: from the request received to the answer.",
         "holdfast top\nholdfast top --once --interval 5s", top_options, cmd_top},
-    {"disk", "list", "", "List this node's disks", NULL, "holdfast disk list", no_options,
+    {"cluster", "init", "", "Make a cluster, with this node in it",
+        "Needed once, on the first node, where blockd.conf names a store that nodes share ([store] "
+        "type\n"
+        "= etcd). Refused if the store holds a cluster.",
+        "holdfast cluster init", no_options, cmd_cluster_init},
+    {"cluster", "join", "", "Take this node into the cluster of its store",
+        "Its holdfast-blockd waits for that. It serves volumes from then on, also before it has "
+        "disks.",
+        "holdfast cluster join", no_options, cmd_cluster_join},
+    {"node", "list", "", "List the nodes of the cluster",
+        "SINCE is how long a node has been up, or down, as far as this node knows. BOOT and START "
+        "change\n"
+        "when its machine boots and when its holdfast-blockd starts.",
+        "holdfast node list", no_options, cmd_node_list},
+    {"node", "remove", "NODE", "Forget a node that is gone",
+        "Refused while it is up, or has disks: 'holdfast disk remove' forgets those.",
+        "holdfast node remove n3", no_options, cmd_node_remove},
+    {"disk", "list", "", "List the disks, of all nodes", NULL, "holdfast disk list", no_options,
         cmd_disk_list},
     {"disk", "format", "PATH", "Make a Holdfast disk of a device or file",
         "A file is written over its whole length, which takes a while. What is in use by a file\n"

@@ -10,6 +10,10 @@ extern const struct command commands[]; /* ends with a noun of NULL */
 
 int cmd_disk_format(struct cli *cli, const struct args *args);
 int cmd_disk_add(struct cli *cli, const struct args *args);
+int cmd_cluster_init(struct cli *cli, const struct args *args);
+int cmd_cluster_join(struct cli *cli, const struct args *args);
+int cmd_node_list(struct cli *cli, const struct args *args);
+int cmd_node_remove(struct cli *cli, const struct args *args);
 int cmd_disk_list(struct cli *cli, const struct args *args);
 int cmd_disk_remove(struct cli *cli, const struct args *args);
 int cmd_disk_scrub(struct cli *cli, const struct args *args);

@@ -15,7 +15,7 @@
  *
  * Methods (params -> result); sizes in bytes, times in seconds unless named otherwise. Results may
  * get more members.
- *   status {} -> {"version","node","cluster","uptime_s",
+ *   status {} -> {"version","node","state":"running","nodes":[as node.list],"cluster","uptime_s",
  *       "memory":{"budget_bytes","used_bytes","memtable_bytes","memtable_bytes_max",
  *           "pools_held_bytes","map_cache_bytes"},
  *       "disks":[as disk.list],"pools":[as pool.list],"volumes":[as volume.list],
@@ -23,13 +23,21 @@
  *       "scrub":{"running","disk","bytes","shards","damaged_shards","passes"},
  *       "repairing"?:(volume opened for repair),
  *       "health":"ok|warning|degraded|damaged|halted","problems":["sentence",..]}
+ *       (while "state" is another: only {"version","node","state":"starting|waiting for the store|
+ *       not joined|stopping","uptime_s","health":"waiting","problems"}; other methods than status,
+ *       shutdown and cluster.* are answered EAGAIN then)
+ *   cluster.init {} -> {"cluster"(uuid)} (makes the cluster, joins it, returns when the node runs)
+ *   cluster.join {} -> {"cluster"(uuid)} (likewise, of a cluster that is there)
+ *   node.list {} -> {"nodes":[{"name","node"(uuid),"self","state":"up|down","since_s","address","rack",
+ *       "disks"(how many),"boot","incarnation","version"}]}
+ *   node.remove {"name"} -> {} (-EBUSY while it is up or has disks)
  *   disk.format {"path","size_bytes"?,"class"?,"force"?} -> {"disk"(uuid),"size_bytes"}
  *       (makes a file of size_bytes, or uses an existing device or file)
  *   disk.add {"path"} -> {"disk","number"} (a new one, or one that was missing)
  *   disk.remove {"disk":(number, uuid or path, text),"force"?} -> {} (refused while shards live there,
  *       or might, unless forced)
  *   disk.list {} -> {"disks":[{"disk","number","path","node","state":"in|out|failed|missing","class",
- *       "size_bytes","free_bytes","shards","errors","append_latency_us","problem"?}]}
+ *       "size_bytes","free_bytes","shards"?(of this node's),"errors","append_latency_us","problem"?}]}
  *   disk.scrub {} -> {} (a pass over all disks begins, in the background)
  *   pool.create {"name","code":"4+2","min_shards"?,"domain"?:"disk|node|rack","class"?,"log_class"?}
  *       -> {}

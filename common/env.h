@@ -86,6 +86,7 @@ enum env_open_flags {
         1,               /* an OFD lock held while open; -EBUSY when another has it for a second */
     ENV_OPEN_CREATE = 2, /* only with regular files; with `size_bytes` */
     ENV_OPEN_READ_ONLY = 4,
+    ENV_OPEN_MAY_BE_ABSENT = 8, /* -ENOENT is not logged */
 };
 /* Runs on a helper thread. `size_bytes` for ENV_OPEN_CREATE: the file must not exist (-EEXIST); it is allocated,
  * written with zeros over its whole length (appends to unwritten extents cost 3x) and synced. */

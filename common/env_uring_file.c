@@ -324,7 +324,8 @@ int uring_file_open(struct env *env, const char *path, unsigned flags, uint64_t 
     int rc = (int)uring_offload(env, open_on_thread, &job);
     if (rc < 0) {
         /* The caller has only the number; the step that failed is known here. */
-        log_warn("%s: %s: %s", path, job.ret_why ? job.ret_why : "cannot open", strerror(-rc));
+        if (rc != -ENOENT || !(flags & ENV_OPEN_MAY_BE_ABSENT))
+            log_warn("%s: %s: %s", path, job.ret_why ? job.ret_why : "cannot open", strerror(-rc));
         return rc;
     }
     struct uring_file *f = NEW(struct uring_file);

@@ -8,11 +8,15 @@
 #include "common/store.h"
 
 const struct admin_method admin_methods[] = {
+    {"cluster.init", method_cluster_init},
+    {"cluster.join", method_cluster_join},
     {"disk.add", method_disk_add},
     {"disk.format", method_disk_format},
     {"disk.list", method_disk_list},
     {"disk.remove", method_disk_remove},
     {"disk.scrub", method_disk_scrub},
+    {"node.list", method_node_list},
+    {"node.remove", method_node_remove},
     {"pool.create", method_pool_create},
     {"pool.delete", method_pool_delete},
     {"pool.list", method_pool_list},

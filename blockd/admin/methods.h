@@ -10,7 +10,11 @@
 extern const struct admin_method admin_methods[];
 extern const unsigned admin_method_count;
 
-/* methods_disk.c, methods_pool.c, methods_volume.c, methods_node.c */
+/* methods_cluster.c, methods_disk.c, methods_pool.c, methods_volume.c, methods_node.c */
+int method_cluster_init(struct admin_call *call);
+int method_cluster_join(struct admin_call *call);
+int method_node_list(struct admin_call *call);
+int method_node_remove(struct admin_call *call);
 int method_disk_format(struct admin_call *call);
 int method_disk_add(struct admin_call *call);
 int method_disk_remove(struct admin_call *call);
@@ -33,9 +37,13 @@ int method_shutdown(struct admin_call *call);
 
 struct node;
 /* Arrays for the lists, and for status. */
+json_t *admin_nodes_json(struct node *node);
 json_t *admin_disks_json(struct node *node);
 MAY_SUSPEND int admin_pools_json(struct node *node, json_t **ret_pools);
 MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes);
+
+/* Disks that are recorded for the node. */
+unsigned admin_node_disks(struct node *node, const char *name);
 
 /* Sets call->error, if it has none, to "<doing>: <what the store's error means>"; returns `error`. */
 int admin_fail(struct admin_call *call, int error, const char *doing);

@@ -79,11 +79,30 @@ static json_t *disk_json(const struct disks_entry *entry)
     return json;
 }
 
+/* Of another node: what that one said last. */
+static json_t *remote_disk_json(const struct disk *disk, const struct disk_record *record)
+{
+    char uuid[UUID_TEXT_BYTES];
+    return json_pack("{s:s, s:I, s:s, s:s, s:s, s:s, s:I, s:I, s:I, s:I}", "disk",
+        uuid_format(&record->uuid, uuid), "number", (json_int_t)record->number, "path",
+        record->path, "node", record->node, "state", state_name(disk->state), "class",
+        record->class_name, "size_bytes", (json_int_t)disk->size_bytes, "free_bytes",
+        (json_int_t)disk->free_bytes, "errors",
+        (json_int_t)(disk->error_count + disk->damage_count), "append_latency_us",
+        (json_int_t)(disk->latency_ewma_ns / 1000));
+}
+
 json_t *admin_disks_json(struct node *node)
 {
     json_t *disks = json_array();
     list_for_each (it, disks_entries(node->disks))
         json_array_append_new(disks, disk_json(list_entry(it, struct disks_entry, link)));
+    list_for_each (it, members_disks(node->members)) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        const struct disk_record *record = members_disk_record(node->members, disk->number);
+        if (!disk->local && disk->number && record)
+            json_array_append_new(disks, remote_disk_json(disk, record));
+    }
     return disks;
 }
 

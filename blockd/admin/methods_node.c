@@ -68,11 +68,53 @@ static void disk_health(struct health *health, const struct disks_entry *entry)
     }
 }
 
+/* One sentence a node, not one a disk. */
+static void member_health(struct health *health, struct node *node, const struct member *member)
+{
+    unsigned disks = admin_node_disks(node, member->record.name);
+    if (member->session || strcmp(member->record.name, node->config->name) == 0)
+        return;
+    CLEANUP_FREE char *text = mem_printf("node '%s' is down since %" PRIu64 " s%s",
+        member->record.name, (env_now_ns() - member->down_since_ns) / 1000000000,
+        disks == 0
+            ? ""
+            : ": its disks are away; what is on them is rebuilt on others if it does not come "
+              "back in time ([repair] wait)");
+    add_problem(health->problems, text);
+    worsen(health, disks > 0 ? "degraded" : "warning");
+}
+
+/* Of a node that is up. */
+static void remote_disk_health(struct health *health, struct node *node, const struct disk *disk)
+{
+    const struct member *member = members_find(node->members, disk->node);
+    if (disk->local || !disk->number || disk->state == DISK_IN || disk->state == DISK_OUT ||
+        !member || !member->session)
+        return;
+    CLEANUP_FREE char *text =
+        mem_printf("disk %" PRIu32 " of node '%s' %s", disk->number, disk->node,
+            disk->state == DISK_FAILED ? "has failed; its data is rebuilt on the others"
+            : disk->home_state == DISK_MISSING
+                ? "is missing there"
+                : "cannot be reached: there is no connection to the node");
+    add_problem(health->problems, text);
+    worsen(health, "degraded");
+}
+
 static struct health node_health(struct node *node)
 {
     struct health health = {json_array(), "ok"};
     list_for_each (it, disks_entries(node->disks))
         disk_health(&health, list_entry(it, struct disks_entry, link));
+    list_for_each (it, members_all(node->members))
+        member_health(&health, node, list_entry(it, struct member, link));
+    list_for_each (it, members_disks(node->members))
+        remote_disk_health(&health, node, list_entry(it, struct disk, link));
+    if (members_valid_until_ns(node->members) < env_boottime_ns()) {
+        add_problem(health.problems, "this node has no session in the store: it serves its open "
+                                     "volumes, and opens no others until the store answers");
+        worsen(&health, "degraded");
+    }
     volumes_each_open(node->volumes, volume_health, &health);
     return health;
 }
@@ -107,12 +149,28 @@ static json_t *scrub_json(const struct node *node)
         (json_int_t)status.passes);
 }
 
+/* Of a node that does not run yet. */
+static json_t *waiting_json(const struct node *node)
+{
+    json_t *problems = json_array();
+    if (node->waits_for)
+        add_problem(problems, node->waits_for);
+    return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "version", HOLDFAST_VERSION, "node",
+        node->config->name, "state", node_phase_name(node->phase), "uptime_s",
+        (json_int_t)((env_now_ns() - node->started_ns) / 1000000000), "health", "waiting",
+        "problems", problems);
+}
+
 int method_status(struct admin_call *call)
 {
     struct node *node = call->ctx;
     int r = admin_params_end(&call->params, &call->error);
     if (r < 0)
         return r;
+    if (node->phase != NODE_RUNNING) {
+        call->result = waiting_json(node);
+        return 0;
+    }
     json_t *pools = NULL, *volumes = NULL;
     struct health health = {NULL, "ok"};
     r = admin_pools_json(node, &pools);
@@ -128,13 +186,15 @@ int method_status(struct admin_call *call)
     }
     char cluster[UUID_TEXT_BYTES];
     uint64_t uptime_s = (env_now_ns() - node->started_ns) / 1000000000;
-    call->result = json_pack("{s:s, s:s, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:s*, s:s, s:o}",
-        "version", HOLDFAST_VERSION, "node", node->config->name, "cluster",
-        uuid_format(&node->cluster.uuid, cluster), "uptime_s", (json_int_t)uptime_s, "memory",
-        memory_json(node), "disks", admin_disks_json(node), "pools", pools ? pools : json_array(),
-        "volumes", volumes ? volumes : json_array(), "nbd", addresses_json(node), "scrub",
-        scrub_json(node), "repairing", adopt_current(node->adopt), "health", health.worst,
-        "problems", health.problems);
+    call->result =
+        json_pack("{s:s, s:s, s:s, s:o, s:s, s:I, s:o, s:o, s:o, s:o, s:o, s:o, s:s*, s:s, s:o}",
+            "version", HOLDFAST_VERSION, "node", node->config->name, "state",
+            node_phase_name(node->phase), "nodes", admin_nodes_json(node), "cluster",
+            uuid_format(&node->identity.cluster.uuid, cluster), "uptime_s", (json_int_t)uptime_s,
+            "memory", memory_json(node), "disks", admin_disks_json(node), "pools",
+            pools ? pools : json_array(), "volumes", volumes ? volumes : json_array(), "nbd",
+            addresses_json(node), "scrub", scrub_json(node), "repairing",
+            adopt_current(node->adopt), "health", health.worst, "problems", health.problems);
     CHECK(call->result);
     return 0;
 }

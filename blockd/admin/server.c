@@ -131,6 +131,13 @@ static void run_method(struct connection *connection, const struct admin_request
         send_error(connection, -ENOSYS, message);
         return;
     }
+    CLEANUP_FREE char *refusal = NULL;
+    int refused =
+        server->options.admit ? server->options.admit(server->ctx, method->name, &refusal) : 0;
+    if (refused < 0) {
+        send_error(connection, refused, refusal);
+        return;
+    }
     struct admin_call call = {.ctx = server->ctx, .server = connection};
     admin_params_init(&call.params, method->name, request->params);
     connection->in_method = true;

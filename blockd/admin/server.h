@@ -42,6 +42,9 @@ struct admin_server_options {
     uint64_t buffer_bytes_max; /* 8 MiB: of requests not yet whole, all connections */
     uint64_t request_wait_ns;  /* 30 s for the rest of a request that has begun */
     uint64_t reply_wait_ns;    /* 30 s for the client to take a reply */
+    /* NULL, or asked before each method: a negative errno with *ret_error (mem_free) is the answer
+     * then. */
+    int (*admit)(void *ctx, const char *method, char **ret_error);
 };
 
 /* Listens on `address` ("unix:/path", mode 0600) and dispatches to `methods` (static). 0, or

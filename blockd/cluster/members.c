@@ -300,10 +300,8 @@ int members_start(
         return r;
     }
     spawn(members, "session", members_session_run);
-    if (options->peers) {
+    if (options->peers)
         spawn(members, "members refresh", members_refresh_run);
-        members_disks_wait(members);
-    }
     members->started = true;
     *ret_members = members;
     return 0;

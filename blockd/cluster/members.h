@@ -41,10 +41,9 @@ struct members_options {
     const char *address;  /* our RPC server's, NULL without a cluster */
     const char *software; /* our version, for people */
     uint64_t session_ttl_ns;
-    struct disks *disks; /* of this node */
-    struct peers *peers; /* NULL without a cluster */
-    uint64_t
-        peers_wait_ns; /* how long the start waits for nodes that are up to be connected; 0 = 2 s */
+    struct disks *disks;    /* of this node */
+    struct peers *peers;    /* NULL without a cluster */
+    uint64_t peers_wait_ns; /* of members_wait; 0 = 2 s */
     /* A node or disk came, went or changed. From a fiber; must not suspend. */
     void (*changed)(void *ctx);
     /* Our session ended and a new one exists: volumes re-read their roots before they read by lease
@@ -53,9 +52,12 @@ struct members_options {
     void *ctx;
 };
 
-/* Starts the session and the watches; returns with the whole picture. */
+/* Starts the session and the watches; returns with the whole picture as the store has it. */
 MAY_SUSPEND int members_start(
     const struct members_options *options, struct members **ret_members, char **ret_error);
+/* Waits, for peers_wait_ns at most, until the nodes that are up are connected and have said how their
+ * disks are. */
+MAY_SUSPEND void members_wait(struct members *members);
 /* Ends the session: the key goes. Volumes are closed; remote disks go with it, peers stay. */
 MAY_SUSPEND void members_stop(struct members *members);
 

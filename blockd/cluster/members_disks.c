@@ -259,7 +259,7 @@ static bool all_there(const struct members *members)
     return true;
 }
 
-void members_disks_wait(struct members *members)
+void members_wait(struct members *members)
 {
     uint64_t deadline_ns = env_now_ns() + members->options.peers_wait_ns;
     while (!all_there(members) && env_now_ns() < deadline_ns)

@@ -63,6 +63,4 @@ void members_disk_told(void *ctx, const struct store_value *value);
 void members_disks_judge(struct members *members, const char *node);
 /* Asks for the disks' status once a second; fiber. */
 void members_refresh_run(void *arg);
-/* Waits until all nodes that are up are connected and have said how their disks are. */
-MAY_SUSPEND void members_disks_wait(struct members *members);
 MAY_SUSPEND void members_disks_free(struct members *members);

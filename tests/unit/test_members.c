@@ -124,15 +124,10 @@ static struct fixture *current;
 
 static void publish(struct node *node, const char *rack)
 {
-    struct node_record record;
+    struct identity identity;
     CLEANUP_FREE char *error = NULL;
-    CHECK(node_load_or_make(node->store, node->name, &record, &error) == 0);
-    strcpy(record.address, "tcp:10.0.0.9:1");
-    strcpy(record.rack, rack);
-    char key[KEY_BYTES_MAX];
-    CLEANUP_FREE char *text = node_record_encode(&record, NULL);
-    struct store_op op = {STORE_PUT, key_node(node->name, key), text, strlen(text), false};
-    CHECK(store_txn(node->store, NULL, 0, &op, 1, NULL) == 0);
+    CHECK(identity_alone(node->store, node->name, NULL, &identity, &error) == 0);
+    CHECK(identity_publish(node->store, &identity.node, "tcp:10.0.0.9:1", rack, &error) == 0);
 }
 
 static void node_up(struct node *node)
@@ -155,6 +150,7 @@ static void node_up(struct node *node)
     env_boot_id(options.self.boot_id);
     publish(node, "r1");
     CHECK_MSG(members_start(&options, &node->members, &error) == 0, "%s", error);
+    members_wait(node->members);
 }
 
 static void node_down(struct node *node)

@@ -1,0 +1,122 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "blockd/admin/methods.h"
+#include "blockd/node.h"
+#include "common/env.h"
+#include "common/mem.h"
+
+int method_cluster_init(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    char uuid[UUID_TEXT_BYTES];
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = node_cluster_init(node, &call->error);
+    if (r == 0)
+        call->result =
+            json_pack("{s:s}", "cluster", uuid_format(&node->identity.cluster.uuid, uuid));
+    return r;
+}
+
+int method_cluster_join(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    char uuid[UUID_TEXT_BYTES];
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = node_cluster_join(node, &call->error);
+    if (r == 0)
+        call->result =
+            json_pack("{s:s}", "cluster", uuid_format(&node->identity.cluster.uuid, uuid));
+    return r;
+}
+
+/* --- Nodes ------------------------------------------------------------------------------------- */
+
+unsigned admin_node_disks(struct node *node, const char *name)
+{
+    unsigned count = 0;
+    if (strcmp(name, node->config->name) == 0) {
+        list_for_each (it, disks_entries(node->disks))
+            count++;
+        return count;
+    }
+    list_for_each (it, members_disks(node->members)) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        count += disk->number && !disk->local && strcmp(disk->node, name) == 0;
+    }
+    return count;
+}
+
+static json_t *node_json(struct node *node, const struct member *member)
+{
+    const struct session_record *process = &member->process;
+    uint64_t since_ns = member->session ? member->since_ns : member->down_since_ns;
+    char uuid[UUID_TEXT_BYTES], boot[UUID_TEXT_BYTES], incarnation[17];
+    struct uuid boot_id;
+    memcpy(boot_id.bytes, process->boot_id, sizeof(boot_id.bytes));
+    snprintf(incarnation, sizeof(incarnation), "%016" PRIx64, process->incarnation);
+    return json_pack("{s:s, s:s, s:b, s:s, s:I, s:s, s:s, s:i, s:s, s:s, s:s}", "name",
+        member->record.name, "node", uuid_format(&member->record.uuid, uuid), "self",
+        strcmp(member->record.name, node->config->name) == 0, "state",
+        member->session ? "up" : "down", "since_s",
+        (json_int_t)((env_now_ns() - since_ns) / 1000000000), "address", member->record.address,
+        "rack", member->record.rack, "disks", (int)admin_node_disks(node, member->record.name),
+        "boot", process->id ? uuid_format(&boot_id, boot) : "", "incarnation",
+        process->id ? incarnation : "", "version", process->software);
+}
+
+json_t *admin_nodes_json(struct node *node)
+{
+    json_t *nodes = json_array();
+    list_for_each (it, members_all(node->members))
+        json_array_append_new(nodes, node_json(node, list_entry(it, struct member, link)));
+    return nodes;
+}
+
+int method_node_list(struct admin_call *call)
+{
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        call->result = json_pack("{s:o}", "nodes", admin_nodes_json(call->ctx));
+    return r;
+}
+
+/* Whether nothing of the node would be lost: it is dead and has no disks. */
+static int check_removable(struct node *node, const char *name, char **ret_error)
+{
+    const struct member *member = members_find(node->members, name);
+    unsigned disks = member ? admin_node_disks(node, name) : 0;
+    if (!member)
+        *ret_error = mem_printf("no node named '%s'; see 'holdfast node list'", name);
+    else if (strcmp(name, node->config->name) == 0)
+        *ret_error =
+            mem_printf("'%s' is this node; remove it on another one, once it is stopped", name);
+    else if (member->session)
+        *ret_error = mem_printf("node '%s' is up; stop its holdfast-blockd first", name);
+    else if (disks > 0)
+        *ret_error = mem_printf("node '%s' has %u disk%s; 'holdfast disk remove' forgets each (see "
+                                "'holdfast disk list')",
+            name, disks, disks == 1 ? "" : "s");
+    else
+        return 0;
+    return member ? -EBUSY : -ENOENT;
+}
+
+int method_node_remove(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = check_removable(node, name, &call->error);
+    if (r < 0)
+        return r;
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {.type = STORE_DELETE, .key = key_node(name, key)};
+    r = store_txn(node->store, NULL, 0, &op, 1, NULL);
+    return r < 0 ? admin_fail(call, r, "the node was not removed from the store") : 0;
+}
