@@ -10,7 +10,8 @@
  *
  * Invariants
  *  O1 Nothing is appended to a shard of an earlier epoch (S11).
- *  O2 Replay stops at the first gap in the sequence; records up to committed_seq are not needed and
+ *  O2 Replay stops at the first gap in the sequence, which only a log that has lost its tail with the
+ *     power explains: any other makes the open fail, and nothing is given up. Records up to committed_seq are not needed and
  *     not replayed.
  *  O3 Absent, damaged, unreachable are not the same: what cannot be read now but may be later makes
  *     the open fail,

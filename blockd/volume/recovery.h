@@ -20,6 +20,7 @@ struct recovery {
     uint64_t expected_seq; /* of the next record */
     bool stopped;          /* O2: nothing behind this point counts */
     bool power_loss;       /* only suspect copies had something */
+    bool tail_lost;        /* and a log was found shorter than it was: a gap is to be expected */
     struct idmap probes;   /* by place */
 };
 

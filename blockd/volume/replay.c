@@ -128,6 +128,14 @@ static int replay_append(
 {
     struct volume *v = rec->volume;
     if (header->inline_len_bytes > 0 && header->base_seq > rec->expected_seq) {
+        if (!rec->tail_lost) {
+            *rec->ret_error = mem_printf(
+                "the log lacks records %llu to %llu, which no loss of power explains; nothing was "
+                "given up: bring back the disks that are away (see 'holdfast disk list'), and if "
+                "none is, report this: it is an error of holdfast",
+                (unsigned long long)rec->expected_seq, (unsigned long long)header->base_seq - 1);
+            return -EBADMSG;
+        }
         rec->stopped = true; /* O2 */
         log_warn("volume %s: the log lacks records %llu to %llu: what comes after is given up",
             v->root.name, (unsigned long long)rec->expected_seq,
@@ -139,7 +147,7 @@ static int replay_append(
     if (r == 0)
         r = stage_append(rec, a);
     if (r == 1) {
-        rec->stopped = rec->power_loss = true;
+        rec->stopped = rec->power_loss = rec->tail_lost = true;
         return 0;
     }
     for (unsigned i = 0; i < a->count && r == 0; i++) {
@@ -167,7 +175,7 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
         if (r < 0 && copies->suspect == copies->usable) {
             /* Power was lost: a later append may have survived an earlier one that nobody flushed.
              * What comes before counts. */
-            rec->power_loss = true;
+            rec->power_loss = rec->tail_lost = true;
             r = 0;
             count = bad - off;
             length = bad;
@@ -284,7 +292,7 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
                 (unsigned long long)wal->chunk);
             return -EHOSTUNREACH;
         }
-        rec->power_loss = true;
+        rec->power_loss = rec->tail_lost = true;
     }
     if (needed && copies.suspect == copies.usable)
         rec->power_loss = true;

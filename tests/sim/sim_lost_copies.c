@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "blockd/disk/local_disk.h"
+#include "blockd/volume/log_record.h"
 #include "blockd/volume/map.h"
 #include "blockd/volume/volume.h"
 #include "common/log.h"
@@ -35,6 +36,7 @@ static struct world {
     bool made, linger;
     unsigned log_disks[2], log_disk_count;
     unsigned has[DISKS_MAX + 1];
+    uint64_t log_blocks;
     struct sim_disk *pulled[DISKS_MAX + 1];
     /* of the running process */
     struct list disks;
@@ -456,10 +458,85 @@ static void round_late_disk(uint64_t seed)
     world_fini();
 }
 
+/* --- A gap in the log ---------------------------------------------------------------------------- */
+
+/* What no correct owner does: a record far ahead of the last one, on every copy. */
+static void append_ahead(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    struct shard_info now;
+    uint8_t body[LOG_RECORD_BYTES_MAX];
+    struct log_record record = {.type = LOG_NOOP};
+    if (info->kind != SHARD_LOG || info->tombstone)
+        return;
+    CHECK(shard_stat(disk, info->key, &now) == 0);
+    struct shard_append append = {.disk = disk,
+        .key = info->key,
+        .epoch = info->epoch,
+        .off_blocks = now.length_blocks,
+        .base_seq = 1000,
+        .inline_bytes = body,
+        .inline_len_bytes = (unsigned)log_record_encode(&record, body)};
+    if (now.length_blocks == 0)
+        return;
+    CHECK(shard_append(&append) == 0);
+    CHECK(shard_sync(disk, info->key, info->epoch, now.length_blocks + 1) == 0);
+}
+
+static void make_gap(void *arg)
+{
+    start_node(arg);
+    each_shard(arg, append_ahead);
+}
+
+static void count_log_blocks(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    struct shard_info now;
+    if (info->kind != SHARD_LOG || info->tombstone)
+        return;
+    CHECK(shard_stat(disk, info->key, &now) == 0);
+    w->log_blocks += now.length_blocks;
+}
+
+static void open_refused(void *arg)
+{
+    struct world *w = arg;
+    char *error = NULL;
+    start_node(w);
+    for (unsigned i = 0; i < 2; i++) {
+        uint64_t before = w->log_blocks = 0;
+        each_shard(w, count_log_blocks);
+        before = w->log_blocks;
+        int r = volume_open(&w->host, w->volume_id, &w->volume, &error);
+        CHECK_MSG(
+            r == -EBADMSG && strstr(error, "lacks records"), "open: %s, %s", strerror(-r), error);
+        mem_free(error);
+        w->log_blocks = 0;
+        each_shard(w, count_log_blocks);
+        CHECK(w->log_blocks == before && before > 0);
+    }
+}
+
+/* O2: records are missing and no power was lost, or no log has lost its tail with it. */
+static void round_gap(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("write", write_log);
+    end_process(false);
+    must("gap", make_gap);
+    if (rng_one_in(&world.rng, 2))
+        end_process(false);
+    else
+        sim_node_power_cut(world.node, SIM_CUT_KEEP_ALL);
+    must("open", open_refused);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
     static sim_round_fn *const rounds[] = {
-        round_flush_small, round_flush_large, round_close, round_late_disk};
+        round_flush_small, round_flush_large, round_close, round_late_disk, round_gap};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
