@@ -72,6 +72,12 @@ const char *key_volume(uint64_t id, char *ret_key)
     return ret_key;
 }
 
+const char *key_purge(uint64_t id, char *ret_key)
+{
+    snprintf(ret_key, KEY_BYTES_MAX, "holdfast/purges/%016" PRIx64, id);
+    return ret_key;
+}
+
 const char *key_session(uint64_t session, char *ret_key)
 {
     snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_SESSIONS "%016" PRIx64, session);
@@ -313,6 +319,15 @@ char *volume_root_encode(const struct volume_root *root, const char *old_text)
     else
         json_object_del(object, "successor");
     CHECK(json_object_set_new(object, "manifest", copies_encode(&root->manifest)) == 0);
+    return encode_end(object);
+}
+
+char *purge_record_encode(const uint32_t *disks, unsigned count)
+{
+    json_t *object = encode_begin(NULL), *array = json_array();
+    for (unsigned i = 0; i < count; i++)
+        CHECK(json_array_append_new(array, json_integer(disks[i])) == 0);
+    CHECK(json_object_set_new(object, "disks", array) == 0);
     return encode_end(object);
 }
 
@@ -592,6 +607,34 @@ static void read_size(struct reader *reader, const char *member, uint64_t *ret_s
     *ret_size_bytes = read_number(reader, member, 512, VOLUME_SIZE_BYTES_MAX);
     if (*ret_size_bytes % 512)
         wrong(reader, member, "a multiple of 512");
+}
+
+int purge_record_decode(
+    const char *text, uint32_t **ret_disks, unsigned *ret_count, char **ret_error)
+{
+    struct reader reader;
+    int r = decode_begin(&reader, "purge record", text, ret_error);
+    if (r < 0)
+        return r;
+    const json_t *array = json_object_get(reader.object, "disks");
+    size_t count = json_array_size(array);
+    uint32_t *disks = mem_zalloc(count + 1, sizeof(*disks));
+    for (size_t i = 0; i < count; i++) {
+        json_int_t number = json_integer_value(json_array_get(array, i));
+        if (number < 1 || number > UINT32_MAX)
+            wrong(&reader, "disks", "numbers of disks");
+        disks[i] = (uint32_t)number;
+    }
+    if (!json_is_array(array))
+        wrong(&reader, "disks", "a list");
+    r = decode_end(&reader, ret_error);
+    if (r < 0) {
+        mem_free(disks);
+        return r;
+    }
+    *ret_disks = disks;
+    *ret_count = (unsigned)count;
+    return 0;
 }
 
 int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error)

@@ -9,6 +9,7 @@
  *   holdfast/pools/<name>         struct pool
  *   holdfast/names/<name>         volume id (text, hexadecimal)
  *   holdfast/volumes/<id>         struct volume_root
+ *   holdfast/purges/<id>          of a deleted volume: disks that have not let go of it yet
  *   holdfast/sessions/<id>        struct session_record; there while its process lives
  */
 #pragma once
@@ -112,6 +113,7 @@ const char *key_disk(uint32_t number, char *ret_key);
 const char *key_pool(const char *name, char *ret_key);
 const char *key_name(const char *name, char *ret_key);
 const char *key_volume(uint64_t id, char *ret_key);
+const char *key_purge(uint64_t id, char *ret_key);
 const char *key_session(uint64_t session, char *ret_key);
 
 /* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */
@@ -120,6 +122,7 @@ char *node_record_encode(const struct node_record *record, const char *old_text)
 char *session_record_encode(const struct session_record *record);
 char *disk_record_encode(const struct disk_record *record, const char *old_text);
 char *pool_encode(const struct pool *pool, const char *old_text);
+char *purge_record_encode(const uint32_t *disks, unsigned count);
 char *volume_root_encode(const struct volume_root *root, const char *old_text);
 /* -EBADMSG with *ret_error (mem_free) naming the member that is wrong. ret_ untouched then. */
 int cluster_record_decode(const char *text, struct cluster_record *ret_record, char **ret_error);
@@ -127,6 +130,9 @@ int node_record_decode(const char *text, struct node_record *ret_record, char **
 int session_record_decode(const char *text, struct session_record *ret_record, char **ret_error);
 int disk_record_decode(const char *text, struct disk_record *ret_record, char **ret_error);
 int pool_decode(const char *text, struct pool *ret_pool, char **ret_error);
+/* *ret_disks: mem_free. */
+int purge_record_decode(
+    const char *text, uint32_t **ret_disks, unsigned *ret_count, char **ret_error);
 int volume_root_decode(const char *text, struct volume_root *ret_root, char **ret_error);
 
 /* "4+2" -> code: k 1..16, m 0..4; -EINVAL. */

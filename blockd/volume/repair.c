@@ -343,15 +343,17 @@ static void reconcile_disk(struct volume *v, uint32_t number)
             v->root.name, removed, number);
 }
 
+/* By number: disks come and go while it waits. */
 void reconcile(void *arg)
 {
     struct volume *v = arg;
-    uint32_t numbers[1024];
     unsigned count = 0;
-    list_for_each (it, v->host->disks) {
-        if (count < ARRAY_SIZE(numbers))
-            numbers[count++] = list_entry(it, struct disk, link)->number;
-    }
+    list_for_each (it, v->host->disks)
+        count++;
+    CLEANUP_FREE uint32_t *numbers = mem_zalloc(count + 1, sizeof(*numbers));
+    count = 0;
+    list_for_each (it, v->host->disks)
+        numbers[count++] = list_entry(it, struct disk, link)->number;
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++)
         reconcile_disk(v, numbers[i]);
 }

@@ -533,10 +533,104 @@ static void round_gap(uint64_t seed)
     world_fini();
 }
 
+/* --- Deleting while a disk is away --------------------------------------------------------------- */
+
+/* As the node has it in the store. */
+static void record_disks(struct world *w)
+{
+    for (unsigned i = 1; i <= w->disk_count; i++) {
+        char key[KEY_BYTES_MAX];
+        struct disk_record record = {.number = i,
+            .uuid = {.bytes = {(uint8_t)i}},
+            .node = "node",
+            .path = "/disk",
+            .class_name = "ssd"};
+        CLEANUP_FREE char *text = disk_record_encode(&record, NULL);
+        struct store_op op = {
+            .type = STORE_PUT, .key = key_disk(i, key), .data = text, .len_bytes = strlen(text)};
+        CHECK(store_txn(w->host.store, NULL, 0, &op, 1, NULL) == 0);
+    }
+}
+
+static void forget_disk(struct world *w, unsigned number)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {.type = STORE_DELETE, .key = key_disk(number, key)};
+    CHECK(store_txn(w->host.store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+static void no_shard(struct world *w, struct disk *disk, const struct shard_info *info)
+{
+    CHECK_MSG(false, "shard %llx.%u is left on disk %u", (unsigned long long)info->key.chunk,
+        info->key.index, disk->number);
+}
+
+static void write_close(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    write_some(w, 60);
+    CHECK(volume_close(w->volume) == 0);
+}
+
+static int purge(struct world *w)
+{
+    int r = volume_purge(&w->host, w->volume_id);
+    struct volume_root root;
+    int there = volume_root_load(w->host.store, w->volume_id, &root);
+    CHECK_MSG(
+        there == (r == 0 ? -ENOENT : 0), "purge: %s, root: %s", strerror(-r), strerror(-there));
+    return r;
+}
+
+static void delete_without_disk(void *arg)
+{
+    struct world *w = arg;
+    char *error = NULL;
+    start_node(w);
+    record_disks(w);
+    int r = volume_delete(&w->host, "vol", &error);
+    CHECK_MSG(r == 0, "delete: %s", error);
+    CHECK_MSG(purge(w) == -EHOSTUNREACH, "the disk that is away was not missed");
+    CHECK(purge(w) == -EHOSTUNREACH);
+    each_shard(w, no_shard); /* on those that are there */
+    if (w->linger) {
+        forget_disk(w, w->log_disks[0]);
+        CHECK(purge(w) == 0);
+    }
+}
+
+static void purge_again(void *arg)
+{
+    start_node(arg);
+    int r = purge(arg);
+    CHECK_MSG(r == 0, "purge: %s", strerror(-r));
+    each_shard(arg, no_shard);
+}
+
+/* Z1 */
+static void round_delete(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){2, 1}, 4);
+    must("make", make_only);
+    end_process(false);
+    must("write", write_close);
+    end_process(false);
+    world.log_disks[0] = 1 + (unsigned)rng_below(&world.rng, 4);
+    world.linger = rng_one_in(&world.rng, 2);
+    pull_disk(&world, world.log_disks[0]);
+    must("delete", delete_without_disk);
+    end_process(false);
+    return_disk(&world, world.log_disks[0]);
+    if (!world.linger)
+        must("purge again", purge_again);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
-    static sim_round_fn *const rounds[] = {
-        round_flush_small, round_flush_large, round_close, round_late_disk, round_gap};
+    static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large, round_close,
+        round_late_disk, round_gap, round_delete};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
