@@ -157,6 +157,7 @@ void checkpoint_init_store(struct volume *v)
     v->map_store = (struct map_store){.page_read = page_read,
         .pages_reserve = pages_reserve,
         .pages_commit = pages_commit,
+        .layer_count = 1, /* until there are clones: every entry is the volume's own */
         .ctx = v};
     list_init(&v->meta_pending);
 }

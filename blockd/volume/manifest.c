@@ -265,9 +265,16 @@ static void chain_remove(struct volume *v, struct chain *chain)
     *chain = (struct chain){0};
 }
 
+struct switched {
+    struct copies_ref manifest;
+    uint64_t size_bytes; /* the root's copy may be old: a grow that ended in the middle */
+};
+
 static void set_manifest(struct volume_root *root, const void *arg)
 {
-    root->manifest = *(const struct copies_ref *)arg;
+    const struct switched *to = arg;
+    root->manifest = to->manifest;
+    root->size_bytes = to->size_bytes;
 }
 
 static int rewrite_locked(struct volume *v)
@@ -293,7 +300,8 @@ static int rewrite_locked(struct volume *v)
         delay_ns = MIN(delay_ns * 2, RETRY_NS_MAX);
     }
     v->problem[0] = 0;
-    int r = root_change(v, set_manifest, &chain.refs[0]);
+    struct switched to = {.manifest = chain.refs[0], .size_bytes = v->state.size_bytes};
+    int r = root_change(v, set_manifest, &to);
     if (r == 0) {
         struct chain old = {.refs = v->manifest.chain, .count = v->manifest.chain_count};
         v->manifest.ref = chain.refs[chain.count - 1];

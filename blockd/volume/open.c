@@ -144,8 +144,11 @@ static struct volume *volume_new(
     uint64_t bypass = host->bypass_bytes_min ? host->bypass_bytes_min : 64 * 1024;
     v->bypass_blocks_min = bypass / BLOCK_BYTES * pool->code.k;
     memtable_init(&v->memtable, host->budget->blocks, v->gen_blocks);
-    v->row_io = (struct row_io){
-        .host = host, .buffers = host->budget->io, .trouble = volume_trouble, .ctx = v};
+    v->row_io = (struct row_io){.host = host,
+        .buffers = host->budget->io,
+        .codes = row_codes_new(),
+        .trouble = volume_trouble,
+        .ctx = v};
     v->wal_capacity_blocks = WAL_BLOCKS_FIRST;
     struct fiber_queue *queues[] = {&v->ack_waiters, &v->committer_wake, &v->syncer_wake,
         &v->sync_waiters, &v->provisioner_wake, &v->space_waiters, &v->destager_wake, &v->destaged,
@@ -181,6 +184,7 @@ void volume_free(struct volume *v)
     state_fini(&v->state);
     mem_free(v->manifest.chain);
     mem_free(v->replayed);
+    row_codes_free(v->row_io.codes);
     mem_free(v);
 }
 

@@ -627,10 +627,48 @@ static void round_delete(uint64_t seed)
     world_fini();
 }
 
+/* --- A grow that ends in the middle -------------------------------------------------------------- */
+
+static void grow_half(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    CHECK(volume_grow(w->volume, (SPAN_BLOCKS + 8) * BLOCK_BYTES) == 0);
+    struct volume_root root;
+    CHECK(volume_root_load(w->host.store, w->volume_id, &root) == 0);
+    CHECK(root.size_bytes == (SPAN_BLOCKS + 8) * BLOCK_BYTES);
+    root.size_bytes = SPAN_BLOCKS * BLOCK_BYTES; /* the manifest has it, the store not yet */
+    CHECK(volume_root_save(w->host.store, &root) == 0);
+}
+
+static void root_is_right(void *arg)
+{
+    struct world *w = arg;
+    struct volume_root root;
+    start(w);
+    CHECK(volume_root_load(w->host.store, w->volume_id, &root) == 0);
+    CHECK_MSG(root.size_bytes == volume_size_bytes(w->volume) &&
+                  root.size_bytes == (SPAN_BLOCKS + 8) * BLOCK_BYTES,
+        "the root says %llu bytes, the volume has %llu", (unsigned long long)root.size_bytes,
+        (unsigned long long)volume_size_bytes(w->volume));
+}
+
+/* The manifest is the truth; the next open puts the root right. */
+static void round_grow(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("grow", grow_half);
+    end_process(false);
+    must("open", root_is_right);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
     static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large, round_close,
-        round_late_disk, round_gap, round_delete};
+        round_late_disk, round_gap, round_delete, round_grow};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
