@@ -22,6 +22,7 @@
 #include "blockd/volume/state.h"
 #include "common/check.h"
 #include "common/mem.h"
+#include "common/rpc_wire.h"
 #include "golden.h"
 
 static struct uuid uuid_of(uint8_t first)
@@ -375,6 +376,65 @@ static void store_records_version_1(void **state)
             .manifest = some_ref});
 }
 
+/* --- Wire --------------------------------------------------------------------------------------- */
+
+/* A header of every type, then the body of a hello. */
+static void rpc_frames_version_1(void **state)
+{
+    static const struct rpc_header headers[] = {
+        {.type = RPC_FRAME_HELLO, .body_len_bytes = RPC_HELLO_BYTES, .body_crc = 0x11223344},
+        {.type = RPC_FRAME_END, .code = 24, .body_len_bytes = 5, .body_crc = 0x55667788},
+        {.version = 1,
+            .type = RPC_FRAME_REQUEST,
+            .code = 0x0203,
+            .id = 0x1122334455667788,
+            .deadline_us = 10000000,
+            .body_len_bytes = 100,
+            .payload_bytes = 8192,
+            .reply_bytes_max = 4096,
+            .body_crc = 0xa1a2a3a4,
+            .payload_crc = 0xb1b2b3b4},
+        {.version = 1,
+            .type = RPC_FRAME_REPLY,
+            .code = 5,
+            .id = 0x1122334455667788,
+            .body_len_bytes = 8,
+            .payload_bytes = 4096,
+            .body_crc = 0xc1c2c3c4,
+            .payload_crc = 0xd1d2d3d4},
+        {.version = 1, .type = RPC_FRAME_CANCEL, .id = 0x1122334455667788},
+        {.type = RPC_FRAME_PING},
+    };
+    struct rpc_hello back, hello = {.version_min = 1,
+                               .version_max = 1,
+                               .features = 0x8000000000000001,
+                               .self = {.cluster = uuid_of(0x10),
+                                   .node = uuid_of(0x30),
+                                   .node_name = "node1",
+                                   .incarnation = 0xaabbccddeeff0011},
+                               .silence_ms = 2000,
+                               .window_bytes = 64 << 20,
+                               .window_calls = 1024,
+                               .wanted_node = uuid_of(0x50),
+                               .wanted_name = "node2"};
+    uint8_t bytes[GOLDEN_BYTES_MAX], *at = bytes;
+    memcpy(hello.self.boot_id, uuid_of(0x70).bytes, 16);
+    for (unsigned i = 0; i < ARRAY_SIZE(headers); i++, at += RPC_HEADER_BYTES)
+        rpc_header_encode(&headers[i], at);
+    rpc_hello_encode(&hello, at);
+    golden_compare("rpc-frames-v1", "headers of hello, end, request, reply, cancel, ping; a hello",
+        bytes, (size_t)(at - bytes) + RPC_HELLO_BYTES);
+    golden_load("rpc-frames-v1", bytes);
+    for (unsigned i = 0; i < ARRAY_SIZE(headers); i++) {
+        struct rpc_header header = {0};
+        assert_null(rpc_header_decode(bytes + i * RPC_HEADER_BYTES, 1, &header));
+        assert_memory_equal(&header, &headers[i], sizeof(header));
+    }
+    memset(&back, 0, sizeof(back));
+    assert_null(rpc_hello_decode(at, RPC_HELLO_BYTES, &back));
+    assert_memory_equal(&back, &hello, sizeof(back));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -386,6 +446,7 @@ int main(void)
         cmocka_unit_test(manifest_records_version_1),
         cmocka_unit_test(map_page_version_1),
         cmocka_unit_test(store_records_version_1),
+        cmocka_unit_test(rpc_frames_version_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
