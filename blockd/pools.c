@@ -191,7 +191,8 @@ static int first_volume(struct store *store, const char *pool, char **ret_name)
     return 0;
 }
 
-int pools_delete(struct store *store, const char *name, char **ret_error)
+/* -ECANCELED: the record has changed, so a volume may have been made: look again. */
+static int try_delete(struct store *store, const char *name, char **ret_error)
 {
     char key[KEY_BYTES_MAX];
     struct store_value value;
@@ -213,7 +214,7 @@ int pools_delete(struct store *store, const char *name, char **ret_error)
         struct store_compare compare = {key, value.revision};
         struct store_op op = {.type = STORE_DELETE, .key = key};
         r = store_txn(store, &compare, 1, &op, 1, NULL);
-        if (r < 0)
+        if (r < 0 && r != -ECANCELED)
             *ret_error =
                 mem_printf("pool '%s' was not deleted from the store: %s", name, store_strerror(r));
     } else {
@@ -221,5 +222,14 @@ int pools_delete(struct store *store, const char *name, char **ret_error)
             mem_printf("pool '%s' cannot be looked up in the store: %s", name, store_strerror(r));
     }
     store_value_fini(&value);
+    return r;
+}
+
+int pools_delete(struct store *store, const char *name, char **ret_error)
+{
+    int r;
+    do
+        r = try_delete(store, name, ret_error);
+    while (r == -ECANCELED);
     return r;
 }

@@ -25,6 +25,6 @@ MAY_SUSPEND int pools_create(
     struct store *store, struct disks *disks, const struct pool *pool, char **ret_error);
 /* By name; records that are damaged are logged and left out. mem_free. */
 MAY_SUSPEND int pools_list(struct store *store, struct pool **ret_pools, unsigned *ret_count);
-/* -EBUSY while a volume is in it; -ENOENT. No volume may be made meanwhile (the caller sees to it: on
- * one node by a mutex). */
+/* -EBUSY while a volume is in it; -ENOENT. Volumes that are made meanwhile, on any node, change the
+ * pool's record (volume_create), which is compared. */
 MAY_SUSPEND int pools_delete(struct store *store, const char *name, char **ret_error);

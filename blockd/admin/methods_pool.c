@@ -66,12 +66,7 @@ int method_pool_delete(struct admin_call *call)
     struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     int r = admin_params_end(&call->params, &call->error);
-    if (r < 0)
-        return r;
-    fiber_mutex_lock(&node->pool_use);
-    r = pools_delete(node->store, name, &call->error);
-    fiber_mutex_unlock(&node->pool_use);
-    return r;
+    return r < 0 ? r : pools_delete(node->store, name, &call->error);
 }
 
 static json_t *pool_json(struct node *node, const struct pool *pool)

@@ -30,9 +30,7 @@ int method_volume_create(struct admin_call *call)
     }
     uint64_t id;
     char text[ID_TEXT_BYTES];
-    fiber_mutex_lock(&node->pool_use);
     r = volume_create(&node->host, name, size_bytes, pool, &id, &call->error);
-    fiber_mutex_unlock(&node->pool_use);
     if (r < 0)
         return r;
     snprintf(text, sizeof(text), "%016" PRIx64, id);

@@ -14,10 +14,52 @@
 #define CLOSE_PATIENCE_NS 5000000000ull
 #define CLOSE_LOOK_NS 1000000000ull
 
+/* Name and root, while the pool is there: its record is put again as it was, so that whoever looked
+ * for volumes in it, to delete it, has to look once more. -ECANCELED: try again. */
+static int put_records(struct store *store, const struct volume_root *root, char **ret_error)
+{
+    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], pool_key[KEY_BYTES_MAX], id_text[32];
+    struct store_value pool;
+    uint64_t other;
+    int r = store_get(store, key_pool(root->pool, pool_key), &pool);
+    if (r < 0) {
+        *ret_error =
+            r == -ENOENT
+                ? mem_printf("no pool named '%s'; see 'holdfast pool list'", root->pool)
+                : mem_printf("pool '%s' cannot be read: %s", root->pool, store_strerror(r));
+        return r;
+    }
+    snprintf(id_text, sizeof(id_text), "%016llx", (unsigned long long)root->id);
+    CLEANUP_FREE char *text = volume_root_encode(root, NULL);
+    struct store_compare compares[] = {{.key = key_name(root->name, name_key)},
+        {.key = key_volume(root->id, volume_key)}, {.key = pool_key, .revision = pool.revision}};
+    struct store_op ops[] = {
+        {.type = STORE_PUT, .key = name_key, .data = id_text, .len_bytes = strlen(id_text)},
+        {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)},
+        {.type = STORE_PUT, .key = pool_key, .data = pool.data, .len_bytes = pool.len_bytes}};
+    r = store_txn(store, compares, 3, ops, 3, NULL);
+    store_value_fini(&pool);
+    if (r == -ECANCELED && volume_id_by_name(store, root->name, &other) == 0) {
+        *ret_error = mem_printf("there is a volume named '%s' already", root->name);
+        return -EEXIST;
+    }
+    if (r < 0 && r != -ECANCELED)
+        *ret_error = mem_printf("the store did not take the new volume: %s", store_strerror(r));
+    return r;
+}
+
+static int make_records(struct store *store, const struct volume_root *root, char **ret_error)
+{
+    int r;
+    do
+        r = put_records(store, root, ret_error);
+    while (r == -ECANCELED);
+    return r;
+}
+
 int volume_create(struct volume_host *host, const char *name, uint64_t size_bytes, const char *pool,
     uint64_t *ret_id, char **ret_error)
 {
-    struct pool p;
     if (!name_valid(name)) {
         *ret_error =
             mem_printf("'%s' is not a name: letters, digits, '.', '_' and '-', beginning with "
@@ -30,34 +72,13 @@ int volume_create(struct volume_host *host, const char *name, uint64_t size_byte
             mem_printf("a size is a multiple of 512 bytes, at least 512 bytes and at most 1 PiB");
         return -EINVAL;
     }
-    int r = pool_load(host->store, pool, &p);
-    if (r < 0) {
-        *ret_error = r == -ENOENT
-                         ? mem_printf("no pool named '%s'; see 'holdfast pool list'", pool)
-                         : mem_printf("pool '%s' cannot be read: %s", pool, store_strerror(r));
-        return r;
-    }
     struct volume_root root = {.size_bytes = size_bytes, .state = VOLUME_NEW};
     while (root.id == 0)
         root.id = env_random_u64();
     snprintf(root.name, sizeof(root.name), "%s", name);
     snprintf(root.pool, sizeof(root.pool), "%s", pool);
-    char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], id_text[32];
-    snprintf(id_text, sizeof(id_text), "%016llx", (unsigned long long)root.id);
-    CLEANUP_FREE char *text = volume_root_encode(&root, NULL);
-    struct store_compare compares[] = {
-        {.key = key_name(name, name_key)}, {.key = key_volume(root.id, volume_key)}};
-    struct store_op ops[] = {
-        {.type = STORE_PUT, .key = name_key, .data = id_text, .len_bytes = strlen(id_text)},
-        {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)}};
-    r = store_txn(host->store, compares, 2, ops, 2, NULL);
-    if (r == -ECANCELED) {
-        *ret_error = mem_printf("there is a volume named '%s' already", name);
-        return -EEXIST;
-    }
-    if (r < 0)
-        *ret_error = mem_printf("the store did not take the new volume: %s", store_strerror(r));
-    else
+    int r = make_records(host->store, &root, ret_error);
+    if (r == 0)
         *ret_id = root.id;
     return r;
 }
