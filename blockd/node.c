@@ -75,7 +75,8 @@ static void start_volumes(struct node *node)
         .flush_after_ns = config->flush_after_ns};
     struct volumes_options options = {.idle_close_ns = config->idle_close_ns};
     node->volumes = volumes_new(&node->host, &options);
-    node->attach = attach_new(&(struct attach_options){.volumes = node->volumes});
+    node->attach = attach_new(&(struct attach_options){
+        .volumes = node->volumes, .members = node->members, .peers = node->peers});
 }
 
 static bool any_disk_lost(struct node *node)
@@ -136,7 +137,6 @@ int node_start(const struct node_options *options, struct node **ret_node, char 
     node->incarnation = env_random_u64();
     fiber_queue_init(&node->stop_queue);
     fiber_queue_init(&node->phase_queue);
-    fiber_mutex_init(&node->pool_use);
     if (options->phase_changed)
         options->phase_changed(options->ctx, node);
     int r = start_all(node, ret_error);
@@ -168,6 +168,7 @@ static void stop_volumes(struct node *node)
 {
     if (node->attach)
         attach_free(node->attach);
+    node->attach = NULL;
     if (!node->volumes)
         return;
     volumes_free(node->volumes);

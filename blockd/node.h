@@ -57,9 +57,8 @@ struct node {
     uint64_t incarnation; /* of this process */
     struct peers *peers;  /* NULL: a node alone */
     struct members *members;
-    struct cluster_server cluster_server;
-    struct rpc_method *rpc_methods; /* of all services */
-    struct env_timer repair_due;    /* a missing disk has been waited for long enough */
+    struct cluster_server *cluster_server; /* NULL: a node alone */
+    struct env_timer repair_due;           /* a missing disk has been waited for long enough */
     struct memory_budget budget;
     struct map_cache *map_cache;
     struct disks *disks;
@@ -71,7 +70,6 @@ struct node {
     struct nbd_server *nbd;
     struct admin_server *admin;
     uint64_t started_ns;
-    struct fiber_mutex pool_use; /* volume.create and pool.delete exclude each other */
     bool stop_wanted;
     struct fiber_queue stop_queue;
 };

@@ -6,7 +6,7 @@
 #include <errno.h>
 #include <string.h>
 
-#include "blockd/cluster/shard_service.h"
+#include "blockd/cluster/server.h"
 #include "blockd/node_impl.h"
 #include "common/check.h"
 #include "common/env.h"
@@ -58,7 +58,10 @@ static void repair_is_due(struct env_timer *timer)
 
 static void members_changed(void *ctx)
 {
-    node_disks_changed(ctx);
+    struct node *node = ctx;
+    node_disks_changed(node);
+    if (node->attach)
+        attach_changed(node->attach);
 }
 
 static void session_renewed(void *ctx, uint64_t session)
@@ -73,6 +76,8 @@ static void peer_changed(void *ctx, struct peer *peer)
     struct node *node = ctx;
     if (node->members)
         members_peer_changed(node->members, peer);
+    if (node->attach)
+        attach_changed(node->attach);
 }
 
 /* --- Peers and members ------------------------------------------------------------------------- */
@@ -116,35 +121,17 @@ int node_start_members(struct node *node, char **ret_error)
 
 /* --- RPC server -------------------------------------------------------------------------------- */
 
-static unsigned collect_methods(struct rpc_method *ret_methods)
-{
-    struct {
-        const struct rpc_method *methods;
-        unsigned count;
-    } services[] = {{shard_methods, shard_method_count}};
-    unsigned count = 0;
-    for (unsigned i = 0; i < ARRAY_SIZE(services); i++)
-        for (unsigned j = 0; j < services[i].count; j++, count++)
-            if (ret_methods)
-                ret_methods[count] = services[i].methods[j];
-    return count;
-}
-
 /* Then waits for the other nodes that are up: those that start at the same time have theirs now. */
 int node_start_rpc(struct node *node, char **ret_error)
 {
     if (!node->config->cluster_address)
         return 0;
-    struct rpc_options options = rpc_options_of(node);
-    struct cluster_server *server = &node->cluster_server;
-    unsigned count = collect_methods(NULL);
-    node->rpc_methods = mem_zalloc(count, sizeof(*node->rpc_methods));
-    collect_methods(node->rpc_methods);
-    server->node = node;
-    server->attach = node->attach;
-    server->shards = shard_service_new(node->disks);
-    int r = rpc_server_start(&options, node->config->cluster_address, node->rpc_methods, count,
-        NULL, server, &server->rpc, ret_error);
+    struct cluster_server_options options = {.rpc = rpc_options_of(node),
+        .address = node->config->cluster_address,
+        .disks = node->disks,
+        .attach = node->attach,
+        .node = node};
+    int r = cluster_server_start(&options, &node->cluster_server, ret_error);
     if (r == 0)
         members_wait(node->members);
     return r;
@@ -152,13 +139,7 @@ int node_start_rpc(struct node *node, char **ret_error)
 
 void node_stop_rpc(struct node *node)
 {
-    struct cluster_server *server = &node->cluster_server;
-    if (server->rpc)
-        rpc_server_stop(server->rpc);
-    if (server->shards)
-        shard_service_free(server->shards);
-    server->rpc = NULL;
-    server->shards = NULL;
-    mem_free(node->rpc_methods);
-    node->rpc_methods = NULL;
+    if (node->cluster_server)
+        cluster_server_stop(node->cluster_server);
+    node->cluster_server = NULL;
 }

@@ -78,7 +78,10 @@ static void send_error(struct connection *connection, int error, const char *mes
 
 void admin_call_progress(struct admin_call *call, json_t *progress)
 {
-    send_line(call->server, "progress", progress);
+    if (call->server)
+        send_line(call->server, "progress", progress);
+    else
+        json_decref(progress); /* its client is at another node, which says that it waits */
 }
 
 /* --- Keepalive: a method that takes long says so, before the client gives up ---------------------

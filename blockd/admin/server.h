@@ -25,7 +25,8 @@ struct admin_call {
     struct admin_params params;
     json_t *result; /* out; NULL = {} */
     char *error;    /* out, with a negative return: a sentence (mem_*) */
-    void *server;   /* the server's */
+    bool forwarded; /* by another node: is executed here, whatever the volume's owner is (F1) */
+    void *server;   /* the server's; NULL when forwarded */
 };
 
 struct admin_method {

@@ -1,0 +1,215 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/admin/forward.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "blockd/admin/methods.h"
+#include "blockd/cluster/members.h"
+#include "blockd/cluster/peers.h"
+#include "blockd/cluster/protocol.h"
+#include "blockd/cluster/server.h"
+#include "blockd/node.h"
+#include "common/check.h"
+#include "common/mem.h"
+
+#define ANSWER_BYTES_MAX (1u << 20)
+
+/* --- Asking -------------------------------------------------------------------------------------- */
+
+static int error_number(const char *name)
+{
+    for (int error = 1; name && error < 134; error++) {
+        const char *known = strerrorname_np(error);
+        if (known && strcmp(known, name) == 0)
+            return error;
+    }
+    return EIO;
+}
+
+static int read_answer(const char *node_name, const char *text, size_t len_bytes,
+    json_t **ret_result, char **ret_error)
+{
+    const char *code = NULL, *message = NULL;
+    json_t *answer = json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES, NULL);
+    json_t *result = json_object_get(answer, "result");
+    int r = 0;
+    if (json_is_object(result)) {
+        if (ret_result)
+            *ret_result = json_incref(result);
+    } else if (json_unpack(answer, "{s:{s:s, s:s}}", "error", "code", &code, "message", &message) ==
+               0) {
+        *ret_error = mem_printf("node '%s': %s", node_name, message);
+        r = -error_number(code);
+    } else {
+        *ret_error = mem_printf(
+            "node '%s' answered what is no answer; does it run another version?", node_name);
+        r = -EPROTO;
+    }
+    json_decref(answer);
+    return r;
+}
+
+static char *unreachable(struct peer *peer, const char *node_name, int r)
+{
+    if (!peer)
+        return mem_printf("node '%s' is not known here; see 'holdfast node list'", node_name);
+    return mem_printf("node '%s' has to do this, and it does not answer (%s): try again when it is "
+                      "back, or when its lease has run out and another node has its volumes",
+        node_name,
+        peer->client && rpc_client_problem(peer->client)[0] ? rpc_client_problem(peer->client)
+                                                            : strerror(-r));
+}
+
+int admin_ask(struct node *node, const char *node_name, const char *method, json_t *params,
+    json_t **ret_result, char **ret_error)
+{
+    json_t *request =
+        json_pack("{s:s, s:o}", "method", method, "params", params ? params : json_object());
+    char *body = json_dumps(request, JSON_COMPACT);
+    json_decref(request);
+    CHECK(body);
+    if (strlen(body) > RPC_BODY_BYTES_MAX) {
+        free(body);
+        *ret_error = mem_printf("the request is too long to be sent to node '%s'", node_name);
+        return -E2BIG;
+    }
+    CLEANUP_FREE char *answer = mem_alloc(ANSWER_BYTES_MAX);
+    struct iovec payload = {answer, ANSWER_BYTES_MAX};
+    struct peer *peer = node->peers ? peers_find(node->peers, node_name) : NULL;
+    struct rpc_call call = {.method = METHOD_ADMIN,
+        .body = body,
+        .body_len_bytes = (uint32_t)strlen(body),
+        .reply_payload = &payload,
+        .reply_payload_count = 1};
+    int r = peer ? peer_call(peer, &call) : -EHOSTUNREACH;
+    free(body);
+    if (r < 0) {
+        *ret_error = unreachable(peer, node_name, r);
+        return r;
+    }
+    return read_answer(node_name, answer, call.ret_payload_bytes, ret_result, ret_error);
+}
+
+int admin_forward(struct admin_call *call, const char *node_name)
+{
+    json_t *params = call->params.object ? json_deep_copy(call->params.object) : NULL;
+    return admin_ask(
+        call->ctx, node_name, call->params.method, params, &call->result, &call->error);
+}
+
+int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_node)
+{
+    struct node *node = call->ctx;
+    struct volume_root root;
+    uint64_t id;
+    if (call->forwarded || !node->peers)
+        return 0;
+    int r = volume_id_by_name(node->store, name, &id);
+    if (r == 0)
+        r = volume_root_load(node->store, id, &root);
+    if (r == -ENOENT)
+        call->error = mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
+    if (r < 0)
+        return admin_fail(call, r, "the volume's record cannot be read");
+    bool waits = root.state == VOLUME_RELEASED && root.successor[0];
+    const char *at = waits ? root.successor : root.owner;
+    if (strcmp(at, node->config->name) == 0 || (!waits && root.state != VOLUME_OWNED))
+        return 0;
+    if (!waits && !members_session_alive(node->members, root.owner_session))
+        return 0; /* dead: this node takes it over */
+    const struct member *member = members_find(node->members, at);
+    if (!member || !member->session)
+        return 0;
+    strcpy(ret_node, at);
+    return 1;
+}
+
+/* --- Being asked --------------------------------------------------------------------------------- */
+
+static const struct admin_method *find(const char *name)
+{
+    for (unsigned i = 0; i < admin_method_count; i++)
+        if (strcmp(admin_methods[i].name, name) == 0)
+            return &admin_methods[i];
+    return NULL;
+}
+
+static json_t *error_json(int error, const char *message)
+{
+    const char *code = strerrorname_np(-error);
+    json_t *text = json_string(message);
+    return json_pack("{s:{s:s, s:o}}", "error", "code", code ? code : "EIO", "message",
+        text ? text : json_string("failed (the reason cannot be shown: not UTF-8)"));
+}
+
+MAY_SUSPEND static json_t *run(struct node *node, const char *name, const json_t *params)
+{
+    const struct admin_method *method = find(name);
+    if (!method)
+        return error_json(-ENOSYS, "there is no such method here; is that daemon older?");
+    struct admin_call call = {.ctx = node, .forwarded = true};
+    admin_params_init(&call.params, method->name, params);
+    int r = method->call(&call);
+    json_t *answer;
+    if (r < 0) {
+        answer = error_json(r, call.error ? call.error : strerror(-r));
+        json_decref(call.result);
+    } else {
+        answer = json_pack("{s:o}", "result", call.result ? call.result : json_object());
+    }
+    mem_free(call.params.error);
+    mem_free(call.error);
+    return answer;
+}
+
+struct answer {
+    char *text;
+    struct iovec iov;
+};
+
+static void answer_sent(void *arg)
+{
+    struct answer *answer = arg;
+    free(answer->text);
+    mem_free(answer);
+}
+
+MAY_SUSPEND static void serve(void *arg)
+{
+    struct rpc_request *request = arg;
+    struct cluster_server *server = request->user;
+    const char *method = NULL;
+    json_t *params = NULL, *json;
+    json_t *asked = json_loadb(
+        (const char *)request->body, request->body_len_bytes, JSON_REJECT_DUPLICATES, NULL);
+    if (json_unpack(asked, "{s:s, s:o}", "method", &method, "params", &params) < 0 ||
+        !json_is_object(params))
+        json = error_json(-EBADMSG, "not an admin request");
+    else
+        json = run(server->node, method, params);
+    struct answer *answer = NEW(struct answer);
+    answer->text = json_dumps(json, JSON_COMPACT);
+    CHECK(answer->text);
+    if (strlen(answer->text) > ANSWER_BYTES_MAX) {
+        free(answer->text);
+        json_decref(json);
+        json = error_json(-E2BIG, "the answer is too long to be sent");
+        answer->text = json_dumps(json, JSON_COMPACT);
+    }
+    json_decref(json);
+    json_decref(asked);
+    answer->iov = (struct iovec){answer->text, strlen(answer->text)};
+    rpc_reply(request, 0, NULL, 0, &answer->iov, 1, answer_sent, answer);
+}
+
+void admin_forward_handle(void *ctx, struct rpc_request *request)
+{
+    struct cluster_server *server = ctx;
+    if (!server->node) {
+        rpc_reply(request, -ENOSYS, NULL, 0, NULL, 0, NULL, NULL);
+        return;
+    }
+    request->user = server;
+    fiber_spawn("admin of another node", serve, request);
+}
