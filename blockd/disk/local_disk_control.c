@@ -30,6 +30,13 @@ static unsigned reserved_percent(enum shard_priority priority)
     return 0;
 }
 
+static uint32_t reserved_slabs(const struct local_disk *disk, enum shard_priority priority)
+{
+    uint32_t slabs =
+        (uint32_t)DIV_ROUND_UP((uint64_t)disk->slabs.slab_count * reserved_percent(priority), 100);
+    return slabs + (priority == SHARD_PRIORITY_USER);
+}
+
 static bool space_allows(
     const struct local_disk *disk, uint32_t units, bool new_slot, enum shard_priority priority)
 {
@@ -38,6 +45,11 @@ static bool space_allows(
     if (disk->slabs.free_units < units || (new_slot && table->free_count == 0))
         return false;
     if ((disk->slabs.free_units - units) * UINT64_C(100) < disk->unit_total * percent)
+        return false;
+    /* A reserve of fragments would be none: whole slabs are kept back, too, for cleaning one more than it may be
+     * left with itself. */
+    uint32_t slabs = DIV_ROUND_UP(units, SLAB_UNITS);
+    if (units >= SLAB_UNITS && disk->slabs.free_slabs < slabs + reserved_slabs(disk, priority))
         return false;
     return !new_slot ||
            (table->free_count - 1) * UINT64_C(100) >= (uint64_t)table->entry_count * percent;

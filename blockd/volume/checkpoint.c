@@ -313,7 +313,9 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     if (r < 0)
         return r;
     struct chunk_place place;
-    place_expand(&v->state, state_place(&v->state, place_chunk), &place);
+    const struct place *p = state_place(&v->state, place_chunk);
+    bool gain = p->row_count > 0 || !p->clean_target; /* E2 */
+    place_expand(&v->state, p, &place);
     struct records records = {0};
     if (index)
         record_chunk_freed(&records, index);
@@ -322,7 +324,7 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     records_fini(&records);
     if (r == 0) {
         (void)chunk_remove(&v->row_io, &place, v->root.epoch); /* what stays is an orphan */
-        v->host->budget->places_freed++;
+        v->host->budget->places_freed += gain;
         fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
         fiber_queue_wake_all(&v->provisioner_wake);
     }
@@ -387,38 +389,48 @@ int free_dead_chunks(struct volume *v)
     }
 }
 
+int checkpoint_and_free(struct volume *v)
+{
+    uint64_t wanted = v->checkpoint_wanted;
+    fiber_mutex_lock(&v->clean_mutex);
+    int r = checkpoint_now(v);
+    if (r == 0)
+        r = free_dead_chunks(v);
+    fiber_mutex_unlock(&v->clean_mutex);
+    v->checkpoint_result = r;
+    v->checkpoint_done = wanted;
+    if (r < 0)
+        v->trouble_ns = env_now_ns();
+    if (r < 0 && !v->halted)
+        log_warn_limited(
+            "volume %s: checkpoint failed (%s): trying again", v->root.name, strerror(-r));
+    fiber_queue_wake_all(&v->checkpoint_waiters);
+    fiber_queue_wake_all(&v->provisioner_wake);
+    return r;
+}
+
 void checkpointer(void *arg)
 {
     struct volume *v = arg;
     while (!v->halted) {
-        if (v->checkpoint_done < v->checkpoint_wanted) {
-            uint64_t wanted = v->checkpoint_wanted;
-            bool reclaiming = v->reclaiming;
-            fiber_mutex_lock(&v->clean_mutex);
-            int r = checkpoint_now(v);
-            if (r == 0)
-                r = free_dead_chunks(v);
-            fiber_mutex_unlock(&v->clean_mutex);
-            v->checkpoint_result = r;
-            v->checkpoint_done = wanted;
-            fiber_queue_wake_all(&v->checkpoint_waiters);
-            fiber_queue_wake_all(&v->provisioner_wake);
-            if (r < 0 && !v->halted) {
-                log_warn_limited(
-                    "volume %s: checkpoint failed (%s): trying again", v->root.name, strerror(-r));
-                fiber_queue_wait_until(&v->checkpoint_wake, env_now_ns() + RETRY_NS);
-            } else if (!v->stopping && !v->halted) {
+        if (reclaim_is_wanted(v) && !v->stopping) {
+            reclaim_round(v);
+        } else if (v->checkpoint_done < v->checkpoint_wanted) {
+            int r = checkpoint_and_free(v);
+            /* Not to be woken early: those who wait ask again at once. */
+            uint64_t until_ns = env_now_ns() + RETRY_NS;
+            while (r < 0 && !v->halted && !v->stopping && !reclaim_is_wanted(v) &&
+                   env_now_ns() < until_ns)
+                fiber_queue_wait_until(&v->checkpoint_wake, until_ns);
+            if (r == 0 && !v->stopping && !v->halted)
                 clean_if_due(v);
-            }
-            if (reclaiming)
-                reclaim_over(v);
         } else if (v->stopping) {
             break;
         } else {
             fiber_queue_wait(&v->checkpoint_wake);
         }
     }
-    reclaim_over(v);
+    reclaim_end(v);
     fiber_queue_wake_all(&v->checkpoint_waiters);
 }
 

@@ -12,10 +12,13 @@
  *     record that moves the chunk. Readers of the old place finish before its shards go (C3).
  *  K3 Only sealed places without unmerged rows are cleaned, never at the same time as a merge
  *     (clean_mutex).
+ *  K4 Every move gains space: a place is moved only if its survivors need fewer allocation units. So
+ *     cleaning without new writes comes to an end, also for those who wait for it (reclaim.c).
  */
 #include <errno.h>
 #include <string.h>
 
+#include "blockd/disk/slab.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/crc32c.h"
@@ -25,8 +28,12 @@
 #define GARBAGE_PERCENT 35     /* of what is stored: clean beyond this */
 #define GARBAGE_PERCENT_FULL 5 /* when space is short */
 #define PLACE_LIVE_PERCENT_MAX 75
+#define PLACE_LIVE_PERCENT_FULL 92 /* somebody waits for space */
 #define PLACES_PER_PASS 64
-#define SHORT_PERCENT 15 /* free space below which garbage is not left lying */
+#define SMALL_UNITS (SLAB_UNITS / 2) /* of each shard: a place below this is small */
+#define SMALL_MIN 4                  /* so many are worth being gathered */
+#define GAIN_UNITS_MIN 2             /* of each shard: K4 */
+#define NOMEM_NS 1000000             /* until parity buffers are back */
 
 /* Survivors being gathered into rows of one new place. */
 struct cleaner {
@@ -41,6 +48,8 @@ struct cleaner {
     unsigned rows, chunks;
     uint64_t sources[PLACES_PER_PASS]; /* places whose chunks all moved */
     unsigned source_count;
+    bool cut_up;       /* no whole slab can be had: small places cannot be made into a large one */
+    uint32_t live_max; /* more does not fit into any target that can be had now */
 };
 
 static uint32_t place_live(const struct volume *v, const struct place *p)
@@ -70,7 +79,7 @@ static void count_live(struct volume *v)
 static bool cleanable(const struct place *p)
 {
     return p->kind == SHARD_DATA && p->sealed && !p->freeing && !p->repairing && !p->scratch_busy &&
-           p->row_count == p->rows_recorded && p->chunk_refs > 0;
+           !p->scratch_moved && p->row_count == p->rows_recorded && p->chunk_refs > 0;
 }
 
 /* --- Target ------------------------------------------------------------------------------------ */
@@ -83,8 +92,11 @@ static int target_open(struct cleaner *c)
     if (r < 0)
         return r;
     v->clean_chunk.index = c->chunk_index = index;
+    state_chunk(&v->state, index)->place->clean_target = true;
     c->place_chunk = state_chunk(&v->state, index)->place->chunk;
     c->linear_next = 0;
+    c->cut_up =
+        state_place(&v->state, c->place_chunk)->capacity_blocks < SMALL_UNITS * SLAB_UNIT_BLOCKS;
     return 0;
 }
 
@@ -100,7 +112,12 @@ static int flush_row(struct cleaner *c)
     unsigned len = row_len_for(p->code, c->gathered);
     unsigned row = place_add_row(p, len);
     p->appending++;
-    int r = row_write(&v->row_io, &place, 0, c->blocks, c->gathered, true, NULL, NULL);
+    int r;
+    /* Large writes may have all parity buffers just now: they wait for the space made here. */
+    while ((r = row_write(&v->row_io, &place, 0, c->blocks, c->gathered, true, NULL, NULL)) ==
+               -ENOMEM &&
+           !v->halted)
+        env_sleep_ns(NOMEM_NS);
     p = state_place(&v->state, c->place_chunk);
     p->appending--;
     if (r < 0) {
@@ -268,8 +285,10 @@ static int move_place(struct cleaner *c, struct place *p)
         r = move_chunk(c, state_chunk(&v->state, chunks[i]), directories, &place, whole);
     for (unsigned row = 0; row < place.row_count; row++)
         mem_free(directories[row]);
-    if (r == 0)
+    if (r == 0) {
         c->sources[c->source_count++] = source;
+        state_place(&v->state, source)->scratch_moved = true;
+    }
     return r;
 }
 
@@ -305,10 +324,14 @@ static void target_close(struct cleaner *c)
 
 static void cleaner_init(struct cleaner *c, struct volume *v)
 {
-    *c = (struct cleaner){.volume = v, .row_max = (unsigned)v->pool.code.k * v->row_blocks};
+    *c = (struct cleaner){
+        .volume = v, .row_max = (unsigned)v->pool.code.k * v->row_blocks, .live_max = UINT32_MAX};
     c->blocks = mem_alloc(c->row_max * sizeof(*c->blocks));
     c->buffers = mem_alloc_pages((size_t)c->row_max * BLOCK_BYTES);
     c->source = mem_alloc_pages((size_t)c->row_max * BLOCK_BYTES);
+    uint32_t pos = 0;
+    for (struct place *p; (p = idmap_next(&v->state.places, &pos));)
+        p->scratch_moved = false;
 }
 
 static void cleaner_fini(struct cleaner *c)
@@ -321,7 +344,7 @@ static void cleaner_fini(struct cleaner *c)
 }
 
 /* Moves `p` into the current target, or a new one when that has not enough room for sure. */
-static int clean_one(struct cleaner *c, uint64_t place_chunk)
+static int clean_one(struct cleaner *c, uint64_t place_chunk, bool gather)
 {
     struct volume *v = c->volume;
     struct place *p = state_place(&v->state, place_chunk);
@@ -335,8 +358,13 @@ static int clean_one(struct cleaner *c, uint64_t place_chunk)
     }
     if (r == 0 && !c->place_chunk)
         r = target_open(c);
-    if (r == 0 && target_room(c) < live)
-        r = -ENOSPC; /* disks are so full or cut up that only small chunks can be had */
+    if (r == 0 && gather && c->cut_up)
+        return 0; /* the next look leaves it alone */
+    if (r == 0 && target_room(c) < live) {
+        /* Disks are so full or cut up that only small chunks can be had: what fits goes there. */
+        c->live_max = target_room(c);
+        return 0;
+    }
     if (r == 0)
         r = move_place(c, state_place(&v->state, place_chunk));
     return r;
@@ -348,7 +376,9 @@ int clean_place(struct volume *v, uint64_t place_chunk)
     cleaner_init(&c, v);
     count_live(v);
     struct place *p = state_place(&v->state, place_chunk);
-    int r = p && cleanable(p) ? clean_one(&c, place_chunk) : -EAGAIN;
+    int r = p && cleanable(p) ? clean_one(&c, place_chunk, false) : -EAGAIN;
+    if (r == 0 && c.source_count == 0)
+        r = -ENOSPC;
     if (r == 0)
         r = commit_moves(&c);
     cleaner_fini(&c);
@@ -357,15 +387,41 @@ int clean_place(struct volume *v, uint64_t place_chunk)
 
 /* --- Policy ------------------------------------------------------------------------------------ */
 
-static struct place *emptiest(struct volume *v)
+/* Its shards share slabs with others': what is left over of these can be used for little. */
+static bool is_small(const struct place *p)
+{
+    return place_length_blocks(p, p->row_count) < SMALL_UNITS * SLAB_UNIT_BLOCKS;
+}
+
+static unsigned count_small(const struct volume *v)
+{
+    unsigned count = 0;
+    uint32_t pos = 0;
+    for (struct place *p; (p = idmap_next(&v->state.places, &pos));)
+        count += cleanable(p) && is_small(p);
+    return count;
+}
+
+/* K4. Several small places become one. */
+static bool gains(const struct place *p, uint32_t end, bool gather)
+{
+    return (gather && is_small(p)) ||
+           end >= p->scratch_live + GAIN_UNITS_MIN * SLAB_UNIT_BLOCKS * p->code.k;
+}
+
+/* The place with the smallest share of live blocks, below the limit, of those that a target can take. */
+static struct place *emptiest(
+    struct volume *v, unsigned live_percent_max, bool gather, uint32_t live_max)
 {
     struct place *best = NULL;
-    double best_share = PLACE_LIVE_PERCENT_MAX / 100.0;
+    double best_share = live_percent_max / 100.0;
     uint32_t pos = 0;
     for (struct place *p; (p = idmap_next(&v->state.places, &pos));) {
         uint32_t end = place_linear_end(p, p->row_count);
-        double share = end > 0 ? (double)p->scratch_live / end : 0;
-        if (cleanable(p) && share < best_share) {
+        uint32_t room = gather && is_small(p) ? SLAB_UNITS * SLAB_UNIT_BLOCKS * p->code.k : end;
+        double share = room > 0 ? (double)p->scratch_live / room : 0;
+        if (cleanable(p) && share < best_share && gains(p, end, gather) &&
+            p->scratch_live <= live_max) {
             best = p;
             best_share = share;
         }
@@ -439,129 +495,34 @@ static int clean_meta(struct volume *v, bool aggressive)
     return count > 0 ? checkpoint_now(v) : 0;
 }
 
-int clean_pass(struct volume *v, bool aggressive)
+int clean_pass(struct volume *v, enum clean_urge urge)
 {
     struct cleaner c;
     cleaner_init(&c, v);
     int r = 0;
+    uint64_t freed = v->host->budget->places_freed;
+    bool gather = false;
     for (unsigned n = 0; n < PLACES_PER_PASS && r == 0 && !v->halted; n++) {
         count_live(v);
-        if (garbage_percent(v) < (aggressive ? GARBAGE_PERCENT_FULL : GARBAGE_PERCENT))
+        bool tidy = urge == CLEAN_TIDY || (urge == CLEAN_SHORT && !space_is_short(v));
+        gather = urge == CLEAN_FULL && !c.cut_up && (gather || count_small(v) >= SMALL_MIN);
+        if (garbage_percent(v) < (tidy ? GARBAGE_PERCENT : GARBAGE_PERCENT_FULL) && !gather)
             break;
-        struct place *p = emptiest(v);
-        /* What the cleaner has gathered from is still there until its moves are committed. */
-        bool again = false;
-        for (unsigned i = 0; p && i < c.source_count; i++)
-            again = again || c.sources[i] == p->chunk;
-        if (!p)
+        /* What gains little is moved only until something was gained. */
+        bool full = urge == CLEAN_FULL && v->host->budget->places_freed == freed;
+        struct place *p = emptiest(
+            v, full ? PLACE_LIVE_PERCENT_FULL : PLACE_LIVE_PERCENT_MAX, gather, c.live_max);
+        if (!p || v->stopping)
             break;
-        if (again) {
-            r = commit_moves(&c);
-            target_close(&c);
-        } else {
-            r = clean_one(&c, p->chunk);
-        }
-        if (v->stopping)
-            break;
+        r = clean_one(&c, p->chunk,
+            gather && is_small(p) && !gains(p, place_linear_end(p, p->row_count), false));
     }
     if (r == 0)
         r = commit_moves(&c);
     cleaner_fini(&c);
     if (r == 0)
-        r = clean_meta(v, aggressive);
+        r = clean_meta(v, urge != CLEAN_TIDY);
     if (r == 0)
         r = free_dead_chunks(v);
-    return r;
-}
-
-/* Space that the pool's disks have left, in percent. */
-static unsigned free_percent(const struct volume *v)
-{
-    uint64_t size = 0, left = 0;
-    list_for_each (it, v->host->disks) {
-        const struct disk *disk = list_entry(it, struct disk, link);
-        if (disk->state != DISK_IN)
-            continue;
-        size += disk->size_bytes;
-        left += disk->free_bytes;
-    }
-    return size > 0 ? (unsigned)(left * 100 / size) : 100;
-}
-
-bool space_is_short(const struct volume *v)
-{
-    return free_percent(v) < SHORT_PERCENT;
-}
-
-/* Cleans when there is enough garbage, or when somebody waits for space (reclaim_wait). The
- * budget's
- * mutex: one volume of the node at a time, for its buffers and its disk bandwidth. */
-void clean_if_due(struct volume *v)
-{
-    bool aggressive = v->clean_wanted || space_is_short(v);
-    v->clean_wanted = false;
-    fiber_mutex_lock(&v->host->budget->cleaning);
-    fiber_mutex_lock(&v->clean_mutex);
-    int r = v->halted || v->stopping ? 0 : clean_pass(v, aggressive);
-    fiber_mutex_unlock(&v->clean_mutex);
-    fiber_mutex_unlock(&v->host->budget->cleaning);
-    if (r < 0 && r != -ENOSPC && !v->halted)
-        log_warn_limited("volume %s: cleaning: %s", v->root.name, strerror(-r));
-    fiber_queue_wake_all(&v->provisioner_wake);
-    fiber_queue_wake_all(&v->space_waiters);
-}
-
-void reclaim_over(struct volume *v)
-{
-    v->reclaiming = false;
-    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
-}
-
-static void reclaim_ask(struct volume *v)
-{
-    if (v->reclaiming || v->halted || v->stopping || !v->serving)
-        return;
-    v->reclaiming = v->clean_wanted = v->destage_all = true;
-    v->checkpoint_wanted++;
-    fiber_queue_wake_all(&v->destager_wake);
-    fiber_queue_wake_all(&v->checkpoint_wake);
-}
-
-static bool somebody_reclaims(const struct memory_budget *budget)
-{
-    list_for_each (it, &budget->volumes) {
-        if (list_entry(it, struct volume, budget_link)->reclaiming)
-            return true;
-    }
-    return false;
-}
-
-/* What was overwritten or trimmed becomes free space, in all volumes of the node: destage, merge,
- * clean. -ENOSPC when that freed nothing anywhere. */
-int reclaim_wait(struct volume *v)
-{
-    struct memory_budget *budget = v->host->budget;
-    uint64_t freed = budget->places_freed;
-    list_for_each (it, &budget->volumes)
-        reclaim_ask(list_entry(it, struct volume, budget_link));
-    while (budget->places_freed == freed && somebody_reclaims(budget) && !v->halted && !v->stopping)
-        fiber_queue_wait(&budget->reclaim_waiters);
-    if (v->halted || v->stopping)
-        return -ESHUTDOWN;
-    return budget->places_freed == freed ? -ENOSPC : 0;
-}
-
-int volume_clean(struct volume *v)
-{
-    int r = destage_everything(v);
-    if (r == 0)
-        r = checkpoint_wait(v);
-    if (r < 0)
-        return r;
-    fiber_mutex_lock(&v->clean_mutex);
-    r = place_seal_retired(v);
-    if (r == 0)
-        r = clean_pass(v, true);
-    fiber_mutex_unlock(&v->clean_mutex);
     return r;
 }

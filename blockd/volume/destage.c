@@ -14,6 +14,7 @@
  *     (I1 of io.c).
  */
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "blockd/volume/volume_impl.h"
@@ -65,8 +66,10 @@ static int claim_chunk(struct destage *d, unsigned len, struct place **ret_place
             continue;
         }
         v->has_written = true; /* also after a recovery */
+        v->destage_stuck = v->space_error == -ENOSPC;
         fiber_queue_wake_all(&v->provisioner_wake);
         fiber_queue_wait_until(&v->space_waiters, env_now_ns() + RETRY_NS);
+        v->destage_stuck = false;
     }
 }
 
@@ -187,6 +190,35 @@ static void committed(void *ctx)
     fiber_queue_wake_all(&v->destaged);
 }
 
+static bool unmerged_is_full(const struct volume *v)
+{
+    return extmap_memory_bytes(&v->delta) > 2 * delta_bytes_max(v) ||
+           v->state.item_count >= 2 * ITEMS_MAX;
+}
+
+/* Bounded also when merging is slower than writing, or fails: then the log fills up and writers wait until the
+ * checkpointer has succeeded, which tries again and again. */
+static void wait_for_merge(struct volume *v)
+{
+    bool told = false;
+    while (unmerged_is_full(v) && !v->halted && !v->stopping) {
+        if (!v->delta_merging && v->checkpoint_done == v->checkpoint_wanted) {
+            v->checkpoint_wanted++;
+            fiber_queue_wake_all(&v->checkpoint_wake);
+        }
+        if (v->checkpoint_result < 0 && !v->problem[0]) {
+            told = true;
+            snprintf(v->problem, sizeof(v->problem),
+                "writes wait: the map cannot be written (%s); see 'holdfast disk list' for disks "
+                "that are missing or full",
+                strerror(-v->checkpoint_result));
+        }
+        fiber_queue_wait(&v->checkpoint_waiters);
+    }
+    if (told && !v->halted)
+        v->problem[0] = 0;
+}
+
 static void checkpoint_if_due(struct volume *v)
 {
     bool full =
@@ -197,10 +229,7 @@ static void checkpoint_if_due(struct volume *v)
         v->checkpoint_wanted++;
         fiber_queue_wake_all(&v->checkpoint_wake);
     }
-    /* Bounded also when merging is slower than writing. */
-    while (
-        v->delta_merging && extmap_memory_bytes(&v->delta) > 2 * delta_bytes_max(v) && !v->halted)
-        fiber_queue_wait(&v->checkpoint_waiters);
+    wait_for_merge(v);
 }
 
 static int destage_gen(struct volume *v, struct memtable_gen *gen)

@@ -209,6 +209,7 @@ int volume_close(struct volume *v)
 {
     v->closed_to_io = true;
     fiber_queue_wake_all(&v->space_waiters);
+    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
     close_watch_start(v);
     while (v->ios > 0)
         fiber_queue_wait(&v->idle_waiters);

@@ -26,7 +26,6 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-#define WAL_BLOCKS_MIN 512
 #define WAL_BLOCKS_MAX 4096
 #define ROLL_FAST_NS 500000000ull
 #define ROLL_SLOW_NS 8000000000ull
@@ -231,7 +230,8 @@ static void batch_acked(struct volume *v, struct batch *b, bool dsync)
         if (commit->waiter)
             fiber_wake(commit->waiter);
     }
-    memtable_acked(&v->memtable, v->acked_seq);
+    if (memtable_acked(&v->memtable, v->acked_seq) > 0)
+        fiber_queue_wake_all(&v->host->budget->waiters);
     fiber_queue_wake_all(&v->ack_waiters);
 }
 
@@ -362,6 +362,30 @@ static void wal_remove_shards(struct volume *v, const struct wal *wal)
     }
 }
 
+/* The next log goes; the provisioner makes another. */
+static int drop_next(struct volume *v)
+{
+    struct wal gone = *v->wal_next;
+    struct records records = {0};
+    record_wal_freed(&records, gone.chunk);
+    v->wal_next = NULL;
+    int r = manifest_commit(v, &records, NULL, NULL);
+    records_fini(&records);
+    if (r < 0)
+        return r;
+    wal_remove_shards(v, &gone);
+    v->host->budget->places_freed += gone.capacity_blocks > WAL_BLOCKS_MIN;
+    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
+    fiber_queue_wake_all(&v->provisioner_wake);
+    return 0;
+}
+
+int log_next_shrink(struct volume *v)
+{
+    v->wal_capacity_blocks = WAL_BLOCKS_MIN;
+    return v->wal_next && v->wal_next->capacity_blocks > WAL_BLOCKS_MIN ? drop_next(v) : 0;
+}
+
 /* Waits for a next log whose copies are all up. */
 static int need_next(struct volume *v)
 {
@@ -371,15 +395,9 @@ static int need_next(struct volume *v)
         if (v->wal_next && wal_healthy(v, v->wal_next))
             return 0;
         if (v->wal_next) {
-            struct wal gone = *v->wal_next;
-            struct records records = {0};
-            record_wal_freed(&records, gone.chunk);
-            v->wal_next = NULL;
-            int r = manifest_commit(v, &records, NULL, NULL);
-            records_fini(&records);
+            int r = drop_next(v);
             if (r < 0)
                 return r;
-            wal_remove_shards(v, &gone);
             continue;
         }
         fiber_queue_wake_all(&v->provisioner_wake);
@@ -474,10 +492,13 @@ void log_remove_freed(struct volume *v, struct list *removed)
 {
     for (struct list *it; (it = list_pop_front(removed));) {
         struct removed_wal *r = list_entry(it, struct removed_wal, link);
-        if (!v->halted)
+        if (!v->halted) {
             wal_remove_shards(v, &r->wal);
+            v->host->budget->places_freed++;
+        }
         mem_free(r);
     }
+    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
 }
 
 /* --- Sync -------------------------------------------------------------------------------------- */

@@ -170,8 +170,8 @@ static int new_chunk(
     unsigned copies;
     uint32_t wanted = (uint32_t)MIN(LOG_CAPACITY_BLOCKS_MAX, MAX(256u, blocks_wanted));
     int r = copies_create(v, SHARD_MANIFEST, ref.chunk, v->pool.code.m + 1u,
-        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), wanted, MIN(wanted, 64u), shards, &copies,
-        ret_capacity);
+        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), wanted, MIN(wanted, 64u),
+        SHARD_PRIORITY_SYSTEM, shards, &copies, ret_capacity);
     if (r < 0)
         return r;
     ref.count = (uint8_t)copies;

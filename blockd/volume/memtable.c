@@ -218,17 +218,20 @@ void memtable_lookup(
     *ret_hit = (struct memtable_hit){.kind = MEMTABLE_MISS, .len = len};
 }
 
-void memtable_acked(struct memtable *table, uint64_t acked_seq)
+unsigned memtable_acked(struct memtable *table, uint64_t acked_seq)
 {
+    unsigned freed = 0;
     while (!list_empty(&table->parked)) {
         struct parked *parked = list_entry(table->parked.next, struct parked, link);
         if (parked->replaced_by_seq > acked_seq)
-            return; /* parked in the order of the replacing writes */
+            break; /* parked in the order of the replacing writes */
         list_remove(&parked->link);
         bufpool_put(table->pool, parked->data);
         mem_free(parked);
         table->parked_total--;
+        freed++;
     }
+    return freed;
 }
 
 struct memtable_gen *memtable_oldest_frozen(struct memtable *table)

@@ -96,8 +96,8 @@ void memtable_put_row(
 void memtable_lookup(
     const struct memtable *table, uint64_t block, uint64_t len_max, struct memtable_hit *ret_hit);
 
-/* Frees parked buffers whose replacement is acknowledged. */
-void memtable_acked(struct memtable *table, uint64_t acked_seq);
+/* Frees parked buffers whose replacement is acknowledged; how many. */
+unsigned memtable_acked(struct memtable *table, uint64_t acked_seq);
 
 /* Oldest generation if it is frozen, else NULL. */
 struct memtable_gen *memtable_oldest_frozen(struct memtable *table);

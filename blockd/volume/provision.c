@@ -19,6 +19,9 @@
 #include "common/mem.h"
 
 #define CREATE_TRIES 4
+#define WAL_BLOCKS_FULL 256u  /* a log when the disks are full */
+#define META_BLOCKS_SHORT 240 /* a metadata chunk when space is short: a slab's fragment will do */
+#define META_BLOCKS_FULL 15
 #define RETRY_MIN_NS 5000000ull
 #define RETRY_NS 200000000ull
 
@@ -54,11 +57,9 @@ static void create_remove(
 
 int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsigned copies_max,
     unsigned copies_min, uint32_t capacity_blocks, uint32_t capacity_blocks_min,
-    struct chunk_shard *ret_shards, unsigned *ret_copies, uint32_t *ret_capacity)
+    enum shard_priority priority, struct chunk_shard *ret_shards, unsigned *ret_copies,
+    uint32_t *ret_capacity)
 {
-    /* A log is needed to acknowledge anything, trims that free space included: it may use the
-     * reserve, and so may a manifest. */
-    enum shard_priority priority = SHARD_PRIORITY_SYSTEM;
     uint32_t exclude[CREATE_TRIES];
     struct disk *disks[CODE_M_MAX + 1];
     int r = 0;
@@ -106,10 +107,17 @@ int wal_new(struct volume *v, struct wal *ret_wal)
 {
     struct wal wal = {.chunk = volume_new_chunk_id(v), .epoch = v->root.epoch};
     unsigned copies;
-    uint32_t capacity_wanted = v->wal_capacity_blocks;
-    int r = copies_create(v, SHARD_LOG, wal.chunk, v->pool.code.m + 1u,
-        MIN(v->pool.log_copies_min, v->pool.code.m + 1u), capacity_wanted,
-        MIN(capacity_wanted, 256u), wal.shards, &copies, &wal.capacity_blocks);
+    unsigned copies_min = MIN(v->pool.log_copies_min, v->pool.code.m + 1u);
+    uint32_t wanted = space_is_short(v) ? MIN(v->wal_capacity_blocks, (uint32_t)WAL_BLOCKS_MIN)
+                                        : v->wal_capacity_blocks;
+    int r = copies_create(v, SHARD_LOG, wal.chunk, v->pool.code.m + 1u, copies_min, wanted,
+        MIN(wanted, WAL_BLOCKS_FULL), SHARD_PRIORITY_USER, wal.shards, &copies,
+        &wal.capacity_blocks);
+    /* A log is needed to acknowledge anything, trims that free space included: a small one may use the reserve. */
+    if (r == -ENOSPC)
+        r = copies_create(v, SHARD_LOG, wal.chunk = volume_new_chunk_id(v), v->pool.code.m + 1u,
+            copies_min, MIN(wanted, WAL_BLOCKS_FULL), MIN(wanted, WAL_BLOCKS_FULL),
+            SHARD_PRIORITY_SYSTEM, wal.shards, &copies, &wal.capacity_blocks);
     if (r < 0)
         return r;
     wal.copies = (uint8_t)copies;
@@ -154,8 +162,14 @@ int chunk_new(
     struct shard_code code =
         kind == SHARD_META ? (struct shard_code){.k = 1, .m = v->pool.code.m} : v->pool.code;
     uint32_t capacity = 4 * (APPEND_ENTRIES_MAX + 1), capacity_min = v->row_blocks + 1;
-    if (kind == SHARD_META)
+    if (kind == SHARD_META) { /* without which nothing is freed */
         priority = SHARD_PRIORITY_SYSTEM;
+        capacity_min = META_BLOCKS_FULL;
+        if (space_is_short(v))
+            capacity = META_BLOCKS_SHORT;
+    } else if (priority == SHARD_PRIORITY_USER && !v->take_fragments) {
+        capacity_min = capacity; /* whole slabs, while cleaning can make some (E4) */
+    }
     struct disk *disks[CODE_SHARDS_MAX];
     uint64_t instances[CODE_SHARDS_MAX];
     struct chunk_place place = {0};
@@ -172,11 +186,13 @@ int chunk_new(
             .code = code,
             .epoch = v->root.epoch};
         r = chunk_create(&v->row_io, &place, disks, instances, capacity, capacity_min, priority);
-        if (r == 0 || r == -ESTALE || v->halted)
+        if (r == 0 || r == -ESTALE || v->halted || r == -ENOSPC)
             break;
     }
     if (r < 0)
         return r;
+    if (kind == SHARD_DATA && place.capacity_blocks >= capacity)
+        v->take_fragments = false;
     uint64_t index = v->chunk_index_claimed =
         MAX(v->chunk_index_claimed + 1, v->state.chunk_index_next);
     struct records records = {0};
@@ -234,6 +250,7 @@ int space_reserve(struct volume *v, unsigned blocks)
         }
         v->space_wanted_blocks = MAX(v->space_wanted_blocks, blocks);
         v->space_error = 0;
+        v->has_written = true; /* reclaiming may have let go of what was ready */
         fiber_queue_wake_all(&v->provisioner_wake);
         fiber_queue_wait(&v->space_waiters);
         if (v->space_error == -ENOSPC && provisioned_blocks(v) < needed_blocks(v) + blocks) {
@@ -446,7 +463,9 @@ void provisioner(void *arg)
             v->trouble_ns = env_now_ns();
             if (r == -ENOSPC)
                 v->bypass_active = false; /* the spare of large writes is a luxury */
-            else if (r != -ESHUTDOWN)
+            if (r == -ENOSPC && (!v->wal_next || v->destage_stuck))
+                reclaim_kick(v); /* what is acknowledged must get home, and trims must get in */
+            if (r != -ENOSPC && r != -ESHUTDOWN)
                 log_warn_limited("volume %s: cannot allocate: %s", v->root.name, strerror(-r));
             fiber_queue_wake_all(&v->space_waiters);
             if (v->halted || v->stopping)

@@ -29,7 +29,9 @@ struct place {
     uint32_t unsynced_end_blocks; /* end of the last of them that a log record names */
     bool retired;                 /* takes no more rows: something failed; to be sealed */
     bool sealing, repairing, freeing;
-    bool scratch_busy; /* of the running cleaning pass */
+    bool clean_target;  /* made by cleaning: freeing it without a row gains nothing */
+    bool scratch_busy;  /* of the running cleaning pass */
+    bool scratch_moved; /* what was live here is in the target, not committed yet */
     uint32_t scratch_live;
     uint32_t repair_round; /* tried in that round already */
     uint16_t *row_len;     /* CHUNK_ROWS_MAX while open, row_count when sealed */

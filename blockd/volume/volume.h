@@ -62,7 +62,9 @@ struct memory_budget {
     struct list volumes;         /* open volumes: the largest is destaged first */
     struct fiber_mutex cleaning; /* one volume cleans at a time */
     struct fiber_queue reclaim_waiters; /* writers of a full pool, while volumes look for garbage */
-    uint64_t places_freed;              /* by all volumes */
+    uint64_t places_freed;              /* by all volumes, logs too */
+    uint64_t reclaim_ticket;            /* of the last one who asked for space (reclaim.c) */
+    uint64_t reclaim_freed;             /* places_freed then */
     struct fiber_mutex replay;          /* one volume replays its log at a time */
 };
 /* memory_bytes: the node's budget; most of it goes to memtables. */

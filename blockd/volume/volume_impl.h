@@ -98,7 +98,6 @@ struct volume {
     bool has_written; /* the first write has come: keep chunks ready */
     unsigned space_wanted_blocks;
     uint64_t chunk_index_claimed; /* highest logical chunk index given out */
-    bool clean_wanted;
     struct open_chunk clean_chunk;
     struct fiber_queue provisioner_wake, space_waiters;
 
@@ -129,7 +128,10 @@ struct volume {
     unsigned destage_waiters;
     uint64_t checkpoint_wanted, checkpoint_done;
     int checkpoint_result;
-    bool reclaiming; /* asked to look for garbage, and not done yet */
+    uint64_t reclaim_wanted, reclaim_done; /* tickets of memory_budget.reclaim_ticket */
+    unsigned space_askers;                 /* in reclaim_wait */
+    bool take_fragments; /* nothing better is to be had: small chunks, between others' shards */
+    bool destage_stuck;  /* the destager has rows and no chunk for them */
     uint64_t repair_generation, repair_done;
     int repair_result;
     uint32_t repair_round;
@@ -221,6 +223,9 @@ uint64_t log_bytes(const struct volume *volume);
 bool log_is_full(struct volume *volume);
 /* So much that what can be committed is. */
 bool log_is_long(const struct volume *volume);
+/* Gives the next log's space back when it is a large one; a smaller one is made then. */
+MAY_SUSPEND int log_next_shrink(struct volume *volume);
+#define WAL_BLOCKS_MIN 512
 /* Frees logs whose records are all committed: appends to `records`; the shards are removed by
  * log_remove_freed. */
 struct removed_wal {
@@ -285,8 +290,8 @@ MAY_SUSPEND void copies_remove(struct volume *volume, const struct copies_ref *r
 /* placement of copies and chunks (provision.c) */
 MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, uint64_t chunk,
     unsigned copies_max, unsigned copies_min, uint32_t capacity_blocks,
-    uint32_t capacity_blocks_min, struct chunk_shard *ret_shards, unsigned *ret_copies,
-    uint32_t *ret_capacity);
+    uint32_t capacity_blocks_min, enum shard_priority priority, struct chunk_shard *ret_shards,
+    unsigned *ret_copies, uint32_t *ret_capacity);
 MAY_SUSPEND int chunk_new(
     struct volume *volume, enum shard_kind kind, enum shard_priority priority, uint64_t *ret_index);
 MAY_SUSPEND int wal_new(struct volume *volume, struct wal *ret_wal);
@@ -308,14 +313,10 @@ MAY_SUSPEND int large_write(struct volume *volume, uint64_t block, unsigned coun
 void checkpointer(void *arg);
 /* The clean mutex is held: merging, freeing and cleaning exclude one another. */
 MAY_SUSPEND int checkpoint_now(struct volume *volume);
+/* Merges and frees, for all who have asked for a checkpoint so far. */
+MAY_SUSPEND int checkpoint_and_free(struct volume *volume);
 /* Asks for a checkpoint and waits for it. */
 MAY_SUSPEND int checkpoint_wait(struct volume *volume);
-MAY_SUSPEND void clean_if_due(struct volume *volume);
-/* Asks for destage, merge and cleaning; 0 once something was freed, -ENOSPC when nothing could be.
- * */
-MAY_SUSPEND int reclaim_wait(struct volume *volume);
-void reclaim_over(struct volume *volume);
-bool space_is_short(const struct volume *volume);
 void checkpoint_init_store(struct volume *volume);
 /* Rebuilds the delta table from the items (recovery). */
 MAY_SUSPEND int delta_rebuild(struct volume *volume, char **ret_error);
@@ -324,7 +325,12 @@ void volume_trouble(
     void *ctx, const struct chunk_place *place, unsigned shard, int error, uint32_t block);
 void repairer(void *arg);
 void repair_kick(struct volume *volume);
-MAY_SUSPEND int clean_pass(struct volume *volume, bool aggressive);
+enum clean_urge {
+    CLEAN_TIDY,  /* when a good part of what is stored is garbage */
+    CLEAN_SHORT, /* while space is short: all that is cheap */
+    CLEAN_FULL,  /* somebody waits for space */
+};
+MAY_SUSPEND int clean_pass(struct volume *volume, enum clean_urge urge);
 /* Rewrites all that is live in `place` elsewhere. */
 MAY_SUSPEND int clean_place(struct volume *volume, uint64_t place_chunk);
 /* Removes places that no chunk needs. */
@@ -335,6 +341,19 @@ void reconcile(void *arg);
 MAY_SUSPEND int clean_meta_chunk(struct volume *volume, uint64_t index);
 /* The place is no longer one that rows are written to. */
 void volume_forget_target(struct volume *volume, const struct place *place);
+
+/* reclaim.c */
+bool space_is_short(const struct volume *volume);
+MAY_SUSPEND void clean_if_due(struct volume *volume);
+/* Somebody needs space that cannot be had: asks all volumes of the node for a round of reclaim_round. */
+void reclaim_kick(struct volume *volume);
+/* Likewise, and waits: 0 once something was freed, -ENOSPC when such a round freed nothing (E1). */
+MAY_SUSPEND int reclaim_wait(struct volume *volume);
+/* The checkpointer's part of it, for this volume. */
+bool reclaim_is_wanted(const struct volume *volume);
+MAY_SUSPEND void reclaim_round(struct volume *volume);
+/* No round of this volume will come any more. */
+void reclaim_end(struct volume *volume);
 
 /* io.c */
 void partials_touch(struct volume *volume, uint64_t block, uint64_t count);

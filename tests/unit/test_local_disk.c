@@ -521,7 +521,9 @@ static void space(struct fixture *f)
             made++;
         }
         assert_int_equal(fill(f, (enum shard_priority)priority, chunk), -ENOSPC);
-        assert_int_equal(total - made, DIV_ROUND_UP(total * reserved_percent[priority], 100));
+        /* Of whole slabs users leave one more: cleaning finds one also on the smallest disk. */
+        assert_int_equal(
+            total - made, DIV_ROUND_UP(total * reserved_percent[priority], 100) + (priority == 0));
     }
     assert_int_equal(f->disk->free_bytes, 0);
     assert_int_equal(shard_remove(f->disk, key_of(1, 1, 0), 0, 1), 0);
