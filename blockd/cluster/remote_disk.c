@@ -31,6 +31,8 @@ int remote_answer(const struct remote_disk *remote, uint16_t method, int result)
         log_error_limited("node '%s' does not know method %u: it runs another version",
             peer_name(remote), method);
         return -EHOSTUNREACH;
+    case -EMSGSIZE:
+        return remote_nonsense(remote, method);
     default:
         return result;
     }
