@@ -4,13 +4,14 @@
 import errno
 import os
 import random
+import subprocess
 import time
 
 import nbd
 import pytest
-from hftest.node import MIB
+from hftest.node import BUILD, MIB
 from hftest.pattern import BLOCK, History, Writer, block_bytes, verify_volume
-from hftest.process import wait_until
+from hftest.process import spawn, wait_until
 
 VOLUME_MIB = 96
 
@@ -41,17 +42,19 @@ def put_back(node, numbers):
         os.rename(f"{node.disk_path(number)}.away", node.disk_path(number))
 
 
-def flip_bits(path, seed, from_bytes=0, to_bytes=None, count=400):
-    """One bit in each of `count` places spread over that part of the file."""
+def flip_bits(path, seed, from_bytes):
+    """One bit in each block that holds something, from there on to the last superblock; returns how many."""
     rng = random.Random(seed)
-    size = min(os.path.getsize(path), to_bytes or os.path.getsize(path))
+    flipped = 0
     with open(path, "r+b") as f:
-        for _ in range(count):
-            at = rng.randrange(from_bytes, size)
-            f.seek(at)
-            byte = f.read(1)[0]
-            f.seek(at)
-            f.write(bytes([byte ^ (1 << rng.randrange(8))]))
+        for at in range(from_bytes, os.path.getsize(path) - BLOCK, BLOCK):
+            block = os.pread(f.fileno(), BLOCK, at)
+            if block.count(0) == BLOCK:
+                continue
+            bit = rng.randrange(8 * BLOCK)
+            os.pwrite(f.fileno(), bytes([block[bit // 8] ^ (1 << bit % 8)]), at + bit // 8)
+            flipped += 1
+    return flipped
 
 
 def health(node):
@@ -137,12 +140,14 @@ def test_any_two_disks_may_rot(node):
     uri, history = filled(node, seed=21)
     node.stop()
     for number in (1, 4):
-        flip_bits(node.disk_path(number), seed=number, from_bytes=8 * MIB, to_bytes=40 * MIB)  # the slabs in use
+        assert flip_bits(node.disk_path(number), seed=number, from_bytes=4 * MIB) > 500  # all slabs
     node.start()
     verify_volume(uri, history)
     errors = {disk["path"]: disk["errors"] for disk in node.disks()}
-    assert errors[str(node.disk_path(1))] + errors[str(node.disk_path(4))] > 0, errors
-    assert errors[str(node.disk_path(0))] == 0, errors
+    for number in range(6):
+        assert (errors[str(node.disk_path(number))] > 0) == (number in (1, 4)), errors
+    wait_for_full_redundancy(node)
+    verify_volume(uri, history)
 
 
 @pytest.mark.parametrize("damage", ["zeroed-head", "flipped-head", "truncated", "emptied"])
@@ -263,3 +268,74 @@ def test_deleted_volumes_give_their_space_back(make_node):
         while free() < before - 16 * MIB and time.monotonic() < deadline:
             time.sleep(0.2)
         assert free() >= before - 16 * MIB, "the space of a deleted volume did not come back"
+
+
+class FailingDisks:
+    """A mount whose files fail with EIO when told so (tests/lib/fault_fs.c)."""
+
+    def __init__(self, directory):
+        self.backing, self.path = directory / "fault.backing", directory / "fault"
+        self.backing.mkdir()
+        self.path.mkdir()
+        self.process = spawn([BUILD / "tests/lib/fault_fs", self.backing, self.path], directory / "fault_fs.log")
+        wait_until(lambda: os.path.ismount(self.path), 10, "fault_fs to be mounted")
+
+    def fail(self, what):
+        (self.backing / ".fail").write_text(what)
+
+    def close(self):
+        subprocess.run(["fusermount3", "-u", "-z", self.path], check=False)
+        self.process.terminate()
+        self.process.wait(10)
+
+
+@pytest.fixture
+def failing_disks(make_node):
+    """(node, mount): five disks of a 4+2 pool and a spare on real files, one disk on the mount."""
+    node = make_node(disks=6)
+    mount = FailingDisks(node.dir)
+    disk = mount.path / "disk"
+    node.cli("disk", "remove", node.disk_path(5))
+    os.remove(node.disk_path(5))
+    node.cli("disk", "format", disk, "--size", f"{node.disk_mib}MiB")
+    node.cli("disk", "add", disk)
+    yield node, mount, disk
+    node.kill9() if node.alive() else None
+    mount.close()
+
+
+def verifying_fio(uri, name, seconds):
+    """fio that writes at random and reads back what it wrote, by checksum."""
+    job = [f"--name={name}", "--ioengine=nbd", f"--uri={uri}", "--rw=randrw", "--bs=4k", "--iodepth=16", f"--size={VOLUME_MIB // 2}M"]
+    job += ["--verify=crc32c", "--verify_fatal=1", "--verify_backlog=256", "--fsync=64", "--time_based", f"--runtime={seconds}"]
+    return subprocess.Popen(["fio", *job], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("what", ["write", "sync", "read write sync"])
+def test_a_disk_whose_kernel_says_eio_is_retired_and_rebuilt(failing_disks, what):
+    node, mount, disk = failing_disks
+    uri, history = filled(node, seed=71, ops=800)
+    other = node.volume("w", VOLUME_MIB)
+    fio = verifying_fio(other, "eio", 8)
+    time.sleep(2)
+    mount.fail(what)
+    text, _ = fio.communicate(timeout=90)
+    assert fio.returncode == 0, text
+    verify_volume(uri, history)
+
+    def told():
+        return [d for d in node.disks() if d["path"] == str(disk) and d["state"] == "failed"]
+
+    wait_until(told, 20, "the disk to be retired")
+    problem = told()[0]["problem"]
+    assert "Input/output error" in problem and "disk remove" in problem, problem
+    assert f"{disk}" in node.cli("status")
+    # A spare, and all is well again; without two more disks everything is still there.
+    node.add_disk(6)
+    number = told()[0]["number"]
+    node.cli("disk", "remove", str(number), "--force")
+    wait_for_full_redundancy(node)
+    node.kill9()
+    take_away(node, [1, 2])
+    node.start()
+    verify_volume(uri, history)
