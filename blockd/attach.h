@@ -36,7 +36,7 @@ struct attach_options {
     struct volumes *volumes;
     struct members *members;     /* NULL: one node, everything is local */
     struct peers *peers;         /* NULL likewise */
-    uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s */
+    uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s; UINT64_MAX: never */
     uint64_t handoff_again_ns;   /* between handoffs of one volume; 0 = 10 s */
     uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */
 };

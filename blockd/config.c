@@ -226,6 +226,12 @@ static void read_tunables(struct node_config *config)
         config_duration_ns(file, "volume", "flush_after", 0, SECOND_NS / 10, 60 * SECOND_NS);
     config->idle_close_ns =
         config_duration_ns(file, "volume", "idle_close", 600 * SECOND_NS, SECOND_NS, 365 * DAY_NS);
+    config->handoff_after_ns =
+        config_duration_ns(file, "volume", "handoff_after", SECOND_NS, SECOND_NS / 10, DAY_NS);
+    if (!config_bool(file, "volume", "handoff", true))
+        config->handoff_after_ns = UINT64_MAX;
+    config->hold_timeout_ns =
+        config_duration_ns(file, "volume", "hold_timeout", 0, 0, 365 * DAY_NS);
     config->scrub_rate_bytes = config_size_bytes(file, "scrub", "rate", 8 * MIB, 0, TIB);
     config->scrub_interval_ns =
         config_duration_ns(file, "scrub", "interval", 7 * DAY_NS, SECOND_NS, 365 * DAY_NS);

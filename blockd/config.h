@@ -25,6 +25,8 @@ struct node_config {
     uint64_t bypass_min_bytes, flush_after_ns, idle_close_ns;
     uint64_t scrub_rate_bytes, scrub_interval_ns;
     uint64_t repair_wait_ns;
+    uint64_t hold_timeout_ns;  /* 0 = for ever */
+    uint64_t handoff_after_ns; /* UINT64_MAX = never by itself */
 
     enum store_type store_type;
     char *store_endpoints[STORE_ETCD_ENDPOINTS_MAX]; /* mem_* */

@@ -75,8 +75,10 @@ static void start_volumes(struct node *node)
         .flush_after_ns = config->flush_after_ns};
     struct volumes_options options = {.idle_close_ns = config->idle_close_ns};
     node->volumes = volumes_new(&node->host, &options);
-    node->attach = attach_new(&(struct attach_options){
-        .volumes = node->volumes, .members = node->members, .peers = node->peers});
+    node->attach = attach_new(&(struct attach_options){.volumes = node->volumes,
+        .members = node->members,
+        .peers = node->peers,
+        .handoff_after_ns = node->config->handoff_after_ns});
 }
 
 static bool any_disk_lost(struct node *node)
@@ -102,7 +104,7 @@ static int start_servers(struct node *node, char **ret_error)
 {
     const struct node_config *config = node->config;
     uint64_t buffers = config->memory_bytes / 8;
-    struct nbd_server_options options = {
+    struct nbd_server_options options = {.hold_timeout_ns = config->hold_timeout_ns,
         .buffer_bytes_max = MIN(MAX(buffers, 64 * MIB), 1024 * MIB)};
     int r = nbd_server_start(node->attach, (const char *const *)config->nbd_addresses,
         config->nbd_address_count, &options, &node->nbd, ret_error);

@@ -15,6 +15,7 @@
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
+#define STARTING_WAIT_NS (30 * SECOND_NS)
 
 const char *node_phase_name(enum node_phase phase)
 {
@@ -41,16 +42,28 @@ void node_set_phase(struct node *node, enum node_phase phase, char *waits_for)
 
 /* --- The admin socket -------------------------------------------------------------------------- */
 
+/* A node that is just starting will run, or will know what it waits for, in a moment. */
+MAY_SUSPEND static void wait_started(struct node *node)
+{
+    uint64_t deadline_ns = env_now_ns() + STARTING_WAIT_NS;
+    while (node->phase == NODE_STARTING &&
+           fiber_queue_wait_until(&node->phase_queue, deadline_ns) == 0)
+        ;
+}
+
 /* What a node that does not run yet answers. */
-static int admit(void *ctx, const char *method, char **ret_error)
+MAY_SUSPEND static int admit(void *ctx, const char *method, char **ret_error)
 {
     static const char *const early[] = {"status", "cluster.init", "cluster.join", "shutdown"};
-    const struct node *node = ctx;
+    struct node *node = ctx;
     if (node->phase == NODE_RUNNING || node->phase == NODE_STOPPING)
         return 0;
     for (unsigned i = 0; i < ARRAY_SIZE(early); i++)
         if (strcmp(method, early[i]) == 0)
             return 0;
+    wait_started(node);
+    if (node->phase == NODE_RUNNING)
+        return 0;
     *ret_error = node->waits_for ? mem_strdup(node->waits_for)
                                  : mem_strdup("this node is starting; try again soon");
     return -EAGAIN;
@@ -201,9 +214,10 @@ int node_start_identity(struct node *node, char **ret_error)
 
 /* --- Commands ---------------------------------------------------------------------------------- */
 
-static int check_waits(const struct node *node, char **ret_error)
+MAY_SUSPEND static int check_waits(struct node *node, char **ret_error)
 {
     char cluster[UUID_TEXT_BYTES];
+    wait_started(node);
     if (node->phase == NODE_NOT_JOINED)
         return 0;
     if (node->config->store_type == STORE_TYPE_EMBEDDED)

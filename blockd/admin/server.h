@@ -44,7 +44,7 @@ struct admin_server_options {
     uint64_t request_wait_ns;  /* 30 s for the rest of a request that has begun */
     uint64_t reply_wait_ns;    /* 30 s for the client to take a reply */
     /* NULL, or asked before each method: a negative errno with *ret_error (mem_free) is the answer
-     * then. */
+     * then. May suspend. */
     int (*admit)(void *ctx, const char *method, char **ret_error);
 };
 

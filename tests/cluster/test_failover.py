@@ -43,7 +43,7 @@ def test_kill_of_a_node_that_only_holds_copies(make_cluster, figure):
 
 
 def test_kill_of_the_owner_while_clients_are_elsewhere(make_cluster, figure):
-    cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s", config={"volume": {"handoff_after": "10min"}})
+    cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s", config={"volume": {"handoff": "no"}})
     cluster.n1.volume("v", 256)
     handle = nbd.NBD()
     handle.connect_uri(cluster.n1.uri("v"))
