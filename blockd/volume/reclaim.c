@@ -218,6 +218,8 @@ int reclaim_wait(struct volume *v)
 {
     struct memory_budget *budget = v->host->budget;
     uint64_t freed = budget->places_freed;
+    bool fragments =
+        v->take_fragments; /* as others who wait set it, this caller may not have tried */
     reclaim_kick(v);
     uint64_t ticket = budget->reclaim_ticket;
     v->space_askers++;
@@ -229,7 +231,7 @@ int reclaim_wait(struct volume *v)
         return -ESHUTDOWN;
     if (budget->places_freed != freed)
         return 0;
-    if (!v->take_fragments) { /* E4 */
+    if (!fragments) { /* E4 */
         v->take_fragments = true;
         return 0;
     }
