@@ -38,7 +38,7 @@ static uint32_t reserved_slabs(const struct local_disk *disk, enum shard_priorit
 }
 
 static bool space_allows(
-    const struct local_disk *disk, uint32_t units, bool new_slot, enum shard_priority priority)
+    struct local_disk *disk, uint32_t units, bool new_slot, enum shard_priority priority)
 {
     unsigned percent = reserved_percent(priority);
     const struct table *table = &disk->table;
@@ -49,7 +49,8 @@ static bool space_allows(
     /* A reserve of fragments would be none: whole slabs are kept back, too, for cleaning one more than it may be
      * left with itself. */
     uint32_t slabs = DIV_ROUND_UP(units, SLAB_UNITS);
-    if (units >= SLAB_UNITS && disk->slabs.free_slabs < slabs + reserved_slabs(disk, priority))
+    if (!slab_fits_partly_used(&disk->slabs, units) &&
+        disk->slabs.free_slabs < slabs + reserved_slabs(disk, priority))
         return false;
     return !new_slot ||
            (table->free_count - 1) * UINT64_C(100) >= (uint64_t)table->entry_count * percent;

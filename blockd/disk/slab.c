@@ -145,6 +145,18 @@ static int alloc_small(struct slab_map *map, uint32_t units, uint32_t *ret_first
     return -ENOSPC;
 }
 
+bool slab_fits_partly_used(struct slab_map *map, uint32_t units)
+{
+    unsigned order = 0;
+    while (1u << order < units)
+        order++;
+    for (; order < SLAB_ORDERS - 1; order++) {
+        if (find_slab(map, order) >= 0)
+            return true;
+    }
+    return false;
+}
+
 /* First fit over the wholly free slabs. */
 static int alloc_slabs(struct slab_map *map, uint32_t slabs, uint32_t *ret_first_unit)
 {
