@@ -25,6 +25,7 @@ struct report {
 
 struct adopt {
     struct volumes *volumes;
+    struct adopt_options options;
     struct report reports[REPORTS_MAX];
     unsigned report_count;
     uint64_t all_at_ns; /* UINT64_MAX = no look at all volumes is due */
@@ -66,7 +67,7 @@ static void adopt_volume(struct adopt *adopt, uint64_t id, const struct report *
     CLEANUP_FREE char *error = NULL;
     int r = volumes_get_by_id(adopt->volumes, id, &volume, &error);
     if (r < 0) {
-        if (r != -ENOENT && r != -ESHUTDOWN)
+        if (r != -ENOENT && r != -ESHUTDOWN && r != -EBUSY) /* another node has it: its affair */
             log_warn_limited("repair: a volume cannot be opened: %s", error);
         return;
     }
@@ -90,7 +91,8 @@ static void look_at_all(struct adopt *adopt)
         return;
     }
     for (unsigned i = 0; i < count && !adopt->stopping; i++)
-        if (names[i].state != VOLUME_NEW && !volumes_peek(adopt->volumes, names[i].id, NULL))
+        if (names[i].state != VOLUME_NEW && !volumes_peek(adopt->volumes, names[i].id, NULL) &&
+            (!adopt->options.may || adopt->options.may(adopt->options.ctx, &names[i])))
             adopt_volume(adopt, names[i].id, NULL);
     mem_free(names);
 }
@@ -101,7 +103,9 @@ static void run(void *arg)
     while (!adopt->stopping) {
         if (adopt->report_count > 0) {
             struct report report = adopt->reports[--adopt->report_count];
-            adopt_volume(adopt, report.key.volume, &report);
+            if (!adopt->options.may_damaged ||
+                adopt->options.may_damaged(adopt->options.ctx, report.key.volume))
+                adopt_volume(adopt, report.key.volume, &report);
         } else if (env_now_ns() >= adopt->all_at_ns) {
             look_at_all(adopt);
         } else {
@@ -112,9 +116,11 @@ static void run(void *arg)
     fiber_queue_wake_all(&adopt->wake);
 }
 
-struct adopt *adopt_start(struct volumes *volumes)
+struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *options)
 {
     struct adopt *adopt = NEW(struct adopt);
+    if (options)
+        adopt->options = *options;
     adopt->volumes = volumes;
     adopt->all_at_ns = UINT64_MAX;
     fiber_queue_init(&adopt->wake);

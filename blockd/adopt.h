@@ -9,7 +9,15 @@
 
 struct adopt;
 
-struct adopt *adopt_start(struct volumes *volumes);
+/* `may` (NULL = always): whether this node shall open the volume, which it has not open: nobody else
+ * owns it, nor cares for it. It must not suspend. */
+struct adopt_options {
+    bool (*may)(void *ctx, const struct volumes_name *volume);
+    /* The same of one that damage is reported of: whoever found it may repair it. May suspend. */
+    bool (*may_damaged)(void *ctx, uint64_t volume);
+    void *ctx;
+};
+struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *options);
 /* Disks came or went: all volumes are looked at, `delay_ns` from now (a disk that is missing may
  * come back). A call with an earlier time than the one pending takes its place. */
 void adopt_all(struct adopt *adopt, uint64_t delay_ns);

@@ -65,6 +65,8 @@ static void start_volumes(struct node *node)
         .node_name = config->name,
         .session = node->incarnation,
         .lease = {lease_id, lease_valid_until_ns, node},
+        .map = node_volume_cluster(node),
+        .repair_wait_ns = config->repair_wait_ns,
         .disks = disks_present(node->disks),
         .budget = &node->budget,
         .row_blocks_max = config->row_blocks,
@@ -94,7 +96,10 @@ static void start_background(struct node *node)
     struct scrub_options scrub = {.rate_bytes = node->config->scrub_rate_bytes,
         .interval_ns = node->config->scrub_interval_ns,
         .first_delay_ns = MIN(node->config->scrub_interval_ns, SCRUB_FIRST_DELAY_NS)};
-    node->adopt = adopt_start(node->volumes);
+    struct adopt_options adopt = {
+        .may = node_may_adopt, .may_damaged = node_may_adopt_damaged, .ctx = node};
+    node->adopt = adopt_start(node->volumes, &adopt);
+    node_watch_disks(node);
     if (any_disk_lost(node))
         adopt_all(node->adopt, node->config->repair_wait_ns);
     node->scrub = scrub_start(node->disks, &scrub);

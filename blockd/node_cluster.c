@@ -24,18 +24,46 @@ static void tell_volume(void *ctx, struct volume *volume)
     volume_disk_changed(volume);
 }
 
-/* When the next disk that is missing now will have been waited for; UINT64_MAX = none. */
-static uint64_t next_repair_ns(const struct node *node)
+struct missing {
+    bool lost;        /* some disk has failed, was removed, or has been waited for long enough */
+    uint64_t next_ns; /* when the next one that is missing will have been; UINT64_MAX = none */
+};
+
+static struct missing look_at_disks(const struct node *node)
 {
-    uint64_t next_ns = UINT64_MAX, now_ns = env_now_ns();
+    struct missing missing = {.next_ns = UINT64_MAX};
+    uint64_t now_ns = env_now_ns();
     list_for_each (it, members_disks(node->members)) {
         const struct disk *disk = list_entry(it, struct disk, link);
         uint64_t due_ns = disk->missing_since_ns + node->config->repair_wait_ns;
-        if (disk->number && disk->state == DISK_MISSING && disk->missing_since_ns &&
-            due_ns > now_ns)
-            next_ns = MIN(next_ns, due_ns);
+        if (disk->number == 0 || disk->state == DISK_FAILED)
+            missing.lost = true;
+        if (disk->number == 0 || disk->state != DISK_MISSING || !disk->missing_since_ns)
+            continue;
+        if (due_ns <= now_ns)
+            missing.lost = true;
+        else
+            missing.next_ns = MIN(missing.next_ns, due_ns);
     }
-    return next_ns;
+    return missing;
+}
+
+void node_watch_disks(struct node *node)
+{
+    struct missing missing = look_at_disks(node);
+    if (missing.next_ns != UINT64_MAX)
+        env_timer_arm(&node->repair_due, missing.next_ns);
+    else
+        env_timer_cancel(&node->repair_due);
+    if (missing.lost)
+        adopt_all(node->adopt, ADOPT_DELAY_NS);
+}
+
+static void repair_is_due(struct env_timer *timer)
+{
+    struct node *node = container_of(timer, struct node, repair_due);
+    volumes_each_open(node->volumes, tell_volume, NULL);
+    node_watch_disks(node);
 }
 
 void node_disks_changed(struct node *node)
@@ -44,24 +72,82 @@ void node_disks_changed(struct node *node)
         return; /* starting or stopping */
     volumes_each_open(node->volumes, tell_volume, NULL);
     adopt_all(node->adopt, ADOPT_DELAY_NS);
-    uint64_t next_ns = next_repair_ns(node);
-    if (next_ns != UINT64_MAX)
-        env_timer_arm(&node->repair_due, next_ns);
-    else
-        env_timer_cancel(&node->repair_due);
 }
 
-static void repair_is_due(struct env_timer *timer)
+static uint64_t hash_of_nodes_up(const struct node *node)
 {
-    node_disks_changed(container_of(timer, struct node, repair_due));
+    uint64_t hash = 0;
+    list_for_each (it, members_all(node->members))
+        hash = hash * 31 + list_entry(it, struct member, link)->session;
+    return hash;
 }
 
 static void members_changed(void *ctx)
 {
     struct node *node = ctx;
-    node_disks_changed(node);
     if (node->attach)
         attach_changed(node->attach);
+    if (!node->adopt)
+        return; /* starting or stopping */
+    volumes_each_open(node->volumes, tell_volume, NULL);
+    node_watch_disks(node);
+    uint64_t up = hash_of_nodes_up(node);
+    if (up != node->nodes_up)
+        volumes_nodes_changed(node->volumes);
+    node->nodes_up = up;
+}
+
+/* --- What volumes and adoption ask ------------------------------------------------------------- */
+
+static bool disk_removed(void *ctx, uint32_t number)
+{
+    return members_disk_known(((struct node *)ctx)->members, number);
+}
+
+static bool volume_is_ours(void *ctx, uint64_t id)
+{
+    return members_volume_is_ours(((struct node *)ctx)->members, id);
+}
+
+struct volume_cluster node_volume_cluster(struct node *node)
+{
+    return (struct volume_cluster){disk_removed, volume_is_ours, node};
+}
+
+/* Since when the session is gone, as far as we know: its node is down, or has another one. */
+static uint64_t gone_since_ns(const struct node *node, const char *owner)
+{
+    const struct member *member = members_find(node->members, owner);
+    if (!member)
+        return node->started_ns;
+    return member->session ? member->since_ns : member->down_since_ns;
+}
+
+/* S24: nobody owns it: released, or its owner gone for longer than is waited for. What was ours before
+ * a restart is ours. */
+static bool nobody_owns(
+    const struct node *node, enum volume_state state, const char *owner, uint64_t session)
+{
+    if (state != VOLUME_OWNED || strcmp(owner, node->config->name) == 0)
+        return true;
+    return !members_session_alive(node->members, session) &&
+           env_now_ns() - gone_since_ns(node, owner) >= node->config->repair_wait_ns;
+}
+
+bool node_may_adopt(void *ctx, const struct volumes_name *volume)
+{
+    struct node *node = ctx;
+    bool was_ours = volume->state == VOLUME_OWNED && strcmp(volume->owner, node->config->name) == 0;
+    return nobody_owns(node, volume->state, volume->owner, volume->owner_session) &&
+           (was_ours || members_volume_is_ours(node->members, volume->id));
+}
+
+bool node_may_adopt_damaged(void *ctx, uint64_t volume)
+{
+    struct node *node = ctx;
+    struct volume_root root;
+    return volume_root_load(node->store, volume, &root) == 0 &&
+           nobody_owns(node, root.state, root.owner, root.owner_session);
 }
 
 static void session_renewed(void *ctx, uint64_t session)

@@ -19,5 +19,10 @@ MAY_SUSPEND int node_start_admin(struct node *node, char **ret_error);
 MAY_SUSPEND int node_start_members(struct node *node, char **ret_error);
 MAY_SUSPEND int node_start_rpc(struct node *node, char **ret_error);
 MAY_SUSPEND void node_stop_rpc(struct node *node);
-/* Disks came, went or changed, here or elsewhere. */
+/* A disk of this node came, went or failed. */
 void node_disks_changed(struct node *node);
+/* Arms what the state of the disks at the start makes due later. */
+void node_watch_disks(struct node *node);
+MAY_SUSPEND bool node_may_adopt_damaged(void *ctx, uint64_t volume);
+bool node_may_adopt(void *ctx, const struct volumes_name *volume);
+struct volume_cluster node_volume_cluster(struct node *node);

@@ -409,6 +409,11 @@ void volumes_session_renewed(struct volumes *volumes)
     fiber_queue_wake_all(&volumes->changed);
 }
 
+void volumes_nodes_changed(struct volumes *volumes)
+{
+    volumes_purge_look(volumes->purge);
+}
+
 /* --- Resize, rename, delete, close ------------------------------------------------------------ */
 
 static void tell_resized(struct entry *entry)
@@ -635,6 +640,10 @@ static bool name_fill(const struct store_value *value, struct volumes_name *ret_
         (struct volumes_name){.id = root.id, .size_bytes = root.size_bytes, .state = root.state};
     strcpy(ret_name->name, root.name);
     strcpy(ret_name->pool, root.pool);
+    if (root.state == VOLUME_OWNED) {
+        strcpy(ret_name->owner, root.owner);
+        ret_name->owner_session = root.owner_session;
+    }
     return true;
 }
 

@@ -73,6 +73,8 @@ struct volumes_name {
     char pool[NAME_BYTES_MAX];
     uint64_t id, size_bytes;
     enum volume_state state;
+    char owner[64]; /* of VOLUME_OWNED */
+    uint64_t owner_session;
 };
 /* All volumes of the store (not only open ones; not those being deleted), by name. mem_free. */
 MAY_SUSPEND int volumes_list(
@@ -83,6 +85,9 @@ struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_
 /* Calls fn(ctx, volume) for each open volume; fn must not suspend. */
 void volumes_each_open(
     struct volumes *volumes, void (*fn)(void *ctx, struct volume *volume), void *ctx);
+
+/* The nodes that are up have changed: deleted volumes may be ours to purge now (V4). */
+void volumes_nodes_changed(struct volumes *volumes);
 
 /* Admin: as volume_*, and keep the open ones in step. Renaming one with users: -EBUSY. Deleting one
  * with users: -EBUSY unless `force`, which ends their connections. volumes_close: destages, seals,

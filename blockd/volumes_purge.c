@@ -15,6 +15,7 @@
 #include "common/mem.h"
 
 #define RETRY_NS_DEFAULT (60 * 1000000000ull)
+#define OWN_MAX 64
 
 struct volumes_purge {
     struct volume_host *host;
@@ -24,6 +25,9 @@ struct volumes_purge {
     bool stopping;
     struct env_timer retry;
     struct fiber_queue ended;
+    uint64_t
+        own[OWN_MAX]; /* deleted by this node: its to purge, whoever cares for them otherwise */
+    unsigned own_next;
 };
 
 /* Ids of roots in VOLUME_DELETING. mem_free. */
@@ -47,6 +51,15 @@ static int deleting_ids(struct volumes_purge *purge, uint64_t **ret_ids, unsigne
     return 0;
 }
 
+static bool is_ours(const struct volumes_purge *purge, uint64_t id)
+{
+    const struct volume_host *host = purge->host;
+    for (unsigned i = 0; i < MIN(purge->own_next, OWN_MAX); i++)
+        if (purge->own[i] == id)
+            return true;
+    return !host->map.volume_is_ours || host->map.volume_is_ours(host->map.ctx, id);
+}
+
 /* The first error; the others are tried all the same. */
 static int pass(struct volumes_purge *purge)
 {
@@ -54,6 +67,8 @@ static int pass(struct volumes_purge *purge)
     unsigned count = 0;
     int first = deleting_ids(purge, &ids, &count);
     for (unsigned i = 0; i < count && !purge->stopping; i++) {
+        if (!is_ours(purge, ids[i]))
+            continue;
         int r = volume_purge(purge->host, ids[i]);
         if (r == 0 || r == -ENOENT) {
             log_info("deleted volume %016" PRIx64 ": its space is free again", ids[i]);
@@ -106,6 +121,12 @@ struct volumes_purge *volumes_purge_start(struct volume_host *host, uint64_t ret
 }
 
 void volumes_purge_add(struct volumes_purge *purge, uint64_t id)
+{
+    purge->own[purge->own_next++ % OWN_MAX] = id;
+    start_pass(purge);
+}
+
+void volumes_purge_look(struct volumes_purge *purge)
 {
     start_pass(purge);
 }

@@ -10,6 +10,8 @@
  *  Q3 Where no other disk can take the shard, a damaged (not lost) one is repaired by moving what
  *     is live in the
  *     place elsewhere (clean_place): redundancy never falls on the way.
+ *  Q5 A disk that is missing is waited for (volume_host.repair_wait_ns) before what is on it is rebuilt:
+ *     a node that restarts costs no rebuild. Only logs leave it at once; they are short.
  *  Q4 Reconciliation removes only shards of an earlier epoch that the manifest of this serving
  *     owner does not name (S24).
  */
@@ -19,6 +21,7 @@
 #include "blockd/cluster/placement.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
 
@@ -92,10 +95,29 @@ void volume_shard_damaged(struct volume *v, struct shard_key key, uint32_t disk,
 
 /* --- What is wrong ----------------------------------------------------------------------------- */
 
+/* For good, or for longer than is waited (Q5). */
+static bool disk_lost(const struct volume *v, uint32_t number)
+{
+    const struct volume_host *host = v->host;
+    const struct disk *disk = volume_disk(v, number);
+    if (!disk)
+        return number == 0 || !host->map.disk_removed ||
+               host->map.disk_removed(host->map.ctx, number);
+    if (disk->state == DISK_MISSING)
+        return disk->missing_since_ns &&
+               env_now_ns() - disk->missing_since_ns >= host->repair_wait_ns;
+    return disk->state == DISK_FAILED;
+}
+
+static bool disk_away(const struct volume *v, uint32_t number)
+{
+    const struct disk *disk = volume_disk(v, number);
+    return disk_lost(v, number) || (disk && disk->state == DISK_MISSING);
+}
+
 static bool shard_bad(const struct volume *v, const struct chunk_shard *shard)
 {
-    const struct disk *disk = volume_disk(v, shard->place.disk);
-    return shard->state != CHUNK_SHARD_OK || !disk || disk->state == DISK_FAILED;
+    return shard->state != CHUNK_SHARD_OK || disk_lost(v, shard->place.disk);
 }
 
 static unsigned bad_count(const struct volume *v, const struct place *p)
@@ -230,16 +252,15 @@ static int repair_logs(struct volume *v)
     list_for_each (it, &v->state.wals) {
         struct wal *wal = list_entry(it, struct wal, link);
         for (unsigned i = 0; i < wal->copies; i++) {
-            const struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
-            if (wal->shards[i].state == CHUNK_SHARD_OK && (!disk || disk->state == DISK_FAILED))
-                log_copy_failed(v, wal, i, -EIO);
+            uint32_t disk = wal->shards[i].place.disk;
+            if (wal->shards[i].state == CHUNK_SHARD_OK && disk_away(v, disk))
+                log_copy_failed(v, wal, i, disk_lost(v, disk) ? -EIO : -EHOSTUNREACH);
         }
     }
     bool bad = v->manifest.broken;
     for (unsigned c = 0; c < v->manifest.chain_count; c++) {
         for (unsigned i = 0; i < v->manifest.chain[c].count; i++) {
-            const struct disk *disk = volume_disk(v, v->manifest.chain[c].places[i].disk);
-            bad = bad || !disk || disk->state == DISK_FAILED;
+            bad = bad || disk_lost(v, v->manifest.chain[c].places[i].disk);
         }
     }
     return bad ? manifest_rewrite(v) : 0;

@@ -259,8 +259,10 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     bool log_degraded = false;
     list_for_each (it, &volume->state.wals) {
         const struct wal *wal = list_entry(it, struct wal, link);
+        /* One with nothing but what is in rows already only waits to be freed. */
+        bool needed = wal == volume->wal_open || wal->last_seq > volume->state.committed_seq;
         for (unsigned i = 0; i < wal->copies; i++)
-            log_degraded = log_degraded || wal->shards[i].state != CHUNK_SHARD_OK;
+            log_degraded = log_degraded || (needed && wal->shards[i].state != CHUNK_SHARD_OK);
         info.stored_bytes += (uint64_t)wal->capacity_blocks * BLOCK_BYTES * wal->copies;
     }
     info.health = "ok";

@@ -34,6 +34,15 @@ struct volume_session {
     void *ctx;
 };
 
+/* What a volume asks of the map of the cluster (members.h); NULL = a node alone. Neither suspends. */
+struct volume_cluster {
+    /* A disk that is not in the list is gone for good; otherwise we have not heard of it yet. */
+    bool (*disk_removed)(void *ctx, uint32_t number);
+    /* Of the nodes that are up this one cares for what nobody owns. */
+    bool (*volume_is_ours)(void *ctx, uint64_t id);
+    void *ctx;
+};
+
 struct volume_host {
     struct store *store;
     struct uuid cluster;
@@ -41,6 +50,9 @@ struct volume_host {
     uint64_t session; /* of this process, where lease.id is NULL: a store of its own (embedded),
                            the session is valid for ever */
     struct volume_session lease;
+    struct volume_cluster map;
+    /* What is on a disk that is DISK_MISSING is rebuilt elsewhere after so long; its logs roll at once. */
+    uint64_t repair_wait_ns;
     struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
                            number 0 */
     struct memory_budget *budget;

@@ -98,6 +98,20 @@ void volume_shard_damaged(
 /* --- World ----------------------------------------------------------------------------------- */
 
 static struct adopt *adopt;
+static uint64_t not_ours = UINT64_MAX; /* the volume that another node cares for */
+
+static bool may(void *ctx, const struct volumes_name *volume)
+{
+    return volume->id != not_ours;
+}
+
+static bool may_damaged(void *ctx, uint64_t volume)
+{
+    env_sleep_ns(1);
+    return volume != not_ours;
+}
+
+static const struct adopt_options options = {.may = may, .may_damaged = may_damaged};
 static void (*body)(void);
 static bool finished;
 
@@ -110,7 +124,8 @@ static void run_body(void *arg)
     }
     lists = 0;
     list_error = 0;
-    adopt = adopt_start(NULL);
+    not_ours = UINT64_MAX;
+    adopt = adopt_start(NULL, &options);
     body();
     adopt_stop(adopt);
     for (unsigned i = 0; i < VOLUMES; i++)
@@ -223,6 +238,18 @@ BODY(damage_is_told_to_its_volume_once_a_shard)
     assert_int_equal(all[0].damage_reports, 2 + 256);
 }
 
+BODY(what_others_own_or_care_for_is_left_alone)
+{
+    not_ours = 1;
+    adopt_all(adopt, 0);
+    adopt_damaged(adopt, key_of(1, 7), 3, 5);
+    adopt_damaged(adopt, key_of(2, 7), 3, 5);
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(all[1].gets, 0);
+    assert_int_equal(all[0].gets, 1);
+    assert_int_equal(all[2].damage_reports, 1);
+}
+
 BODY(stop_does_not_wait_for_a_long_repair)
 {
     all[0].degraded = 100000;
@@ -232,7 +259,7 @@ BODY(stop_does_not_wait_for_a_long_repair)
     adopt_stop(adopt);
     assert_true(env_now_ns() - before_ns < 2 * SECOND_NS);
     assert_int_equal(all[0].users, 0);
-    adopt = adopt_start(NULL);
+    adopt = adopt_start(NULL, &options);
 }
 
 int main(void)
@@ -243,6 +270,7 @@ int main(void)
         cmocka_unit_test(earlier_time_replaces_a_later_one),
         cmocka_unit_test(store_that_does_not_list_is_asked_again),
         cmocka_unit_test(damage_is_told_to_its_volume_once_a_shard),
+        cmocka_unit_test(what_others_own_or_care_for_is_left_alone),
         cmocka_unit_test(stop_does_not_wait_for_a_long_repair),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

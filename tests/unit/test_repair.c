@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What repair waits for and what it does at once, over disks in memory that come and go.
+ */
+#include "sim_fixture.h"
+
+#include "blockd/volume/map.h"
+#include "blockd/volume/volume.h"
+#include "tests/lib/fake_disk.h"
+
+#define DISKS 4
+#define WAIT_NS (600 * SEC)
+#define MIB (1ull << 20)
+
+static struct fake_disk *disks[DISKS];
+static struct volume_host host;
+static struct list present;
+static struct volume *volume;
+static uint32_t unheard_of; /* a disk's number that the map does not know */
+
+static bool disk_removed(void *ctx, uint32_t number)
+{
+    return number != unheard_of;
+}
+
+static void set_up(void)
+{
+    static struct memory_budget budget;
+    memory_budget_init(&budget, 64 * MIB);
+    list_init(&present);
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
+        list_push_back(&present, &disks[i]->disk.link);
+    }
+    unheard_of = 0;
+    host.node_name = "n1";
+    host.session = 5;
+    host.disks = &present;
+    host.budget = &budget;
+    host.repair_wait_ns = WAIT_NS;
+    host.map.disk_removed = disk_removed;
+    host.map_cache = map_cache_new(MIB);
+    struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 1, .log_copies_min = 2};
+    char key[KEY_BYTES_MAX];
+    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
+    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
+    CHECK(store_txn(host.store, NULL, 0, &op, 1, NULL) == 0);
+    uint64_t id;
+    CHECK(volume_create(&host, "v", 16 * MIB, "p", &id, &error) == 0);
+    CHECK_MSG(volume_open(&host, id, &volume, &error) == 0, "%s", error);
+    void *buf = mem_alloc_pages(MIB);
+    memset(buf, 7, MIB);
+    CHECK(volume_write(volume, 0, MIB, buf, 0, (struct request_id){0}) == 0);
+    CHECK(volume_destage(volume) == 0);
+    mem_free_pages(buf, MIB);
+}
+
+static void tear_down(void)
+{
+    CHECK(volume_close(volume) == 0);
+    map_cache_free(host.map_cache);
+    memory_budget_fini(host.budget);
+    for (unsigned i = 0; i < DISKS; i++)
+        fake_disk_free(disks[i]);
+}
+
+static struct volume_info info(void)
+{
+    struct volume_info info;
+    volume_get_info(volume, &info);
+    return info;
+}
+
+static void check_ok(void)
+{
+    struct volume_info now = info();
+    CHECK_MSG(strcmp(now.health, "ok") == 0, "%s: %s", now.health, now.problem);
+}
+
+/* The first disk with data. */
+static struct fake_disk *used_disk(void)
+{
+    for (unsigned i = 0; i < DISKS; i++)
+        if (fake_disk_shard_count(disks[i]) > 0)
+            return disks[i];
+    CHECK(false);
+}
+
+static void go_away(struct fake_disk *disk)
+{
+    disk->error = -EHOSTUNREACH;
+    disk->disk.state = DISK_MISSING;
+    disk->disk.missing_since_ns = env_now_ns();
+    volume_disk_changed(volume);
+}
+
+static void come_back(struct fake_disk *disk)
+{
+    disk->error = 0;
+    disk->disk.state = DISK_IN;
+    disk->disk.missing_since_ns = 0;
+    volume_disk_changed(volume);
+}
+
+static void a_disk_that_comes_back_in_time_costs_no_rebuild(void)
+{
+    struct fake_disk *disk = used_disk();
+    go_away(disk);
+    env_sleep_ns(WAIT_NS / 2);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    assert_string_equal(info().health, "degraded");
+    come_back(disk);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    check_ok();
+}
+
+static void a_disk_that_stays_away_is_rebuilt_after_the_wait(void)
+{
+    struct fake_disk *disk = used_disk();
+    go_away(disk);
+    env_sleep_ns(WAIT_NS + SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0); /* the node tells when it is time */
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_true(volume_stats(volume)->repaired_shards > 0);
+    check_ok();
+    come_back(disk);
+}
+
+static void a_failed_disk_is_rebuilt_at_once(void)
+{
+    struct fake_disk *disk = used_disk();
+    disk->error = -EIO;
+    disk->disk.state = DISK_FAILED;
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_true(volume_stats(volume)->repaired_shards > 0);
+    check_ok();
+}
+
+static void a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not(void)
+{
+    struct fake_disk *disk = used_disk();
+    unheard_of = disk->disk.number;
+    list_remove(&disk->disk.link);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    unheard_of = 0;
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_true(volume_stats(volume)->repaired_shards > 0);
+    check_ok();
+}
+
+/* Without a write that would find out. */
+static void a_log_leaves_a_missing_disk_at_once(void)
+{
+    uint8_t *page = mem_alloc_pages(BLOCK_BYTES);
+    memset(page, 9, BLOCK_BYTES);
+    CHECK(volume_write(volume, 2 * MIB, BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
+    unsigned rolled = 0;
+    for (unsigned i = 0; i < DISKS; i++) {
+        uint64_t before = info().log_bytes;
+        CHECK(before > 0);
+        go_away(disks[i]);
+        env_sleep_ns(10 * SEC);
+        rolled += strstr(info().problem, "log lacks") == NULL;
+        come_back(disks[i]);
+        env_sleep_ns(10 * SEC);
+        CHECK(volume_write(volume, 2 * MIB, BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
+    }
+    assert_int_equal(rolled, DISKS);
+    memset(page, 0, BLOCK_BYTES);
+    assert_int_equal(volume_read(volume, 2 * MIB, BLOCK_BYTES, page), 0);
+    assert_int_equal(page[5], 9);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    mem_free_pages(page, BLOCK_BYTES);
+}
+
+/* --- Harness ------------------------------------------------------------------------------------- */
+
+static void run_body(void *arg)
+{
+    struct store_mem *mem = store_mem_new();
+    host = (struct volume_host){.store = store_mem_open(mem)};
+    set_up();
+    (*(void (**)(void))arg)();
+    tear_down();
+    store_close(host.store);
+    store_mem_free(mem);
+}
+
+static void run(void (*body)(void))
+{
+    struct sim *sim = sim_with(1);
+    run_on(sim_node_new(sim, "n1"), run_body, &body);
+    sim_free(sim);
+}
+
+#define TEST(name)                    \
+    static void name##_(void **state) \
+    {                                 \
+        run(name);                    \
+    }
+TEST(a_disk_that_comes_back_in_time_costs_no_rebuild)
+TEST(a_disk_that_stays_away_is_rebuilt_after_the_wait)
+TEST(a_failed_disk_is_rebuilt_at_once)
+TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
+TEST(a_log_leaves_a_missing_disk_at_once)
+
+int main(void)
+{
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_disk_that_comes_back_in_time_costs_no_rebuild_),
+        cmocka_unit_test(a_disk_that_stays_away_is_rebuilt_after_the_wait_),
+        cmocka_unit_test(a_failed_disk_is_rebuilt_at_once_),
+        cmocka_unit_test(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not_),
+        cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
