@@ -13,6 +13,7 @@
 #include <cmocka.h>
 
 #include "blockd/cluster/records.h"
+#include "blockd/cluster/wire_shard.h"
 #include "blockd/disk/append_header.h"
 #include "blockd/disk/superblock.h"
 #include "blockd/disk/table.h"
@@ -435,6 +436,76 @@ static void rpc_frames_version_1(void **state)
     assert_memory_equal(&back, &hello, sizeof(back));
 }
 
+/* One body of every shard method, then of their replies. */
+static uint8_t *shard_requests(uint8_t *at)
+{
+    const struct shard_entry entries[2] = {{0x1000, 0xa1a2a3a4, 7}, {0x2000, 0xb1b2b3b4, 8}};
+    struct wire_create create = {.disk = 9,
+        .create = {.key = some_key,
+            .kind = SHARD_DATA,
+            .code = some_code,
+            .instance = 0xaabbccddeeff0011,
+            .epoch = 3,
+            .capacity_blocks = 1000,
+            .capacity_blocks_min = 500,
+            .priority = SHARD_PRIORITY_SYSTEM}};
+    struct wire_append append = {.disk = 9,
+        .key = some_key,
+        .epoch = 3,
+        .off_blocks = 12,
+        .base_seq = 0x0102030405060708,
+        .flags = SHARD_APPEND_DSYNC,
+        .entry_count = 2,
+        .inline_len_bytes = 6,
+        .inline_bytes = "inline"};
+    at += wire_create_encode(&create, at);
+    at += wire_append_encode(&append, entries, at);
+    at += wire_read_encode(&(struct wire_read){9, some_key, 12, 512}, at);
+    at += wire_length_encode(&(struct wire_length){9, some_key, 3, 15}, at);
+    at += wire_remove_encode(&(struct wire_remove){9, some_key, 0xaabbccddeeff0011, 4}, at);
+    at += wire_fence_encode(&(struct wire_fence){9, some_key, 4}, at);
+    at += wire_stat_encode(&(struct wire_stat){9, some_key}, at);
+    at += wire_list_encode(&(struct wire_list){9, 0x1122334455667788, 320}, at);
+    return at + wire_status_encode(7, at);
+}
+
+static uint8_t *shard_replies(uint8_t *at)
+{
+    struct shard_info infos[] = {{.key = some_key,
+                                     .kind = SHARD_DATA,
+                                     .code = some_code,
+                                     .instance = 0xaabbccddeeff0011,
+                                     .epoch = 3,
+                                     .fence_epoch = 4,
+                                     .length_blocks = 15,
+                                     .capacity_blocks = 1000,
+                                     .sealed = true,
+                                     .damaged = true},
+        {.key = some_key, .fence_epoch = 4, .tombstone = true}};
+    struct wire_disk disk = {.number = 9,
+        .state = DISK_OUT,
+        .uuid = uuid_of(0x10),
+        .class_name = "ssd",
+        .size_bytes = 1ull << 40,
+        .free_bytes = 1ull << 39,
+        .error_count = 1,
+        .damage_count = 2,
+        .latency_ewma_ns = 30000};
+    at += wire_u32_encode(0xc1c2c3c4, at);
+    at += wire_list_reply_encode(640, infos, 2, at);
+    return at + wire_status_reply_encode(true, &disk, 1, at);
+}
+
+static void shard_bodies_version_1(void **state)
+{
+    uint8_t bytes[GOLDEN_BYTES_MAX];
+    uint8_t *end = shard_replies(shard_requests(bytes));
+    golden_compare("shard-bodies-v1",
+        "requests: create, append, read, sync or seal, remove, fence, stat, list, disk status; "
+        "replies: header CRC, page of shards, page of disks",
+        bytes, (size_t)(end - bytes)); /* what decodes encodes to the same: test_wire_shard */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -447,6 +518,7 @@ int main(void)
         cmocka_unit_test(map_page_version_1),
         cmocka_unit_test(store_records_version_1),
         cmocka_unit_test(rpc_frames_version_1),
+        cmocka_unit_test(shard_bodies_version_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
