@@ -183,13 +183,13 @@ static void accept_main(void *arg)
 {
     struct rpc_server *server = arg;
     struct rpc_stream *stream;
-    int rc;
-    while ((rc = rpc_stream_accept(server->listener, &stream)) != -ECANCELED) {
+    while (!server->stopping) { /* else the listener has gone */
+        int rc = rpc_stream_accept(server->listener, &stream);
+        if (rc == -ECANCELED)
+            break;
         if (rc < 0) { /* no descriptors left, most likely */
             log_error_limited("rpc: cannot accept on %s: %s", server->address, strerror(-rc));
             env_sleep_ns(ACCEPT_RETRY_NS);
-            if (server->stopping)
-                break;
         } else if (server->strangers >= STRANGERS_MAX) {
             log_warn_limited("rpc: %s was not let in: %u others have not said who they are yet",
                 rpc_stream_peer(stream), server->strangers);

@@ -360,6 +360,10 @@ static int stop_main(void *arg)
     env_sleep_ns(20 * RPC_MS);
     CHECK(!is_connected() && fx.ended == 1);
     rpc_client_free(fx.client);
+
+    fx = (struct rpc_fixture){0};
+    fixture_serve(&node_b, "tcp:127.0.0.1:0");
+    rpc_server_stop(fx.server); /* before its fibers have run */
     return 0;
 }
 
