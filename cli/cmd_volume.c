@@ -95,6 +95,17 @@ int cmd_volume_flush(struct cli *cli, const struct args *args)
         "All that was written to volume '%s' is durable.", name);
 }
 
+int cmd_volume_move(struct cli *cli, const struct args *args)
+{
+    const char *name = args->operands[0], *node = args_text(args, "to");
+    if (!node) {
+        cli_fail("volume move: --to NODE is missing; see 'holdfast node list'");
+        return CLI_USAGE;
+    }
+    return cli_do(cli, "volume.move", json_pack("{s:s, s:s}", "name", name, "node", node),
+        "Node '%s' serves volume '%s' now.", node, name);
+}
+
 int cmd_volume_close(struct cli *cli, const struct args *args)
 {
     const char *name = args->operands[0];
@@ -131,12 +142,13 @@ int cmd_volume_list(struct cli *cli, const struct args *args)
         puts("No volumes yet: see 'holdfast volume create --help'.");
         return CLI_OK;
     }
-    struct table *table = table_new("lrllr", "VOLUME", "SIZE", "POOL", "STATE", "CLIENTS");
+    struct table *table =
+        table_new("lrlllr", "VOLUME", "SIZE", "POOL", "STATE", "OWNER", "CLIENTS");
     json_array_foreach (volumes, i, volume) {
         char clients[24];
         snprintf(clients, sizeof(clients), "%" PRIu64, json_number(volume, "connections"));
         table_add(table, json_text(volume, "name"), json_size(volume, "size_bytes"),
-            json_text(volume, "pool"), state_text(volume), clients);
+            json_text(volume, "pool"), state_text(volume), json_text(volume, "owner"), clients);
     }
     table_print(table, stdout);
     return CLI_OK;
@@ -167,6 +179,13 @@ static void print_info(struct cli *cli, const json_t *info)
     printf("%-14s %s%s%s\n", "Health:", *health ? health : "ok", *problem ? ": " : "", problem);
     printf("%-14s %s, %s connected\n", "State:", json_flag(info, "open") ? "open" : "closed",
         count_text(json_number(info, "connections"), "client"));
+    const json_t *attached = json_object_get(info, "attached"), *node;
+    size_t i;
+    if (*json_text(info, "owner"))
+        printf("%-14s %s (epoch %" PRIu64 ")\n", "Owner:", json_text(info, "owner"),
+            json_number(info, "epoch"));
+    json_array_foreach (attached, i, node)
+        printf("%-14s %s\n", i == 0 ? "Used on:" : "", json_string_value(node));
     if (json_object_get(info, "allocated_bytes")) {
         printf("%-14s %s\n", "Data:", json_size(info, "allocated_bytes"));
         printf("%-14s %s on disks, with redundancy\n", "Stored:", json_size(info, "stored_bytes"));

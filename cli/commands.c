@@ -33,6 +33,10 @@ static const struct option_spec volume_delete_options[] = {
     {"force", OPTION_FLAG, NULL, "also while clients are connected to it"},
     {0},
 };
+static const struct option_spec volume_move_options[] = {
+    {"to", OPTION_TEXT, "NODE", "the node that shall serve it"},
+    {0},
+};
 static const struct option_spec volume_import_options[] = {
     {"create", OPTION_FLAG, NULL, "make the volume, which must not exist"},
     {"pool", OPTION_TEXT, "POOL", "make it in this pool (implies --create) [the only pool]"},
@@ -155,6 +159,10 @@ const struct command commands[] = {
         "image of no single moment: stop its VM first.",
         "holdfast volume export vm1 vm1.img\nholdfast volume export vm1 - | zstd > vm1.img.zst",
         volume_export_options, cmd_volume_export},
+    {"volume", "move", "VOLUME", "Let another node serve a volume",
+        "Clients stay connected, wherever they are; their requests wait for some milliseconds. "
+        "Without this it moves to where most of its traffic is.",
+        "holdfast volume move vm1 --to n2", volume_move_options, cmd_volume_move},
     {"volume", "flush", "VOLUME", "Make everything written so far durable", NULL,
         "holdfast volume flush vm1", no_options, cmd_volume_flush},
     {"volume", "close", "VOLUME", "Write a volume's log out and close it",

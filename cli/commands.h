@@ -27,6 +27,7 @@ int cmd_volume_resize(struct cli *cli, const struct args *args);
 int cmd_volume_rename(struct cli *cli, const struct args *args);
 int cmd_volume_delete(struct cli *cli, const struct args *args);
 int cmd_volume_flush(struct cli *cli, const struct args *args);
+int cmd_volume_move(struct cli *cli, const struct args *args);
 int cmd_volume_close(struct cli *cli, const struct args *args);
 int cmd_volume_import(struct cli *cli, const struct args *args);
 int cmd_volume_export(struct cli *cli, const struct args *args);

@@ -46,14 +46,16 @@
  *   pool.delete {"name"} -> {} (-EBUSY while a volume is in it)
  *   volume.create {"name","size_bytes","pool"} -> {"volume"(id)}
  *   volume.list {} -> {"volumes":[{"name","volume","size_bytes","pool",
- *       "state":"new|owned|released","open","connections","health"?,"problem"?}]} (? : of open ones)
- *   volume.info {"name","open"?:true} -> as in volume.list, and {"epoch","allocated_bytes",
+ *       "state":"new|owned|released","owner"(node that serves it, or ""),"open","connections","health"?,"problem"?}]} (? : of open ones)
+ *   volume.info {"name","open"?:true} -> as in volume.list, and {"epoch","attached":[nodes whose clients use it],"allocated_bytes",
  *       "stored_bytes","log_bytes","memtable_bytes","chunks","chunks_degraded","chunks_lost",
  *       "health":"ok|degraded|damaged|halted|unavailable","problem"}
  *       ("open": false does not open a closed volume for it and then leaves out what only an open one
  *       knows)
  *   volume.resize {"name","size_bytes"} -> {}      volume.rename {"name","new_name"} -> {}
  *   volume.delete {"name","force"?} -> {} (-EBUSY while in use, unless forced)
+ *   volume.move {"name","node"} -> {"node","pause_us"} (the node becomes its owner; how long it took no
+ *       I/O)
  *   volume.flush {"name"} -> {}      volume.close {"name"} -> {} (destage, seal, release)
  *   stats {} -> {"time_ns","nbd":{"connections","requests_in_flight",..},"volumes":[open ones:
  *       {"name","reads","writes","flushes","trims","read_bytes","written_bytes","trimmed_bytes",

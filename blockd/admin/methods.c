@@ -29,6 +29,7 @@ const struct admin_method admin_methods[] = {
     {"volume.flush", method_volume_flush},
     {"volume.info", method_volume_info},
     {"volume.list", method_volume_list},
+    {"volume.move", method_volume_move},
     {"volume.rename", method_volume_rename},
     {"volume.resize", method_volume_resize},
 };

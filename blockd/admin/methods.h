@@ -31,6 +31,7 @@ int method_volume_rename(struct admin_call *call);
 int method_volume_delete(struct admin_call *call);
 int method_volume_flush(struct admin_call *call);
 int method_volume_close(struct admin_call *call);
+int method_volume_move(struct admin_call *call);
 int method_status(struct admin_call *call);
 int method_stats(struct admin_call *call);
 int method_shutdown(struct admin_call *call);

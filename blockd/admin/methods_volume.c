@@ -4,11 +4,30 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockd/admin/forward.h"
 #include "blockd/admin/methods.h"
+#include "blockd/cluster/members.h"
 #include "blockd/node.h"
+#include "common/check.h"
+#include "common/log.h"
 #include "common/mem.h"
 
 #define ID_TEXT_BYTES 17
+
+#define HERE 1
+
+/* Ends the parameters. HERE: the volume is this node's, or anybody's; else it was forwarded to its owner
+ * and is answered, or failed. */
+MAY_SUSPEND static int begin(struct admin_call *call, const char *name)
+{
+    char owner[64];
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = admin_volume_elsewhere(call, name, owner);
+    if (r == 1)
+        return admin_forward(call, owner);
+    return r < 0 ? r : HERE;
+}
 
 /* --- Create, resize, rename, delete ------------------------------------------------------------ */
 
@@ -44,8 +63,8 @@ int method_volume_resize(struct admin_call *call)
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     uint64_t size_bytes = admin_params_number(
         &call->params, "size_bytes", ADMIN_REQUIRED, 512, VOLUME_SIZE_BYTES_MAX, 0);
-    int r = admin_params_end(&call->params, &call->error);
-    return r < 0 ? r : volumes_resize(node->volumes, name, size_bytes, &call->error);
+    int r = begin(call, name);
+    return r != HERE ? r : volumes_resize(node->volumes, name, size_bytes, &call->error);
 }
 
 int method_volume_rename(struct admin_call *call)
@@ -53,8 +72,8 @@ int method_volume_rename(struct admin_call *call)
     struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     const char *new_name = admin_params_name(&call->params, "new_name", ADMIN_REQUIRED);
-    int r = admin_params_end(&call->params, &call->error);
-    return r < 0 ? r : volumes_rename(node->volumes, name, new_name, &call->error);
+    int r = begin(call, name);
+    return r != HERE ? r : volumes_rename(node->volumes, name, new_name, &call->error);
 }
 
 int method_volume_delete(struct admin_call *call)
@@ -62,8 +81,8 @@ int method_volume_delete(struct admin_call *call)
     struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     bool force = admin_params_bool(&call->params, "force", false);
-    int r = admin_params_end(&call->params, &call->error);
-    return r < 0 ? r : volumes_delete(node->volumes, name, force, &call->error);
+    int r = begin(call, name);
+    return r != HERE ? r : volumes_delete(node->volumes, name, force, &call->error);
 }
 
 /* --- Flush, close ---------------------------------------------------------------------------- */
@@ -73,9 +92,11 @@ int method_volume_flush(struct admin_call *call)
     struct node *node = call->ctx;
     struct volume *volume;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
-    int r = admin_params_end(&call->params, &call->error);
-    if (r == 0)
+    int r = begin(call, name);
+    if (r == HERE)
         r = volumes_get(node->volumes, name, &volume, &call->error);
+    else
+        return r;
     if (r < 0)
         return r;
     r = volume_flush(volume);
@@ -90,21 +111,31 @@ int method_volume_close(struct admin_call *call)
 {
     struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
-    int r = admin_params_end(&call->params, &call->error);
-    return r < 0 ? r : volumes_close(node->volumes, name, &call->error);
+    int r = begin(call, name);
+    return r != HERE ? r : volumes_close(node->volumes, name, &call->error);
 }
 
 /* --- List, info ------------------------------------------------------------------------------ */
+
+/* Of whom the record says that he has it, if he lives. */
+static const char *owner_of(struct node *node, const struct volumes_name *name)
+{
+    bool owned =
+        name->state == VOLUME_OWNED && members_session_alive(node->members, name->owner_session);
+    return owned ? name->owner : "";
+}
 
 static json_t *name_json(struct node *node, const struct volumes_name *name)
 {
     unsigned connections;
     struct volume *volume = volumes_peek(node->volumes, name->id, &connections);
+    const char *owner = volume ? node->config->name : owner_of(node, name);
     char id[ID_TEXT_BYTES];
     snprintf(id, sizeof(id), "%016" PRIx64, name->id);
-    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:b, s:i}", "name", name->name, "volume",
-        id, "size_bytes", (json_int_t)name->size_bytes, "pool", name->pool, "state",
-        volume_state_name(name->state), "open", volume != NULL, "connections", (int)connections);
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:b, s:i}", "name", name->name,
+        "volume", id, "size_bytes", (json_int_t)name->size_bytes, "pool", name->pool, "state",
+        volume_state_name(name->state), "owner", owner, "open", owner[0] != 0, "connections",
+        (int)connections);
     if (volume) {
         struct volume_info info;
         volume_get_info(volume, &info);
@@ -162,11 +193,38 @@ static int find_name(struct admin_call *call, const char *name, struct volumes_n
     *ret_name = (struct volumes_name){.id = id, .size_bytes = root.size_bytes, .state = root.state};
     strcpy(ret_name->name, root.name);
     strcpy(ret_name->pool, root.pool);
+    strcpy(ret_name->owner, root.owner);
+    ret_name->owner_session = root.owner_session;
     return 0;
 }
 
-static void add_info(json_t *json, const struct volume *volume)
+struct attached {
+    json_t *nodes;
+    unsigned others;
+};
+
+static void add_node(void *ctx, const char *name)
 {
+    struct attached *attached = ctx;
+    attached->others++;
+    json_array_append_new(attached->nodes, json_string(name));
+}
+
+/* Nodes whose clients use it: this one's are the connections that are not other nodes'. */
+static void add_attached(json_t *json, struct node *node, uint64_t volume_id)
+{
+    struct attached attached = {json_array(), 0};
+    unsigned connections;
+    attach_each_served(node->attach, volume_id, add_node, &attached);
+    volumes_peek(node->volumes, volume_id, &connections);
+    if (connections > attached.others)
+        json_array_insert_new(attached.nodes, 0, json_string(node->config->name));
+    json_object_set_new(json, "attached", attached.nodes);
+}
+
+static void add_info(json_t *json, struct node *node, const struct volume *volume)
+{
+    add_attached(json, node, volume_id(volume));
     struct volume_info info;
     volume_get_info(volume, &info);
     json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "epoch",
@@ -185,9 +243,10 @@ int method_volume_info(struct admin_call *call)
     struct volumes_name found;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     bool may_open = admin_params_bool(&call->params, "open", true);
-    int r = admin_params_end(&call->params, &call->error);
-    if (r == 0)
-        r = find_name(call, name, &found);
+    int r = begin(call, name);
+    if (r != HERE)
+        return r;
+    r = find_name(call, name, &found);
     if (r < 0)
         return r;
     struct volume *volume;
@@ -196,18 +255,84 @@ int method_volume_info(struct admin_call *call)
         call->result = name_json(node, &found);
         volume = volumes_peek(node->volumes, found.id, &connections);
         if (volume != NULL)
-            add_info(call->result, volume);
+            add_info(call->result, node, volume);
         return 0;
     }
     CLEANUP_FREE char *error = NULL;
     r = volumes_get_by_id(node->volumes, found.id, &volume, &error);
     call->result = name_json(node, &found);
     if (r == 0) {
-        add_info(call->result, volume);
+        add_info(call->result, node, volume);
         volumes_put(node->volumes, volume);
     } else {
         json_object_set_new(call->result, "health", json_string("unavailable"));
         json_object_set_new(call->result, "problem", json_string(error));
     }
     return 0;
+}
+
+/* --- Move ------------------------------------------------------------------------------------ */
+
+static int check_target(struct admin_call *call, const char *target)
+{
+    struct node *node = call->ctx;
+    const struct member *member = members_find(node->members, target);
+    if (strcmp(target, node->config->name) == 0 || (member && member->session))
+        return 0;
+    call->error = mem_printf(member ? "node '%s' is down; start it first"
+                                    : "no node named '%s'; see 'holdfast node list'",
+        target);
+    return member ? -EHOSTUNREACH : -ENOENT;
+}
+
+/* Opens it where it shall be, now that nobody has it: at this node, or there. */
+MAY_SUSPEND static int open_at(
+    struct node *node, const char *name, const char *target, char **ret_error)
+{
+    struct volume *volume;
+    json_t *answer = NULL;
+    if (strcmp(target, node->config->name) == 0) {
+        int r = volumes_get(node->volumes, name, &volume, ret_error);
+        if (r == 0)
+            volumes_put(node->volumes, volume);
+        return r;
+    }
+    int r = admin_ask(
+        node, target, "volume.info", json_pack("{s:s}", "name", name), &answer, ret_error);
+    const char *problem = json_string_value(json_object_get(answer, "problem"));
+    if (r == 0 && !json_object_get(answer, "epoch")) {
+        *ret_error = mem_printf("node '%s' did not open it: %s", target, problem ? problem : "");
+        r = -EIO;
+    }
+    json_decref(answer);
+    return r;
+}
+
+int method_volume_move(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct volumes_name found;
+    const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
+    const char *target =
+        admin_params_text(&call->params, "node", ADMIN_REQUIRED, sizeof(found.owner));
+    uint64_t pause_ns = 0;
+    CLEANUP_FREE char *error = NULL;
+    int r = begin(call, name);
+    if (r != HERE)
+        return r;
+    r = check_target(call, target);
+    if (r == 0)
+        r = find_name(call, name, &found);
+    if (r < 0)
+        return r;
+    if (strcmp(target, node->config->name) != 0)
+        r = volumes_handoff(node->volumes, found.id, 0, target, &pause_ns, &error);
+    if (r < 0 && r != -ENOENT) { /* not open here: nobody's, or dead somebody's */
+        call->error = mem_strdup(error ? error : strerror(-r));
+        return r;
+    }
+    r = open_at(node, name, target, &call->error);
+    call->result =
+        json_pack("{s:s, s:I}", "node", target, "pause_us", (json_int_t)(pause_ns / 1000));
+    return r;
 }

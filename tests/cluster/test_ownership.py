@@ -73,6 +73,7 @@ def test_any_node_administers_any_volume(make_cluster):
     assert [volume["name"] for volume in cluster.n2.volumes()] == ["v"]
     cluster.n2.cli("volume", "resize", "v", "128MiB")
     wait_until(lambda: connect(cluster.n3, "v").get_size() == 128 * 1024 * 1024, 10, "the new size on another node")
+    handle = connect(cluster.n1, "v")  # a resize ends connections
     busy = cluster.n3.cli_run("volume", "delete", "v")
     assert busy.returncode and "in use" in busy.stderr
     del handle
