@@ -158,6 +158,7 @@ static void record_gen(struct destage *d, struct records *records)
             record_item(records, &item);
     }
     record_committed(records, gen->last_seq);
+    requests_record(&v->requests, &v->state, gen->last_seq, records); /* E2 */
 }
 
 /* G3: runs right after the records were applied. */
@@ -289,6 +290,7 @@ static int commit_noops(struct volume *v)
     uint64_t last_seq = v->acked_seq;
     list_init(&removed);
     record_committed(&records, last_seq);
+    requests_record(&v->requests, &v->state, last_seq, &records);
     log_collect_freed(v, last_seq, &records, &removed);
     int r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);

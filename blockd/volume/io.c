@@ -320,15 +320,15 @@ void partials_touch(struct volume *v, uint64_t block, uint64_t count)
  * `partial`: the read-modify-write that
  * they come from, 1 = it has to start again (data is still the caller's then). */
 static int place_blocks(struct volume *v, uint64_t block, unsigned count, void **data,
-    const struct shard_entry *entries, unsigned flags, struct request_id id)
+    const struct shard_entry *entries, unsigned flags, struct request *request)
 {
     bool froze = false;
     struct memtable_gen *gen = memtable_active(&v->memtable, count, env_now_ns(), &froze);
     struct commit commit = {.record = {.type = LOG_WRITE,
                                 .block = block,
                                 .count = count,
-                                .session = id.session,
-                                .number = id.number},
+                                .session = request->session,
+                                .number = request->number},
         .seq = v->next_seq,
         .block_count = count,
         .data = data,
@@ -338,6 +338,7 @@ static int place_blocks(struct volume *v, uint64_t block, unsigned count, void *
     for (unsigned i = 0; i < count; i++)
         memtable_put(&v->memtable, gen, block + i, data[i], entries[i].crc, commit.seq);
     space_unreserve(v, count);
+    request_note(request, block + count, commit.seq);
     log_enqueue(v, &commit);
     if (froze)
         fiber_queue_wake_all(&v->destager_wake);
@@ -348,7 +349,7 @@ static int place_blocks(struct volume *v, uint64_t block, unsigned count, void *
 }
 
 static int write_log(struct volume *v, uint64_t block, unsigned count, const uint8_t *buf,
-    unsigned flags, struct request_id id)
+    unsigned flags, struct request *request)
 {
     void *data[WRITE_BLOCKS_MAX];
     struct shard_entry entries[WRITE_BLOCKS_MAX];
@@ -365,11 +366,11 @@ static int write_log(struct volume *v, uint64_t block, unsigned count, const uin
         entries[i] =
             (struct shard_entry){.address = block + i, .crc = crc32c(0, data[i], BLOCK_BYTES)};
     }
-    return place_blocks(v, block, count, data, entries, flags, id);
+    return place_blocks(v, block, count, data, entries, flags, request);
 }
 
 static int write_partial(struct volume *v, uint64_t off, unsigned len, const uint8_t *buf,
-    unsigned flags, struct request_id id)
+    unsigned flags, struct request *request)
 {
     struct partial partial = {.block = off / BLOCK_BYTES};
     void *data[1];
@@ -397,7 +398,7 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
     else
         memset((uint8_t *)data[0] + off % BLOCK_BYTES, 0, len);
     struct shard_entry entry = {.address = partial.block, .crc = crc32c(0, data[0], BLOCK_BYTES)};
-    return place_blocks(v, partial.block, 1, data, &entry, flags, id);
+    return place_blocks(v, partial.block, 1, data, &entry, flags, request);
 }
 
 /* Large enough to go straight to a chunk? */
@@ -407,36 +408,57 @@ static bool is_large(const struct volume *v, uint64_t count)
 }
 
 static int write_step(struct volume *v, uint64_t off, uint64_t len, const uint8_t *buf,
-    unsigned flags, struct request_id id, uint64_t *ret_done)
+    unsigned flags, struct request *request, uint64_t *ret_done)
 {
     uint64_t block = off / BLOCK_BYTES, skip = off % BLOCK_BYTES;
     if (skip != 0 || len < BLOCK_BYTES) {
         *ret_done = MIN(len, BLOCK_BYTES - skip);
-        return write_partial(v, off, (unsigned)*ret_done, buf, flags, id);
+        return write_partial(v, off, (unsigned)*ret_done, buf, flags, request);
     }
     uint64_t count = len / BLOCK_BYTES;
     if (is_large(v, count)) {
         count = MIN(count, (uint64_t)v->pool.code.k * v->row_blocks);
         *ret_done = count * BLOCK_BYTES;
-        return large_write(v, block, (unsigned)count, buf, flags, id);
+        return large_write(v, block, (unsigned)count, buf, flags, request);
     }
     count = MIN(count, (uint64_t)MIN(WRITE_BLOCKS_MAX, v->gen_blocks));
     *ret_done = count * BLOCK_BYTES;
-    return write_log(v, block, (unsigned)count, buf, flags, id);
+    return write_log(v, block, (unsigned)count, buf, flags, request);
 }
 
 static int write_range(struct volume *v, uint64_t off, uint64_t len, const void *buf,
-    unsigned flags, struct request_id id)
+    unsigned flags, struct request *request)
 {
     v->has_written = true;
     int r = 0;
     while (len > 0 && r == 0) {
         uint64_t done = 0;
-        r = write_step(v, off, len, buf, flags, id, &done);
+        r = write_step(v, off, len, buf, flags, request, &done);
         off += done;
         len -= done;
         buf = (const char *)buf + done;
     }
+    return r;
+}
+
+/* S19. 0: to be done from *ret_skip on. 1 or an error: what it came to when it came before. */
+static int begin(struct volume *v, const struct request_id *id, uint64_t off, uint64_t len,
+    unsigned flags, struct request *ret_request, uint64_t *ret_skip)
+{
+    uint64_t from;
+    int r = request_begin(&v->requests, id, ret_request, &from);
+    if (r != 0 || from == 0)
+        return r;
+    uint64_t end = from * BLOCK_BYTES;
+    *ret_skip = end > off ? MIN(end - off, len) : 0;
+    /* What is skipped has to be as durable as the rest. */
+    return flags & VOLUME_FUA ? log_sync_to(v, v->acked_seq) : 0;
+}
+
+static int end(struct volume *v, struct request *request, int r)
+{
+    r = r == 1 ? 0 : r;
+    request_end(&v->requests, request, r);
     return r;
 }
 
@@ -447,7 +469,12 @@ int volume_write(struct volume *v, uint64_t off, uint64_t len, const void *buf, 
     if (r < 0 || (r = io_enter(v)) < 0)
         return r;
     uint64_t start_ns = env_now_ns();
-    r = write_range(v, off, len, buf, flags, id);
+    struct request request;
+    uint64_t skip = 0;
+    r = begin(v, &id, off, len, flags, &request, &skip);
+    if (r == 0 && len > skip)
+        r = write_range(v, off + skip, len - skip, (const char *)buf + skip, flags, &request);
+    r = end(v, &request, r);
     v->stats.writes++;
     v->stats.written_bytes += len;
     note_latency(&v->stats.write_latency_ns_sum, v->stats.write_latency_us, start_ns);
@@ -458,19 +485,20 @@ int volume_write(struct volume *v, uint64_t off, uint64_t len, const void *buf, 
 /* --- Trim, write zeroes ------------------------------------------------------------------------ */
 
 static int trim_blocks(
-    struct volume *v, uint64_t block, uint64_t count, unsigned flags, struct request_id id)
+    struct volume *v, uint64_t block, uint64_t count, unsigned flags, struct request *request)
 {
     bool froze = false;
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
     struct commit commit = {.record = {.type = LOG_TRIM,
                                 .block = block,
                                 .count = count,
-                                .session = id.session,
-                                .number = id.number},
+                                .session = request->session,
+                                .number = request->number},
         .seq = v->next_seq,
         .fua = flags & VOLUME_FUA};
     partials_touch(v, block, count);
     memtable_put_trim(gen, block, count, commit.seq);
+    request_note(request, block + count, commit.seq);
     log_enqueue(v, &commit);
     if (froze)
         fiber_queue_wake_all(&v->destager_wake);
@@ -481,27 +509,27 @@ static int trim_blocks(
 }
 
 static int zero_range(
-    struct volume *v, uint64_t off, uint64_t len, unsigned flags, struct request_id id)
+    struct volume *v, uint64_t off, uint64_t len, unsigned flags, struct request *request)
 {
     uint64_t head = MIN(len, (BLOCK_BYTES - off % BLOCK_BYTES) % BLOCK_BYTES);
-    int r = head > 0 ? write_partial(v, off, (unsigned)head, NULL, flags, id) : 0;
+    int r = head > 0 ? write_partial(v, off, (unsigned)head, NULL, flags, request) : 0;
     off += head;
     len -= head;
     if (r == 0 && len >= BLOCK_BYTES)
-        r = trim_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, flags, id);
+        r = trim_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, flags, request);
     off += ROUND_DOWN(len, BLOCK_BYTES);
     len %= BLOCK_BYTES;
     if (r == 0 && len > 0) {
         /* The last block of a volume whose size is no multiple of 4 KiB ends with the volume. */
         if (off + len == v->state.size_bytes)
-            return trim_blocks(v, off / BLOCK_BYTES, 1, flags, id);
-        r = write_partial(v, off, (unsigned)len, NULL, flags, id);
+            return trim_blocks(v, off / BLOCK_BYTES, 1, flags, request);
+        r = write_partial(v, off, (unsigned)len, NULL, flags, request);
     }
     return r;
 }
 
 static int write_zero_data(
-    struct volume *v, uint64_t off, uint64_t len, unsigned flags, struct request_id id)
+    struct volume *v, uint64_t off, uint64_t len, unsigned flags, struct request *request)
 {
     size_t zero_bytes = MIN(ROUND_UP(len + BLOCK_BYTES, (uint64_t)BLOCK_BYTES), (uint64_t)1 << 20);
     void *zeroes = mem_alloc_pages(zero_bytes);
@@ -509,7 +537,7 @@ static int write_zero_data(
     int r = 0;
     while (len > 0 && r == 0) {
         uint64_t n = MIN(len, zero_bytes - off % BLOCK_BYTES);
-        r = write_range(v, off, n, zeroes, flags | VOLUME_STABLE, id);
+        r = write_range(v, off, n, zeroes, flags | VOLUME_STABLE, request);
         off += n;
         len -= n;
     }
@@ -524,7 +552,14 @@ static int zero_call(struct volume *v, uint64_t off, uint64_t len, unsigned flag
     if (r < 0 || (r = io_enter(v)) < 0)
         return r;
     v->has_written = true;
-    r = allocate ? write_zero_data(v, off, len, flags, id) : zero_range(v, off, len, flags, id);
+    struct request request;
+    uint64_t skip = 0;
+    r = begin(v, &id, off, len, flags, &request, &skip);
+    if (r == 0 && len > skip && allocate)
+        r = write_zero_data(v, off + skip, len - skip, flags, &request);
+    else if (r == 0 && len > skip)
+        r = zero_range(v, off + skip, len - skip, flags, &request);
+    r = end(v, &request, r);
     v->stats.trims++;
     v->stats.trimmed_bytes += len;
     io_leave(v);

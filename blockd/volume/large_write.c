@@ -119,7 +119,7 @@ static void fill_blocks(
 
 /* The record, once all earlier rows have theirs (L1). */
 static int record_row_written(struct volume *v, struct large *large, uint64_t block, unsigned count,
-    const uint32_t *header_crcs, unsigned flags, struct request_id id)
+    const uint32_t *header_crcs, unsigned flags, struct request *request)
 {
     struct lchunk *chunk = state_chunk(&v->state, large->chunk_index);
     bool froze = false;
@@ -127,8 +127,8 @@ static int record_row_written(struct volume *v, struct large *large, uint64_t bl
     struct commit commit = {.record = {.type = LOG_ROW,
                                 .block = block,
                                 .count = count,
-                                .session = id.session,
-                                .number = id.number,
+                                .session = request->session,
+                                .number = request->number,
                                 .chunk_index = large->chunk_index,
                                 .row = (uint16_t)large->row,
                                 .row_len = (uint16_t)large->len,
@@ -145,6 +145,7 @@ static int record_row_written(struct volume *v, struct large *large, uint64_t bl
     chunk->place->unsynced_rows++;
     chunk->place->unsynced_end_blocks = large->end_blocks;
     v->unsynced_rows++;
+    request_note(request, block + count, commit.seq);
     log_enqueue(v, &commit);
     list_remove(&large->link);
     fiber_queue_wake_all(&v->bypass_turn);
@@ -158,7 +159,7 @@ static int record_row_written(struct volume *v, struct large *large, uint64_t bl
 
 /* One attempt; 1 = the place failed, try another. */
 static int attempt(struct volume *v, uint64_t block, unsigned count, const struct row_block *blocks,
-    unsigned flags, struct request_id id)
+    unsigned flags, struct request *request)
 {
     struct large large;
     struct place *p = NULL;
@@ -179,7 +180,7 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     CHECK(p && p->appending > 0); /* a place with rows in flight is neither sealed nor freed */
     p->appending--;
     if (r == 0 && large.row < p->row_count && !v->halted)
-        return record_row_written(v, &large, block, count, header_crcs, flags, id);
+        return record_row_written(v, &large, block, count, header_crcs, flags, request);
     drop_rows(v, p, large.row);
     list_remove(&large.link);
     fiber_queue_wake_all(&v->bypass_turn);
@@ -194,7 +195,7 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
 }
 
 int large_write(struct volume *v, uint64_t block, unsigned count, const void *buf, unsigned flags,
-    struct request_id id)
+    struct request *request)
 {
     v->bypass_active = true;
     size_t copy_bytes = 0;
@@ -209,7 +210,7 @@ int large_write(struct volume *v, uint64_t block, unsigned count, const void *bu
     fill_blocks(blocks, block, count, buf);
     int r;
     do
-        r = attempt(v, block, count, blocks, flags, id);
+        r = attempt(v, block, count, blocks, flags, request);
     while (r == 1);
     mem_free(blocks);
     if (copy)

@@ -191,6 +191,7 @@ static int free_logs(struct volume *v)
     if (memtable_empty(&v->memtable) && v->acked_seq > committed_seq) { /* no-ops, for reads */
         committed_seq = v->acked_seq;
         record_committed(&records, committed_seq);
+        requests_record(&v->requests, &v->state, committed_seq, &records);
     }
     list_for_each (it, &v->state.wals) {
         struct wal *wal = list_entry(it, struct wal, link);

@@ -29,6 +29,7 @@
 #define WAL_BLOCKS_MAX 4096
 #define ROLL_FAST_NS 500000000ull
 #define ROLL_SLOW_NS 8000000000ull
+#define UNREACHABLE_RETRY_NS 100000000ull
 #define DSYNC_SCORE_ON 2
 #define DSYNC_SCORE_MAX 4
 #define DSYNC_APPENDS_MAX 4 /* appends per flush up to which appending with DSYNC is cheaper */
@@ -332,7 +333,10 @@ void log_copy_failed(struct volume *v, struct wal *wal, unsigned copy, int error
     if (wal->shards[copy].state == CHUNK_SHARD_OK && error != -ESTALE)
         log_warn("volume %s: log copy %u on disk %u failed (%s): rolling to other disks",
             v->root.name, copy, wal->shards[copy].place.disk, strerror(-error));
-    wal->shards[copy].state = CHUNK_SHARD_LOST;
+    /* One that cannot be reached is left behind, but has all that was acknowledged: recovery counts
+     * it (S3). Were it recorded as lost, an owner that was cut off from all copies for a moment would
+     * lose them all by its own word. */
+    wal->shards[copy].state = error == -EHOSTUNREACH ? CHUNK_SHARD_DAMAGED : CHUNK_SHARD_LOST;
     if (wal == v->wal_open) {
         v->wal_roll = true;
         fiber_queue_wake_all(&v->committer_wake);
@@ -622,6 +626,14 @@ static struct sync_target *sync_collect(struct volume *v, unsigned *ret_count)
     return targets;
 }
 
+static unsigned place_lost(const struct place *p)
+{
+    unsigned lost = 0;
+    for (unsigned i = 0; i < place_shards(p); i++)
+        lost += p->shards[i].state == CHUNK_SHARD_LOST;
+    return lost;
+}
+
 /* A shard of a row that could not be synced is lost from there on; recorded before the flush is
  * answered (S23). */
 static int row_sync_failed(struct volume *v, const struct sync_target *t)
@@ -629,6 +641,13 @@ static int row_sync_failed(struct volume *v, const struct sync_target *t)
     struct place *p = state_place(&v->state, t->chunk);
     if (!p || p->shards[t->copy].state == CHUNK_SHARD_LOST)
         return 0;
+    const struct disk *disk = t->sync.sync.disk;
+    if (t->sync.sync.result == -EHOSTUNREACH && disk && !disk->local &&
+        place_lost(p) >= p->code.m) { /* away is not lost: the flush waits (S14) */
+        v->trouble_ns = env_now_ns();
+        env_sleep_ns(UNREACHABLE_RETRY_NS);
+        return 0;
+    }
     struct chunk_shard lost = p->shards[t->copy];
     lost.state = CHUNK_SHARD_LOST;
     place_retire(v, p);
@@ -682,9 +701,7 @@ static void give_up_rows(struct volume *v)
 {
     uint32_t pos = 0;
     for (struct place *p; v->unsynced_rows > 0 && (p = idmap_next(&v->state.places, &pos));) {
-        unsigned lost = 0;
-        for (unsigned i = 0; i < place_shards(p); i++)
-            lost += p->shards[i].state == CHUNK_SHARD_LOST;
+        unsigned lost = place_lost(p);
         if (p->unsynced_rows == 0 || lost <= p->code.m)
             continue;
         log_error(

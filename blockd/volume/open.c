@@ -175,6 +175,7 @@ static struct volume *volume_new(
 void volume_free(struct volume *v)
 {
     list_remove(&v->budget_link);
+    requests_fini(&v->requests);
     memtable_fini(&v->memtable);
     fiber_queue_wake_all(&v->host->budget->waiters);
     extmap_fini(&v->delta);
@@ -217,6 +218,7 @@ static int recover(struct recovery *rec)
         v->state.map_root == 0 ? map_levels_for(DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES))
                                : 1);
     v->map = map_new(v->host->map_cache, &v->map_store, v->state.map_root, v->state.map_levels);
+    requests_load(&v->requests, &v->state);
     r = recovery_logs(rec);
     if (r == 0)
         r = close_places(rec);

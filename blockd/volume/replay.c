@@ -55,6 +55,8 @@ static int replay_record(struct recovery *rec, const struct log_record *record, 
     else if (record->type == LOG_ROW)
         r = recovery_replay_row(rec, record, seq, presence);
     if (r == 0) {
+        requests_replayed(
+            &v->requests, record->session, record->number, record->block + record->count, seq);
         v->acked_seq = seq;
         memtable_acked(&v->memtable, seq);
     }

@@ -40,6 +40,8 @@ void state_fini(struct state *state)
     idmap_fini(&state->places);
     while (!list_empty(&state->wals))
         mem_free(list_entry(list_pop_front(&state->wals), struct wal, link));
+    mem_free(state->requests);
+    state->requests = NULL;
     mem_free(state->items);
     state->items = NULL;
 }

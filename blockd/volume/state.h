@@ -75,6 +75,15 @@ struct item {
     uint64_t group;       /* last sequence number of the memtable generation that it came from */
 };
 
+/* Requests that are done and perhaps not answered yet (requests.h): `count` whole ones in a row, or
+ * (count 0) one that is done up to end_block. */
+struct request_run {
+    uint64_t session, number;
+    uint32_t count;
+    uint64_t end_block;
+};
+#define REQUEST_RUNS_MAX 65536
+
 struct state {
     uint64_t volume;
     uint64_t size_bytes;
@@ -88,6 +97,8 @@ struct state {
     struct item *items;
     uint64_t item_first; /* number of items[0] */
     uint32_t item_count, item_capacity;
+    struct request_run *requests; /* as of committed_seq */
+    uint32_t request_count;
     struct copies_ref continued; /* the manifest goes on there (REC_CONTINUE was applied) */
 };
 
@@ -123,6 +134,8 @@ void record_committed(struct records *records, uint64_t seq);
 void record_map(struct records *records, uint64_t root, unsigned levels, uint64_t items_merged);
 void record_live(struct records *records, uint64_t index, uint32_t live);
 void record_size(struct records *records, uint64_t size_bytes);
+/* All of them: what was there before goes. */
+void record_requests(struct records *records, const struct request_run *runs, uint32_t count);
 void record_continue(struct records *records, const struct copies_ref *ref);
 
 /* The whole state afresh. */

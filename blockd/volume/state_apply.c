@@ -365,6 +365,32 @@ static const char *apply_continue(struct state *s, struct reader *r)
     return r->bad ? "continuation record cut short" : NULL;
 }
 
+#define REQUEST_RUN_BYTES 28
+
+static const char *apply_requests(struct state *s, struct reader *r)
+{
+    size_t count = (size_t)(r->end - r->at) / REQUEST_RUN_BYTES;
+    if ((size_t)(r->end - r->at) != count * REQUEST_RUN_BYTES || count > REQUEST_RUNS_MAX)
+        return "requests record cut short";
+    mem_free(s->requests);
+    s->requests = mem_zalloc(MAX(count, (size_t)1), sizeof(*s->requests));
+    s->request_count = 0;
+    uint64_t total = 0;
+    for (size_t i = 0; i < count; i++) {
+        struct request_run *run = &s->requests[i];
+        run->session = read_int(r, 8);
+        run->number = read_int(r, 8);
+        run->count = (uint32_t)read_int(r, 4);
+        run->end_block = read_int(r, 8);
+        total += MAX(run->count, 1u);
+        if (total > 2 * REQUEST_RUNS_MAX || run->end_block >= SEQ_END ||
+            (run->count == 0) != (run->end_block > 0) || run->number > UINT64_MAX - run->count)
+            return "requests record out of range";
+    }
+    s->request_count = (uint32_t)count;
+    return NULL;
+}
+
 static const char *apply_one(struct state *s, unsigned type, struct reader *r)
 {
     switch (type) {
@@ -400,6 +426,8 @@ static const char *apply_one(struct state *s, unsigned type, struct reader *r)
         return apply_size(s, r);
     case REC_CONTINUE:
         return apply_continue(s, r);
+    case REC_REQUESTS:
+        return apply_requests(s, r);
     default:
         return "record of a type that this version does not know";
     }

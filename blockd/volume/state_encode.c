@@ -206,6 +206,19 @@ void record_size(struct records *records, uint64_t size_bytes)
     record_u64(records, REC_SIZE, size_bytes);
 }
 
+void record_requests(struct records *records, const struct request_run *runs, uint32_t count)
+{
+    size_t start = record_begin(records, REC_REQUESTS);
+    count = MIN(count, (uint32_t)REQUEST_RUNS_MAX);
+    for (uint32_t i = 0; i < count; i++) {
+        put(records, runs[i].session, 8);
+        put(records, runs[i].number, 8);
+        put(records, runs[i].count, 4);
+        put(records, runs[i].end_block, 8);
+    }
+    record_end(records, start);
+}
+
 void record_continue(struct records *records, const struct copies_ref *ref)
 {
     size_t start = record_begin(records, REC_CONTINUE);
@@ -233,4 +246,6 @@ void state_snapshot(const struct state *state, struct records *ret_records)
         record_wal(ret_records, list_entry(it, struct wal, link));
     for (uint32_t i = 0; i < state->item_count; i++)
         record_item(ret_records, &state->items[i]);
+    if (state->request_count > 0)
+        record_requests(ret_records, state->requests, state->request_count);
 }

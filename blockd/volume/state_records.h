@@ -21,6 +21,7 @@ enum record_type {
     REC_LIVE,
     REC_SIZE,
     REC_CONTINUE,
+    REC_REQUESTS,
 };
 
 struct place;

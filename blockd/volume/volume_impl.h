@@ -15,6 +15,7 @@
 #include "blockd/volume/log_record.h"
 #include "blockd/volume/map.h"
 #include "blockd/volume/memtable.h"
+#include "blockd/volume/requests.h"
 #include "blockd/volume/row.h"
 #include "blockd/volume/state.h"
 #include "blockd/volume/volume.h"
@@ -155,6 +156,7 @@ struct volume {
     char problem[256];
     bool damaged_ranges;
 
+    struct requests requests;
     struct list partials;   /* struct partial: read-modify-writes under way */
     uint32_t chunk_counter; /* low half of shard_key.chunk */
     struct volume_stats stats;
@@ -309,7 +311,7 @@ void place_seal_retired_kick(struct volume *volume);
 void destager(void *arg);
 MAY_SUSPEND int destage_everything(struct volume *volume);
 MAY_SUSPEND int large_write(struct volume *volume, uint64_t block, unsigned count, const void *buf,
-    unsigned flags, struct request_id id);
+    unsigned flags, struct request *request);
 void checkpointer(void *arg);
 /* The clean mutex is held: merging, freeing and cleaning exclude one another. */
 MAY_SUSPEND int checkpoint_now(struct volume *volume);

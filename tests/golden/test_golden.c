@@ -309,6 +309,30 @@ static void manifest_records_version_1(void **state)
     state_fini(&s);
 }
 
+/* Came later than the others of version 1. */
+static void manifest_requests_version_1(void **state)
+{
+    const struct request_run runs[] = {{.session = 0xa1a2a3a4a5a6a7a8, .number = 5, .count = 3},
+        {.session = 2, .number = UINT64_MAX, .end_block = 0x123456789}};
+    struct records records = {0};
+    uint8_t bytes[GOLDEN_BYTES_MAX];
+    char error[256] = "";
+    struct state s;
+    record_requests(&records, runs, 2);
+    golden_compare("manifest-requests-v1", "manifest record of requests that may come again",
+        records.bytes, records.len_bytes);
+    size_t len = golden_load("manifest-requests-v1", bytes);
+    state_init(&s, 1);
+    if (state_apply(&s, bytes, len, error) < 0)
+        fail_msg("%s", error);
+    assert_true(s.request_count == 2 && s.requests[0].session == 0xa1a2a3a4a5a6a7a8 &&
+                s.requests[0].number == 5 && s.requests[0].count == 3 &&
+                s.requests[1].number == UINT64_MAX && s.requests[1].count == 0 &&
+                s.requests[1].end_block == 0x123456789);
+    records_fini(&records);
+    state_fini(&s);
+}
+
 static void map_page_version_1(void **state)
 {
     const uint64_t entries[] = {map_entry(MAP_MAPPED, 0, 0x200000003, 65535),
@@ -515,6 +539,7 @@ int main(void)
         cmocka_unit_test(trailer_version_1),
         cmocka_unit_test(log_records_version_1),
         cmocka_unit_test(manifest_records_version_1),
+        cmocka_unit_test(manifest_requests_version_1),
         cmocka_unit_test(map_page_version_1),
         cmocka_unit_test(store_records_version_1),
         cmocka_unit_test(rpc_frames_version_1),

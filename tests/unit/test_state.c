@@ -261,6 +261,9 @@ static void random_step(const struct state *s, struct records *records)
         break;
     case 7:
         record_size(records, s->size_bytes + 512 * rng_below(&rng, 100) + 512);
+        struct request_run runs[] = {{1, rng_below(&rng, 9), (uint32_t)rng_below(&rng, 3), 0}};
+        runs[0].end_block = runs[0].count ? 0 : 7;
+        record_requests(records, runs, (uint32_t)rng_below(&rng, 2));
         if (any_chunk(s))
             record_live(records, any_chunk(s)->index, (uint32_t)rng_u64(&rng));
         break;
@@ -487,6 +490,15 @@ static void logs_maps_and_numbers_that_make_no_sense_are_refused(void **state)
     REFUSED("out of range", record_map(&r, map_entry(MAP_MAPPED, 0, 1, 0), 1, 0));
     REFUSED("out of order", record_committed(&r, 4));
     REFUSED("out of order", record_committed(&r, UINT64_MAX));
+    struct request_run runs[2] = {{1, 1, 1, 0}, {1, 9, 0, 3}}, q[2];
+    REFUSED("out of range", memcpy(q, runs, sizeof(q)); q[0].end_block = 1;
+            record_requests(&r, q, 2));
+    REFUSED("out of range", memcpy(q, runs, sizeof(q)); q[1].end_block = 0;
+            record_requests(&r, q, 2));
+    REFUSED("out of range", memcpy(q, runs, sizeof(q)); q[0].count = UINT32_MAX;
+            record_requests(&r, q, 2));
+    REFUSED("out of range", memcpy(q, runs, sizeof(q)); q[0].number = UINT64_MAX;
+            record_requests(&r, q, 2));
     REFUSED("out of range", record_size(&r, 0));
     REFUSED("out of range", record_size(&r, (1 << 20) + 1));
     REFUSED("out of range", record_size(&r, 512));
@@ -511,7 +523,7 @@ static void broken_envelopes_are_refused(void **state)
         uint16_t type;
         uint32_t body;
         size_t len;
-    } cases[] = {{0, 0, 8}, {17, 0, 8}, {UINT16_MAX, 8, 16}, {12, 9, 24}, {12, 7, 15}, {12, 8, 15},
+    } cases[] = {{0, 0, 8}, {18, 0, 8}, {UINT16_MAX, 8, 16}, {12, 9, 24}, {12, 7, 15}, {12, 8, 15},
         {12, UINT32_MAX, 16}, {6, 0, 8}, {1, 0, 8}, {12, 8, 7}};
     for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
         put_le16(bytes, cases[i].type);
