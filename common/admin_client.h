@@ -57,7 +57,8 @@
  *   volume.move {"name","node"} -> {"node","pause_us"} (the node becomes its owner; how long it took no
  *       I/O)
  *   volume.flush {"name"} -> {}      volume.close {"name"} -> {} (destage, seal, release)
- *   stats {} -> {"time_ns","nbd":{"connections","requests_in_flight",..},"volumes":[open ones:
+ *   stats {} -> {"time_ns","nbd":{"connections","requests_in_flight",..},
+ *       "attach":{"remote_attachments","served","forwarded","executed","handoffs_in",..},"volumes":[open ones:
  *       {"name","reads","writes","flushes","trims","read_bytes","written_bytes","trimmed_bytes",
  *       "read_latency_ns_sum","write_latency_ns_sum","flush_latency_ns_sum",
  *       "read_latency_us":[24: i counts 2^i <= us < 2^(i+1)],"write_latency_us":[24],

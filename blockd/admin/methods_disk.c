@@ -1,6 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
 
+#include "blockd/admin/forward.h"
 #include "blockd/admin/methods.h"
 #include "blockd/node.h"
 #include "common/mem.h"
@@ -46,13 +49,36 @@ int method_disk_add(struct admin_call *call)
     return 0;
 }
 
+/* By number or UUID: paths are a node's own. */
+static bool of_another_node(struct node *node, const char *which, char *ret_node)
+{
+    list_for_each (it, members_disks(node->members)) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        const struct disk_record *record = members_disk_record(node->members, disk->number);
+        char number[16], uuid[UUID_TEXT_BYTES];
+        if (disk->local || !disk->number || !record)
+            continue;
+        snprintf(number, sizeof(number), "%" PRIu32, record->number);
+        if (strcmp(which, number) != 0 && strcmp(which, uuid_format(&record->uuid, uuid)) != 0)
+            continue;
+        strcpy(ret_node, record->node);
+        return true;
+    }
+    return false;
+}
+
 int method_disk_remove(struct admin_call *call)
 {
     struct node *node = call->ctx;
     const char *which = admin_params_text(&call->params, "disk", ADMIN_REQUIRED, 512);
     bool force = admin_params_bool(&call->params, "force", false);
+    char at[64];
     int r = admin_params_end(&call->params, &call->error);
-    return r < 0 ? r : disks_remove(node->disks, which, force, &call->error);
+    if (r < 0)
+        return r;
+    if (!call->forwarded && of_another_node(node, which, at))
+        return admin_forward(call, at);
+    return disks_remove(node->disks, which, force, &call->error);
 }
 
 static const char *state_name(enum disk_state state)

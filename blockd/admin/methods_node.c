@@ -273,6 +273,26 @@ static json_t *nbd_json(const struct node *node)
     return json;
 }
 
+static json_t *attach_json(const struct node *node)
+{
+    struct attach_stats stats;
+    attach_get_stats(node->attach, &stats);
+    json_t *json = json_object();
+    put(json, "attachments", stats.attachments);
+    put(json, "remote_attachments", stats.remote_attachments);
+    put(json, "served", stats.served);
+    put(json, "forwarded", stats.forwarded);
+    put(json, "forwarded_bytes", stats.forwarded_bytes);
+    put(json, "executed", stats.executed);
+    put(json, "executed_bytes", stats.executed_bytes);
+    put(json, "lost", stats.lost);
+    put(json, "handoffs_in", stats.handoffs_in);
+    put(json, "handoffs_out", stats.handoffs_out);
+    put(json, "handoffs_refused", stats.handoffs_refused);
+    put(json, "handoff_pause_us_max", stats.handoff_pause_ns_max / 1000);
+    return json;
+}
+
 int method_stats(struct admin_call *call)
 {
     struct node *node = call->ctx;
@@ -281,8 +301,8 @@ int method_stats(struct admin_call *call)
         return r;
     json_t *volumes = json_array();
     volumes_each_open(node->volumes, volume_stats_json, volumes);
-    call->result = json_pack("{s:o, s:o, s:I}", "volumes", volumes, "nbd", nbd_json(node),
-        "time_ns", (json_int_t)env_now_ns());
+    call->result = json_pack("{s:o, s:o, s:o, s:I}", "volumes", volumes, "nbd", nbd_json(node),
+        "attach", attach_json(node), "time_ns", (json_int_t)env_now_ns());
     return 0;
 }
 

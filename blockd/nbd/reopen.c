@@ -75,7 +75,8 @@ MAY_SUSPEND static void wait_for_change(struct nbd_connection *c, uint64_t *wait
     uint64_t until_ns = env_now_ns() + *wait_ns;
     while (!c->broken && !c->retry && fiber_queue_wait_until(&c->quiet, until_ns) == 0)
         ;
-    *wait_ns = c->retry ? RETRY_NS_MIN : MIN(*wait_ns * 2, RETRY_NS_MAX);
+    /* Slowly: what has been down for long may be late by a quarter of that. */
+    *wait_ns = c->retry ? RETRY_NS_MIN : MIN(*wait_ns * 5 / 4, RETRY_NS_MAX);
 }
 
 /* The volume is back, or the connection is broken. */

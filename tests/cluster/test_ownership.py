@@ -79,3 +79,13 @@ def test_any_node_administers_any_volume(make_cluster):
     del handle
     wait_until(lambda: cluster.n3.cli_run("volume", "delete", "v").returncode == 0, 10, "the delete")
     wait_until(lambda: not cluster.n1.volumes(), 10, "the volume to go")
+
+
+def test_a_disk_is_removed_from_another_node(make_cluster):
+    cluster = make_cluster(nodes=3, disks=1)
+    numbers = {disk["node"]: disk["number"] for disk in cluster.n1.json("disk", "list")["disks"]}
+    cluster.n2.cli("disk", "remove", str(numbers["n3"]))
+    assert [disk["node"] for disk in cluster.n3.json("disk", "list")["disks"]].count("n3") == 0
+    wait_until(lambda: len(cluster.n1.json("disk", "list")["disks"]) == 2, 10, "the other nodes to see it")
+    gone = cluster.n2.cli_run("disk", "remove", "99")
+    assert gone.returncode and "99" in gone.stderr
