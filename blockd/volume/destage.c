@@ -296,6 +296,7 @@ static int commit_noops(struct volume *v)
     records_fini(&records);
     if (r == 0)
         log_committed(v, last_seq);
+    fiber_queue_wake_all(&v->space_waiters); /* writers that found the log full */
     log_remove_freed(v, &removed);
     return r;
 }

@@ -390,11 +390,17 @@ int log_next_shrink(struct volume *v)
     return v->wal_next && v->wal_next->capacity_blocks > WAL_BLOCKS_MIN ? drop_next(v) : 0;
 }
 
+/* Everything is in rows, the logs are about to be freed: nobody makes another one. */
+static bool closing(const struct volume *v)
+{
+    return v->stopping && list_empty(&v->commit_queue);
+}
+
 /* Waits for a next log whose copies are all up. */
 static int need_next(struct volume *v)
 {
     for (;;) {
-        if (v->halted)
+        if (v->halted || closing(v))
             return -ESHUTDOWN;
         if (v->wal_next && wal_healthy(v, v->wal_next))
             return 0;
@@ -444,7 +450,7 @@ void log_committer(void *arg)
     struct volume *v = arg;
     struct batch *batch = NEW(struct batch);
     list_init(&batch->commits);
-    while (!v->halted) {
+    while (!v->halted && !closing(v)) {
         if (v->wal_roll || !wal_healthy(v, v->wal_open)) {
             v->wal_roll = true;
             next_wal(v);
@@ -453,8 +459,6 @@ void log_committer(void *arg)
                 batch_commit(v, batch);
             else
                 next_wal(v);
-        } else if (v->stopping) {
-            break;
         } else {
             fiber_queue_wait(&v->committer_wake);
         }
@@ -672,7 +676,8 @@ static int sync_failed(struct volume *v, const struct sync_target *t)
     if (!wal)
         return 0;
     log_copy_failed(v, wal, t->copy, error);
-    while (v->wal_roll && !v->halted) /* answered only when the roll is recorded (S2) */
+    /* Answered only when the roll is recorded (S2). */
+    while (v->wal_roll && !v->halted && !v->stopping)
         fiber_queue_wait(&v->ack_waiters);
     return v->halted ? -ESHUTDOWN : 0;
 }
