@@ -13,6 +13,7 @@
 
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 /* --- Create ----------------------------------------------------------------------------------- */
 
@@ -121,7 +122,7 @@ static int finish_create(struct active *active, struct shard_info *ret_info)
 {
     struct local_disk *disk = active->disk;
     local_table_dirty(disk, active->slot_no);
-    int r = local_table_commit(disk);
+    int r = PLANTED(create_undurable) ? 0 : local_table_commit(disk);
     if (r == 0 && ret_info != NULL)
         local_fill_info(disk, active_slot(active), active, ret_info);
     return r;
@@ -213,6 +214,8 @@ MAY_SUSPEND int local_create(
 
 static int fence_absent(struct local_disk *disk, struct shard_key key, uint32_t epoch, int error)
 {
+    if (PLANTED(fence_without_tombstone))
+        return error;
     uint32_t slot_no = table_alloc(&disk->table);
     if (slot_no == TABLE_NONE)
         return -ENOSPC;

@@ -14,6 +14,7 @@
 
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 /* --- Seal ------------------------------------------------------------------------------------- */
 
@@ -161,6 +162,10 @@ static int remove_present(struct active *active)
     struct local_disk *disk = active->disk;
     struct table_slot *slot = active_slot(active);
     slot->flags |= TABLE_REMOVING; /* absent for everybody from here on */
+    if (PLANTED(early_reuse) && slot->unit_count > 0) {
+        slab_free(&disk->slabs, slot->first_unit, slot->unit_count);
+        slot->unit_count = 0;
+    }
     active_wait_appends(active);
     local_table_dirty(disk, active->slot_no);
     int r = local_table_commit(disk);
@@ -187,7 +192,8 @@ MAY_SUSPEND int local_remove(
         r = -EIO;
     else if (epoch < slot_epoch_min(slot))
         r = -ESTALE;
-    else if (instance != 0 && (slot->state == TABLE_TOMBSTONE || slot->instance != instance))
+    else if (instance != 0 && !PLANTED(remove_any_instance) &&
+             (slot->state == TABLE_TOMBSTONE || slot->instance != instance))
         r = -ENOENT;
     else
         r = remove_present(active);

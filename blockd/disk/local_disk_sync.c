@@ -9,13 +9,14 @@
 
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 static void flush_start(struct local_disk *disk);
 
 static void flush_done(struct env_io *io)
 {
     struct local_disk *disk = container_of(io, struct local_disk, flush_io);
-    if (io->result < 0)
+    if (io->result < 0 && !PLANTED(retry_failed_flush))
         local_retire(disk, (int)io->result, "flushing the device failed");
     struct list served;
     list_init(&served);
@@ -45,6 +46,12 @@ static void flush_start(struct local_disk *disk)
 
 void local_flush_join(struct local_disk *disk, struct flush_waiter *waiter)
 {
+    if (PLANTED(join_running_flush) && disk->flush_in_flight) {
+        list_push_back(&disk->flush_served, &waiter->link);
+        if (waiter->begun != NULL)
+            waiter->begun(waiter);
+        return;
+    }
     list_push_back(&disk->flush_waiting, &waiter->link);
     if (!disk->flush_in_flight)
         flush_start(disk);
@@ -129,7 +136,7 @@ static int check(
         return -ENOENT;
     if (slot->state == TABLE_SEALED)
         return sync->length_blocks <= slot->length_blocks ? 1 : -ERANGE;
-    if ((slot->flags & TABLE_SUSPECT) != 0)
+    if ((slot->flags & TABLE_SUSPECT) != 0 && !PLANTED(sync_after_reboot))
         return -EREMOTEIO;
     return (slot->flags & TABLE_NO_EXTENT) != 0 ? -EBADMSG : 0;
 }

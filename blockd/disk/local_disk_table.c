@@ -14,6 +14,7 @@
 #include "blockd/disk/local_disk_impl.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 void local_table_dirty(struct local_disk *disk, uint32_t slot_no)
 {
@@ -189,10 +190,14 @@ static void load_entry(struct load *load, uint32_t slot_no, const uint8_t *entry
         load->lost++;
         return;
     }
+    if (PLANTED(wash_suspect) && memcmp(boot_id, disk->boot_id, sizeof(boot_id)) == 0)
+        slot->flags &= (uint8_t)~TABLE_SUSPECT;
     if (memcmp(boot_id, disk->boot_id, sizeof(boot_id)) != 0) {
-        slot->flags |= TABLE_OLD_BOOT;
+        if (!PLANTED(wash_suspect))
+            slot->flags |= TABLE_OLD_BOOT;
         /* S6: made durable before the open is answered. */
-        if (slot->state == TABLE_OPEN && (slot->flags & TABLE_SUSPECT) == 0) {
+        if (slot->state == TABLE_OPEN && (slot->flags & TABLE_SUSPECT) == 0 &&
+            !PLANTED(trust_suspect)) {
             slot->flags |= TABLE_SUSPECT;
             local_table_dirty(disk, slot_no);
             load->suspects++;

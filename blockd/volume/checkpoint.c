@@ -23,6 +23,7 @@
 #include "common/crc32c.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define RETRY_NS 200000000ull
 
@@ -320,6 +321,8 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     if (index)
         record_chunk_freed(&records, index);
     record_place_freed(&records, place_chunk);
+    if (PLANTED(free_before_record))
+        (void)chunk_remove(&v->row_io, &place, v->root.epoch);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     if (r == 0) {
@@ -483,7 +486,9 @@ static int rebuild_row(struct volume *v, const struct item *item, struct row_dir
             return -EBADMSG;
         extmap_insert(group, address, 1, EXTMAP_MAPPED,
             map_entry(MAP_MAPPED, 0, chunk->index, linear + i),
-            item->seq ? item->seq : directory->entries[i].seq);
+            PLANTED(stale_version_wins) ? 1
+            : item->seq                 ? item->seq
+                                        : directory->entries[i].seq);
     }
     return 0;
 }
@@ -527,6 +532,8 @@ static int rebuild_item(
         extmap_insert(group, item->block, item->len, EXTMAP_TRIMMED, 0, item->seq);
         return 0;
     }
+    if (PLANTED(directory_forgotten) && item == &v->state.items[v->state.item_count - 1])
+        return 0;
     int r = read->result;
     if (r == 0)
         r = rebuild_row(v, item, read->directory, group);

@@ -24,6 +24,7 @@
 #include "common/crc32c.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define GARBAGE_PERCENT 35     /* of what is stored: clean beyond this */
 #define GARBAGE_PERCENT_FULL 5 /* when space is short */
@@ -202,6 +203,7 @@ static int chunk_row(
             continue;
         bool live;
         int r = is_live(v, chunk, linear, address, &live);
+        live = live && !(PLANTED(cleaned_too_much) && s->count == 0);
         if (r == 0 && live)
             r = gather(c, chunk->index, linear, address,
                 row->content ? row->content + (size_t)i * BLOCK_BYTES : NULL);

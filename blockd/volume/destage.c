@@ -21,6 +21,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define ROWS_PER_GEN 64      /* large-write rows that make a generation worth committing */
 #define ITEMS_MAX 4096       /* recovery reads as many rows' directories */
@@ -93,7 +94,7 @@ static int write_row_once(struct destage *d, const struct row_block *blocks)
     p->appending--;
     if (r < 0) {
         p->row_count = (uint8_t)d->row;
-        if (r != -ENOMEM)
+        if (r != -ENOMEM && !PLANTED(repair_open_place))
             place_retire(v, p); /* the next attempt takes another chunk */
     }
     return r;
@@ -243,7 +244,7 @@ static int destage_gen(struct volume *v, struct memtable_gen *gen)
     d.count = memtable_sorted(gen, d.slots);
     if (d.count > 0)
         r = write_row(&d);
-    if (r == 0 && gen->row_count > 0)
+    if (r == 0 && gen->row_count > 0 && !PLANTED(row_before_sync))
         r = log_sync_rows_to(v, gen->last_seq); /* G2 */
     if (r == 0) {
         struct records records = {0};

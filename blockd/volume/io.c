@@ -21,6 +21,7 @@
 #include "common/crc32c.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define WRITE_BLOCKS_MAX 128 /* of one log record */
 #define READ_JOBS_MAX 64     /* runs of one request read at the same time */
@@ -167,7 +168,8 @@ static int find_version(
     for (;;) {
         struct memtable_hit hit;
         memtable_lookup(&v->memtable, block, len_max, &hit);
-        if (hit.kind != MEMTABLE_MISS && hit.seq > v->acked_seq) { /* I2 */
+        if (hit.kind != MEMTABLE_MISS && hit.seq > v->acked_seq &&
+            !PLANTED(read_unacked)) { /* I2 */
             int r = log_wait_acked(v, hit.seq);
             if (r < 0)
                 return r;
@@ -386,7 +388,7 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
     do {
         partial.touched = false;
         r = read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES);
-    } while (r == 0 && partial.touched);
+    } while (r == 0 && partial.touched && !PLANTED(lost_update));
     list_remove(&partial.link);
     if (r < 0) {
         volume_put_block(v, data[0]);
@@ -589,7 +591,7 @@ int volume_flush(struct volume *v)
     if (!ownership_by_lease(v)) /* it covers what a later owner acknowledged, too (S4) */
         r = ownership_confirm(v);
     if (r == 0)
-        r = log_sync_to(v, v->acked_seq);
+        r = log_sync_to(v, v->acked_seq - (PLANTED(flush_ignores_others) && v->acked_seq > 0));
     if (v->halted)
         r = -ESHUTDOWN;
     v->stats.flushes++;

@@ -25,6 +25,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define WAL_BLOCKS_MAX 4096
 #define ROLL_FAST_NS 500000000ull
@@ -239,7 +240,8 @@ static void batch_acked(struct volume *v, struct batch *b, bool dsync)
 /* Puts the batch back at the head of the queue, in order. */
 static void batch_return(struct volume *v, struct batch *b)
 {
-    list_splice_back(&b->commits, &v->commit_queue);
+    if (!PLANTED(break_cumulative_acks))
+        list_splice_back(&b->commits, &v->commit_queue);
     list_splice_back(&v->commit_queue, &b->commits);
     v->sent_seq = b->first_seq - 1; /* they will be sent again */
 }
@@ -302,13 +304,15 @@ static void batch_commit(struct volume *v, struct batch *b)
     bool dsync = use_dsync(v, b);
     v->committing = true;
     batch_submit(v, b, dsync, &group);
+    if (PLANTED(ack_before_all_copies))
+        batch_acked(v, b, dsync);
     fiber_group_wait(&group);
     CHECK(wal == v->wal_open);
     bool failed = false, deposed = false;
     for (unsigned i = 0; i < wal->copies; i++) {
         int r = b->appends[i].append.result;
-        deposed = deposed || r == -ESTALE;
-        if (r < 0) {
+        deposed = deposed || (r == -ESTALE && !PLANTED(fenced_is_failure));
+        if (r < 0 && !PLANTED(lost_copy_is_fine)) {
             failed = true;
             log_copy_failed(v, wal, i, r);
         }
@@ -319,7 +323,8 @@ static void batch_commit(struct volume *v, struct batch *b)
     } else if (failed) {
         batch_return(v, b);
     } else {
-        batch_acked(v, b, dsync);
+        if (!PLANTED(ack_before_all_copies))
+            batch_acked(v, b, dsync);
         log_limit(v);
     }
     v->committing = false;
@@ -423,8 +428,10 @@ static int next_wal(struct volume *v)
         return r;
     struct wal sealed = *v->wal_open;
     sealed.sealed = true;
+    sealed.length_blocks -= PLANTED(off_by_one_sealed_length) && sealed.length_blocks > 0;
     struct records records = {0};
-    record_wal(&records, &sealed);
+    if (!PLANTED(roll_unrecorded))
+        record_wal(&records, &sealed);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     if (r < 0)
@@ -598,6 +605,8 @@ static struct sync_target *sync_collect(struct volume *v, unsigned *ret_count)
         if (wal->synced_blocks == wal->length_blocks || wal->epoch != v->root.epoch ||
             wal->last_seq <= v->state.committed_seq)
             continue;
+        if (PLANTED(flush_open_log_only) && wal != v->wal_open)
+            continue;
         for (unsigned i = 0; i < wal->copies; i++) {
             if (wal->shards[i].state != CHUNK_SHARD_OK)
                 continue;
@@ -610,7 +619,7 @@ static struct sync_target *sync_collect(struct volume *v, unsigned *ret_count)
     }
     uint32_t pos = 0;
     for (const struct place *p; v->unsynced_rows > 0 && (p = idmap_next(&v->state.places, &pos));) {
-        if (p->unsynced_rows == 0)
+        if (p->unsynced_rows == 0 || PLANTED(flush_without_rows))
             continue;
         for (unsigned i = 0; i < place_shards(p); i++) {
             if (p->shards[i].state == CHUNK_SHARD_LOST)
@@ -731,7 +740,9 @@ static int sync_round(struct volume *v)
     struct fiber_group group;
     fiber_group_init(&group);
     for (unsigned i = 0; i < count; i++) {
-        if (targets[i].sync.sync.disk)
+        if (PLANTED(drop_a_sync) && !targets[i].row && targets[i].copy == 0)
+            targets[i].sync.sync.result = 0;
+        else if (targets[i].sync.sync.disk)
             group_sync_submit(&targets[i].sync, &group);
     }
     fiber_group_wait(&group);

@@ -29,6 +29,7 @@
 #include "common/crc32c.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define MANIFEST_VERSION 1
 #define MANIFEST_LAST 1
@@ -365,7 +366,7 @@ static int commit_locked(struct volume *v, const struct records *records)
                 }
             }
         }
-        int r = append_group(v, &m->ref, &m->length_blocks, records, true);
+        int r = append_group(v, &m->ref, &m->length_blocks, records, !PLANTED(unsynced_manifest));
         if (r == 0)
             return 0;
         if (r == -ESTALE)

@@ -24,6 +24,7 @@
 #include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define RETRY_NS 5000000000ull
 
@@ -350,7 +351,8 @@ static void reconcile_disk(struct volume *v, uint32_t number)
     if (!disk_usable(disk) || shard_list(disk, v->root.id, &list, &count) < 0)
         return;
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
-        if (list[i].epoch >= v->root.epoch || named(v, &list[i], number))
+        if (list[i].epoch >= v->root.epoch + PLANTED(reconcile_own_epoch) ||
+            named(v, &list[i], number))
             continue;
         disk = volume_disk(v, number);
         if (!disk_usable(disk))

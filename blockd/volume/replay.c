@@ -10,6 +10,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define WINDOW_BLOCKS 512
 
@@ -49,7 +50,7 @@ static int replay_record(struct recovery *rec, const struct log_record *record, 
     bool froze = false;
     if (record->type == LOG_WRITE)
         r = replay_write(rec, record, seq, header, entry, payload);
-    else if (record->type == LOG_TRIM)
+    else if (record->type == LOG_TRIM && !PLANTED(lost_trim))
         memtable_put_trim(memtable_active(&v->memtable, 0, env_now_ns(), &froze), record->block,
             record->count, seq);
     else if (record->type == LOG_ROW)
@@ -129,6 +130,8 @@ static int replay_append(
     struct recovery *rec, const uint8_t *at, const struct append_header *header)
 {
     struct volume *v = rec->volume;
+    if (PLANTED(replay_over_gap))
+        rec->expected_seq = MAX(rec->expected_seq, header->base_seq);
     if (header->inline_len_bytes > 0 && header->base_seq > rec->expected_seq) {
         if (!rec->tail_lost) {
             *rec->ret_error = mem_printf(
@@ -224,7 +227,9 @@ static int seal_copies(
     for (unsigned i = 0; i < wal->copies; i++) {
         struct shard_key key = {.volume = v->root.id, .chunk = wal->chunk, .index = (uint8_t)i};
         int r = -ENOENT;
-        if (copies->disks[i] && copies->infos[i].length_blocks >= end)
+        if (copies->disks[i] && PLANTED(append_to_old_log))
+            r = 0;
+        else if (copies->disks[i] && copies->infos[i].length_blocks >= end)
             r = shard_seal(copies->disks[i], key, v->root.epoch, end);
         if (r == -ESTALE)
             return r;
@@ -251,7 +256,7 @@ static bool copy_is_away(
     for (unsigned i = 0; i < copies->count; i++) {
         if (copies->errors[i] < 0 && copies->errors[i] != -ENOENT &&
             volume_disk(v, wal->shards[i].place.disk))
-            return true;
+            return !PLANTED(unreachable_is_absent);
     }
     return false;
 }

@@ -4,6 +4,7 @@
  * simulation, on a stack of its own, since the failing fiber's may be what is broken.
  */
 #include "tests/sim/sim_check.h"
+#include "common/planted.h"
 
 #include <getopt.h>
 #include <signal.h>
@@ -70,16 +71,27 @@ static void run_round(const struct sim_check *check, uint64_t seed)
 
 static _Noreturn void usage(int status)
 {
-    fprintf(status ? stderr : stdout, "usage: %s [--seed S | --rounds N | --minutes M] [--trace]\n",
-        program);
+    fprintf(status ? stderr : stdout,
+        "usage: %s [--seed S | --rounds N | --minutes M] [--trace] [--planted BUG]\n", program);
     exit(status);
+}
+
+static void choose_planted(const char *bug)
+{
+#ifdef HOLDFAST_PLANTED_BUGS
+    planted_choose(bug);
+#else
+    fprintf(stderr, "%s: no bugs in this build: set it up with -Dplanted_bugs=true\n", bug);
+    exit(2);
+#endif
 }
 
 int sim_check_main(int argc, char **argv, const struct sim_check *check)
 {
     static const struct option options[] = {{"seed", required_argument, NULL, 's'},
         {"rounds", required_argument, NULL, 'r'}, {"minutes", required_argument, NULL, 'm'},
-        {"trace", no_argument, NULL, 't'}, {"help", no_argument, NULL, 'h'}, {0}};
+        {"trace", no_argument, NULL, 't'}, {"planted", required_argument, NULL, 'p'},
+        {"help", no_argument, NULL, 'h'}, {0}};
     uint64_t seed = 0, rounds = check->rounds, minutes = 0;
     bool one = false;
     program = argv[0];
@@ -97,6 +109,9 @@ int sim_check_main(int argc, char **argv, const struct sim_check *check)
             break;
         case 't':
             trace = true;
+            break;
+        case 'p':
+            choose_planted(optarg);
             break;
         default:
             usage(option == 'h' ? 0 : 2);

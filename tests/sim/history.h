@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What clients of one volume asked for and saw, and whether a disk can have behaved like that.
+ *
+ * Every block (4 KiB) is a register; every write brings a content of its own, so a read says which
+ * write it saw. Checked, with the times at which calls began and ended (a counter of all such moments):
+ *
+ *  H1 Linearizable, per block: an order of its writes and reads exists in which each read sees the
+ *     write before it and nothing that ended before something began comes after it. A write without an
+ *     answer may have happened, at any time after it began. (Gibbons and Korach: with unique contents
+ *     it is enough that no two zones overlap; see history.c.)
+ *  H2 A prefix, over all blocks, whenever the volume was down (promise b): if something is there that
+ *     was asked for at T, then so is everything acknowledged before T.
+ *  H3 After a loss of power everywhere: everything covered by a flush that has been answered.
+ *  H4 Content that nobody wrote to that block is never read.
+ *
+ * The memory is plain malloc: it outlives nodes.
+ */
+#pragma once
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HISTORY_BLOCK_BYTES 4096u
+
+struct history;
+
+struct history *history_new(const char *name, uint32_t block_count);
+void history_free(struct history *history);
+
+/* A write, or zeroes (`buf` NULL: trim, write zeroes); fills `buf` (count blocks). The number is the
+ * write's; it is given to history_written once, or never. */
+uint64_t history_write(
+    struct history *history, uint32_t first, uint32_t count, void *buf, bool fua);
+/* It was acknowledged. Not called: it may have happened. */
+void history_written(struct history *history, uint64_t number);
+/* It was refused, and surely has not happened. */
+void history_refused(struct history *history, uint64_t number);
+
+/* Moments: when a read or a flush begins. */
+uint64_t history_now(struct history *history);
+/* A read that began at `since` is answered with `buf`. CHECKs H1 and H4. */
+void history_read(
+    struct history *history, uint64_t since, uint32_t first, uint32_t count, const void *buf);
+/* A flush that began at `since` is answered: what was acknowledged before it is durable. */
+void history_flushed(struct history *history, uint64_t since);
+
+/* No client is there and everything was down: all processes were killed, or lost their power. */
+void history_crashed(struct history *history, bool power_lost);
+/* After that, before anything is written: the blocks as they are read now, piece by piece, then
+ * history_settled() CHECKs H2 and H3. From then on what was found is the state, nothing of before comes
+ * back. */
+void history_found(struct history *history, uint32_t first, uint32_t count, const void *buf);
+void history_settled(struct history *history);
+
+/* Writes acknowledged, reads checked, of all time. */
+uint64_t history_writes(const struct history *history);
+uint64_t history_reads(const struct history *history);
