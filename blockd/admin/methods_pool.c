@@ -56,7 +56,9 @@ static int read_pool(struct admin_call *call, struct pool *pool)
 int method_pool_create(struct admin_call *call)
 {
     struct node *node = call->ctx;
-    struct pool pool = {.domain = DOMAIN_DISK};
+    /* With several nodes a pool has to survive one of them. */
+    bool cluster = members_all(node->members)->next->next != members_all(node->members);
+    struct pool pool = {.domain = cluster ? DOMAIN_NODE : DOMAIN_DISK};
     int r = read_pool(call, &pool);
     return r < 0 ? r : pools_create(node->store, node->disks, &pool, &call->error);
 }

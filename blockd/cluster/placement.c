@@ -126,6 +126,19 @@ static bool domain_seen(
     return false;
 }
 
+/* The best local one comes first; what was before it keeps its order. */
+static void move_local_first(struct candidate *candidates, unsigned count)
+{
+    for (unsigned i = 0; i < count && !candidates[i].slow; i++) {
+        if (!candidates[i].disk->local)
+            continue;
+        struct candidate local = candidates[i];
+        memmove(&candidates[1], &candidates[0], i * sizeof(*candidates));
+        candidates[0] = local;
+        return;
+    }
+}
+
 int placement_choose(
     const struct list *disks, const struct placement_request *request, struct disk **ret_disks)
 {
@@ -153,6 +166,8 @@ int placement_choose(
         return -EHOSTUNREACH;
     unsigned wanted = MIN(request->count, domains_up);
     qsort(candidates, n, sizeof(*candidates), compare_candidates);
+    if (request->local_first)
+        move_local_first(candidates, n);
     unsigned chosen = 0;
     for (unsigned i = 0; i < n && chosen < wanted; i++) {
         bool taken = false;

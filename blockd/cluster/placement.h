@@ -15,7 +15,8 @@ struct placement_request {
     unsigned reserve_percent; /* of each disk, not to be touched (D7) */
     const uint32_t *exclude;  /* disk numbers not to use (their domains are taken too) */
     unsigned exclude_count;
-    uint64_t chance; /* seed */
+    bool local_first; /* one of them on a disk of this node, if one can take it and is not slow */
+    uint64_t chance;  /* seed */
 };
 
 /* Chooses distinct failure domains, disks weighted by free space; disks much slower than the median

@@ -40,6 +40,7 @@ static int copies_place(struct volume *v, enum shard_kind kind, unsigned copies_
         .count_min = copies_min,
         .domain = v->pool.domain,
         .class_name = v->pool.log_class,
+        .local_first = true, /* one hop less for one copy, and recovery reads it here */
         .shard_bytes = (uint64_t)capacity_blocks * BLOCK_BYTES,
         .reserve_percent = reserve_percent(priority),
         .exclude = exclude,

@@ -234,6 +234,66 @@ static void a_domain_with_one_good_disk_is_enough(void **state)
     }
 }
 
+static void one_copy_is_local_if_a_local_disk_can_take_it(void **state)
+{
+    struct disk *chosen[DISKS_MAX];
+    make(8, 2);
+    disks[4].local = disks[5].local = true; /* node2 */
+    unsigned local[DISKS_MAX] = {0};
+    for (uint64_t chance = 0; chance < 100; chance++) {
+        struct placement_request r = want(2, 2, DOMAIN_NODE);
+        r.chance = chance;
+        r.local_first = true;
+        assert_int_equal(placement_choose(&all, &r, chosen), 2);
+        assert_true(chosen[0]->local && !chosen[1]->local); /* another node has the other copy */
+        local[chosen[0]->number]++;
+        r.domain = DOMAIN_DISK;
+        assert_int_equal(placement_choose(&all, &r, chosen), 2);
+        assert_true(chosen[0]->local);
+    }
+    assert_true(local[5] > 20 && local[6] > 20); /* both in turn */
+
+    /* Not at the price of a slow disk, of room, or of what is excluded. */
+    for (unsigned i = 0; i < 8; i++)
+        disks[i].latency_ewma_ns = 1000000;
+    disks[4].latency_ewma_ns = disks[5].latency_ewma_ns = 200000000;
+    struct placement_request r = want(2, 2, DOMAIN_NODE);
+    r.local_first = true;
+    assert_int_equal(placement_choose(&all, &r, chosen), 2);
+    assert_true(!chosen[0]->local && !chosen[1]->local);
+    disks[4].latency_ewma_ns = disks[5].latency_ewma_ns = 1000000;
+    disks[4].free_bytes = disks[5].free_bytes = 0;
+    assert_int_equal(placement_choose(&all, &r, chosen), 2);
+    assert_true(!chosen[0]->local && !chosen[1]->local);
+    disks[4].free_bytes = disks[5].free_bytes = 50 * GIB;
+    uint32_t exclude[] = {5};
+    r.exclude = exclude;
+    r.exclude_count = 1;
+    assert_int_equal(placement_choose(&all, &r, chosen), 2);
+    assert_true(!chosen[0]->local && !chosen[1]->local);
+}
+
+/* Two nodes of a rack never hold two shards of a pool by racks, whatever fails. */
+static void racks_are_kept_apart_also_when_nodes_are_down(void **state)
+{
+    struct disk *chosen[DISKS_MAX];
+    make(16, 2); /* 8 nodes, 4 racks */
+    for (uint64_t chance = 0; chance < 200; chance++) {
+        for (unsigned i = 0; i < 16; i++)
+            disks[i].state = (chance >> (i / 2) & 1) ? DISK_MISSING : DISK_IN;
+        struct placement_request r = want(3, 1, DOMAIN_RACK);
+        r.chance = chance;
+        int placed = placement_choose(&all, &r, chosen);
+        unsigned racks = 0;
+        for (unsigned rack = 0; rack < 4; rack++)
+            racks += (chance >> (rack * 2) & 3) != 3;
+        assert_int_equal(placed, racks == 0 ? -EHOSTUNREACH : (int)MIN(racks, 3));
+        check_distinct(chosen, MAX(placed, 0), DOMAIN_RACK);
+        for (int i = 0; i < placed; i++)
+            assert_int_equal(chosen[i]->state, DISK_IN);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -245,6 +305,8 @@ int main(void)
         cmocka_unit_test(space_draws_shards),
         cmocka_unit_test(slow_disks_come_last),
         cmocka_unit_test(the_same_chance_chooses_the_same),
+        cmocka_unit_test(one_copy_is_local_if_a_local_disk_can_take_it),
+        cmocka_unit_test(racks_are_kept_apart_also_when_nodes_are_down),
         cmocka_unit_test(a_domain_with_one_good_disk_is_enough),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
