@@ -106,7 +106,8 @@ struct rpc_call {
 /* Without a connection: done() with -EHOSTUNREACH, soon. */
 void rpc_call_submit(struct rpc_client *client, struct rpc_call *call);
 /* The client lets go of it: done() with -ECANCELED as soon as no memory of it is in use; the server
- * is told, and may have executed it. */
+ * is told, and may have executed it. (Memory of a call whose deadline passes, or that is cancelled, in
+ * the middle of a send to a peer that takes nothing is in use until that connection has ended, C6.) */
 void rpc_call_cancel(struct rpc_client *client, struct rpc_call *call);
 /* Fiber form; call->done is overwritten. Returns call->result. */
 MAY_SUSPEND int rpc_call(struct rpc_client *client, struct rpc_call *call);
@@ -158,9 +159,10 @@ const struct rpc_identity *rpc_session_peer(const struct rpc_session *session);
 void *rpc_session_user(const struct rpc_session *session);
 void rpc_session_set_user(struct rpc_session *session, void *user);
 
-/* Ends the request, which is gone afterwards, its payload too. Body is copied (<= RPC_BODY_BYTES_MAX); the
- * payload is not (its array is): `sent(arg)` is called once it is no longer needed (at once without payload, also
- * when the client has gone). status 0 or negative errno (of those docs/PROTOCOL.md lists; others become
- * -EIO). More payload than the caller has room for becomes -EMSGSIZE. From anywhere on the thread; does not suspend. */
+/* Ends the request, which is gone afterwards, its payload too. Body is copied (<=
+ * RPC_BODY_BYTES_MAX); the payload is not (its array is): `sent(arg)` is called once it is no longer
+ * needed (at once without payload, also when the client has gone). status 0 or negative errno (of
+ * those docs/PROTOCOL.md lists; others become -EIO). More payload than the caller has room for
+ * becomes -EMSGSIZE. From anywhere on the thread; does not suspend. */
 void rpc_reply(struct rpc_request *request, int status, const void *body, uint32_t body_len_bytes,
     const struct iovec *payload, unsigned payload_count, void (*sent)(void *arg), void *arg);

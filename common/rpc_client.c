@@ -87,6 +87,10 @@ MAY_SUSPEND static bool shake_hands(struct rpc_client *client, uint64_t deadline
     struct rpc_conn *conn = &client->conn;
     struct rpc_hello own = own_hello(client);
     int rc = rpc_conn_send_hello(conn, &own, deadline_ns);
+    snprintf(client->problem, sizeof(client->problem),
+        "waits for the hello of %s at %s (requests of our earlier connection may have to end "
+        "first)",
+        wanted_name(client), client->address);
     if (rc == 0)
         rc = rpc_conn_recv_hello(conn, client->options.connect_wait_ns, true, &client->peer);
     if (rc < 0) {
