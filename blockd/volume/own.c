@@ -69,7 +69,7 @@ static int may_take(const struct volume_host *host, const struct volume_root *ro
             root->name, root->epoch);
         return -EUCLEAN;
     }
-    if (session == 0) {
+    if (session == 0 || !volume_host_lease_valid(host)) { /* others might take it at once */
         *ret_error = mem_printf("this node has no session in the store; see 'holdfast node list'");
         return -EHOSTUNREACH;
     }

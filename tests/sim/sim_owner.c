@@ -127,8 +127,10 @@ static void session_keeper(void *arg)
         env_sleep_ns(100 * MS);
         if (node->session && store_session_valid_until_ns(node->host.store) != 0)
             continue;
-        if (session_begin(node))
-            volumes_session_renewed(node->volumes);
+        if (!session_begin(node))
+            continue;
+        env_sleep_ns(env_random_u64() % 4 ? 0 : 700 * MS); /* a slow start of the renewals */
+        volumes_session_renewed(node->volumes);
     }
 }
 
@@ -295,7 +297,8 @@ static struct mail *until_done(struct mail *request, unsigned *node_now)
                           mail->result == -EAGAIN,
                 "%s answers %s", node->name, strerror(-mail->result));
         }
-        env_sleep_ns(rng_between(&world.rng, 1, 100) * MS);
+        /* Now and then others write meanwhile what it may have written already. */
+        env_sleep_ns(rng_between(&world.rng, 1, rng_below(&world.rng, 3) ? 100 : 4000) * MS);
         if (rng_below(&world.rng, 3) > 0)
             *node_now = (unsigned)rng_below(&world.rng, NODES);
     }
