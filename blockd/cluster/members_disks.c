@@ -66,7 +66,8 @@ static bool make_disk(struct members *members, struct remote_entry *entry)
         return false;
     struct disk *disk = entry->disk = remote_disk_new(peer, &entry->record, NULL);
     disk->state = DISK_MISSING;
-    disk->home_state = DISK_IN;
+    disk->home_state = DISK_MISSING; /* until its node has said how it is, and how large */
+    fiber_queue_wake_all(&members->wake);
     list_push_back(members_disks(members), &disk->link);
     return true;
 }

@@ -22,6 +22,7 @@ struct peers {
 static const char *unconnected;        /* the node that nobody reaches */
 static enum disk_state home = DISK_IN; /* what nodes say of their disks */
 static unsigned refreshes;
+static int refresh_error;
 
 void peers_set(struct peers *peers, const struct node_record *record)
 {
@@ -78,6 +79,8 @@ int remote_disks_refresh(struct peer *peer, struct list *disks)
 {
     env_sleep_ns(MS);
     refreshes++;
+    if (refresh_error)
+        return refresh_error;
     peer->disk_status_ns = env_now_ns();
     list_for_each (it, disks) {
         struct disk *disk = list_entry(it, struct disk, link);
@@ -436,6 +439,22 @@ static void a_remote_disk_is_in_while_its_node_is_up_and_connected(void **state)
     fixture_free(f);
 }
 
+/* Its size is not known before. */
+static void a_disk_is_not_used_before_its_node_has_told_of_it(void **state)
+{
+    struct fixture *f = fixture_new(13);
+    start(f, 0);
+    start(f, 1);
+    refresh_error = -ETIMEDOUT;
+    on(f, 1, put_disk);
+    (void)sim_run_for(f->sim, 3 * SEC);
+    assert_int_equal(see_disk(f, 0, 7)->state, DISK_MISSING);
+    refresh_error = 0;
+    (void)sim_run_for(f->sim, 2 * SEC);
+    assert_int_equal(see_disk(f, 0, 7)->state, DISK_IN);
+    fixture_free(f);
+}
+
 static void what_a_node_says_of_its_disk_counts(void **state)
 {
     struct fixture *f = fixture_new(7);
@@ -578,6 +597,7 @@ int main(void)
         cmocka_unit_test(a_session_whose_key_was_deleted_is_lost),
         cmocka_unit_test(unclear_answers_leave_one_session_in_the_end),
         cmocka_unit_test(a_remote_disk_is_in_while_its_node_is_up_and_connected),
+        cmocka_unit_test(a_disk_is_not_used_before_its_node_has_told_of_it),
         cmocka_unit_test(what_a_node_says_of_its_disk_counts),
         cmocka_unit_test(a_removed_disk_stays_in_the_list_without_a_number),
         cmocka_unit_test(a_node_that_starts_waits_for_those_that_are_up),

@@ -1,0 +1,258 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How nodes find and leave their cluster: real daemons and a real etcd, all on loopback (no namespaces, no root needed)."""
+
+import shutil
+import socket
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from hftest.node import CliError, Node
+from hftest.process import run, spawn, tail, wait_until
+
+TTL_S = 2
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+class Etcd:
+    def __init__(self, base):
+        self.base, self.process = base, None
+        self.client, self.peer = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.client}"
+
+    def start(self):
+        peer = f"http://127.0.0.1:{self.peer}"
+        self.process = spawn(
+            [
+                "etcd",
+                "--name=e",
+                f"--data-dir={self.base / 'etcd'}",
+                f"--listen-client-urls={self.url}",
+                f"--advertise-client-urls={self.url}",
+                f"--listen-peer-urls={peer}",
+                f"--initial-advertise-peer-urls={peer}",
+                f"--initial-cluster=e={peer}",
+                "--logger=zap",
+                "--log-level=warn",
+            ],
+            self.base / "etcd.log",
+        )
+        wait_until(self.healthy, 30, "etcd")
+
+    def healthy(self):
+        words = ["etcdctl", f"--endpoints={self.url}", "endpoint", "health"]
+        return run(words, check=False, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}).returncode == 0
+
+    def close(self):
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+class Site:
+    def __init__(self):
+        self.base = Path(tempfile.mkdtemp(prefix="hfj.", dir="/var/tmp"))
+        self.etcd, self.nodes = Etcd(self.base), []
+
+    def node(self, name, start=True, **cluster):
+        """A daemon that may wait, for etcd or to join."""
+        config = {
+            "node": {"name": name},
+            "store": {"type": "etcd", "endpoints": self.etcd.url, "path": None},
+            "cluster": {"address": f"tcp:127.0.0.1:{free_port()}", "session_ttl": f"{TTL_S}s", **cluster},
+            "repair": {"wait": "1h"},
+        }
+        node = Node(base=self.base, disks=0, disk_mib=64, config=config)
+        self.nodes.append(node)
+        node.write_config()
+        if start:
+            self.start(node)
+        return node
+
+    def start(self, node):
+        node.start_process()
+        wait_until(lambda: node.cli_run("status").returncode == 0, 30, f"the admin socket:\n{tail(node.log)}")
+
+    def close(self):
+        for node in self.nodes:
+            node.close()
+        self.etcd.close()
+        shutil.rmtree(self.base, ignore_errors=True)
+
+
+@pytest.fixture
+def site():
+    site = Site()
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def pair(site):
+    """Two nodes that have joined."""
+    site.etcd.start()
+    nodes = [site.node("n1"), site.node("n2", rack="r2")]
+    wait_state(nodes[0], "not joined")
+    nodes[0].cli("cluster", "init")
+    wait_state(nodes[1], "not joined")
+    nodes[1].cli("cluster", "join")
+    wait_until(lambda: len(up(nodes[0])) == 2, 10, "both nodes")
+    return nodes
+
+
+def nodes_of(node):
+    return {n["name"]: n for n in node.json("node", "list")["nodes"]}
+
+
+def up(node):
+    return [name for name, n in nodes_of(node).items() if n["state"] == "up"]
+
+
+def problem(node):
+    return " ".join(node.json("status")["problems"])
+
+
+def wait_state(node, state):
+    wait_until(lambda: node.json("status")["state"] == state, 20, f"{node.dir} to be {state}")
+
+
+def fails(node, *args):
+    with pytest.raises(CliError) as failure:
+        node.cli(*args)
+    return failure.value.stderr
+
+
+def test_nodes_wait_until_they_are_joined(site):
+    site.etcd.start()
+    n1, n2 = site.node("n1"), site.node("n2", rack="r2")
+    wait_state(n1, "not joined")
+    assert "no cluster in the store yet" in problem(n1)
+    assert "no cluster in the store yet" in fails(n1, "disk", "list")
+    wait_state(n2, "not joined")
+    assert "cluster init" in fails(n2, "cluster", "join")
+    assert "is made" in n1.cli("cluster", "init")
+    cluster = n1.json("status")["cluster"]
+    assert cluster in fails(n2, "cluster", "init")
+    wait_until(lambda: "has not joined" in problem(n2), 10, "n2 to see the cluster")
+    assert cluster in n2.cli("cluster", "join")
+    n2.wait_ready()
+    assert "has joined" in fails(n2, "cluster", "join") and "has joined" in fails(n2, "cluster", "init")
+    for node in (n1, n2):
+        wait_until(lambda node=node: len(up(node)) == 2, 10, "both nodes")
+        seen = nodes_of(node)
+        assert seen["n2"]["rack"] == "r2" and seen["n1"]["address"].startswith("tcp:127.0.0.1:")
+        assert seen["n1"]["boot"] == seen["n2"]["boot"] and seen["n1"]["incarnation"] != seen["n2"]["incarnation"]
+        table = node.cli("node", "list")
+        assert table.split()[:5] == ["NODE", "STATE", "SINCE", "ADDRESS", "RACK"] and " r2 " in table
+    # What they were they are after a restart, without a command.
+    n1.restart()
+    n2.restart()
+    wait_until(lambda: len(up(n1)) == 2, 10, "both nodes again")
+    assert n1.json("status")["cluster"] == cluster
+
+
+def test_a_node_waits_for_a_store_that_is_not_there_yet(site):
+    n1 = site.node("n1")
+    wait_state(n1, "waiting for the store")
+    assert n1.json("status")["health"] == "waiting" and "store" in problem(n1)
+    site.etcd.start()
+    wait_state(n1, "not joined")
+    n1.cli("cluster", "init")
+    n1.stop()
+    site.etcd.close()
+    site.start(n1)
+    wait_state(n1, "waiting for the store")
+    site.etcd.start()
+    n1.wait_ready()
+
+
+def test_a_node_that_waits_stops_cleanly(site):
+    site.node("n1").stop()
+    site.etcd.start()
+    site.node("n2").stop()
+
+
+def test_a_name_is_one_hosts(pair, site):
+    impostor = site.node("n2", start=False)
+    impostor.start_process()
+    assert impostor.process.wait(20) == 1
+    impostor.process = None
+    assert "choose another [node] name" in tail(impostor.log)
+    assert len(up(pair[0])) == 2
+
+
+def test_a_state_directory_is_one_daemons(pair):
+    second = spawn([*pair[0].process.args], pair[0].dir / "second.log")
+    assert second.wait(20) == 1
+    assert "state directory" in tail(pair[0].dir / "second.log")
+
+
+def test_data_on_two_nodes_outlives_one(pair):
+    n1, n2 = pair
+    for node in pair:
+        node.add_disk(0)
+        node.add_disk(1)
+    wait_until(lambda: [d["state"] for d in n1.disks()] == ["in"] * 4, 10, "all disks")
+    assert sorted(d["node"] for d in n2.disks()) == ["n1", "n1", "n2", "n2"]
+    n1.cli("pool", "create", "p", "--code", "1+1")
+    pool = n2.json("pool", "list")["pools"][0]
+    assert pool["domain"] == "node"  # with several nodes
+    n1.pool = "p"
+    image = n1.dir / "image"
+    image.write_bytes(bytes(range(256)) * 4096 * 8)
+    n1.cli("volume", "import", "v", image, "--create")
+    n2.kill9()
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", 3 * TTL_S + 5, "n1 to notice")
+    status = n1.json("status")
+    assert status["health"] == "degraded" and "node 'n2' is down" in problem(n1)
+    assert [d["state"] for d in n1.disks() if d["node"] == "n2"] == ["missing"] * 2
+    n1.cli("volume", "export", "v", n1.dir / "copy")
+    assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+    assert "has 2 disks" in fails(n1, "node", "remove", "n2")
+    # Back: at once, since it ends its predecessor's session itself (B2); nothing was rebuilt meanwhile.
+    begin = time.monotonic()
+    n2.start()
+    wait_until(lambda: len(up(n1)) == 2 and all(d["state"] == "in" for d in n1.disks()), TTL_S + 5, "n2 again")
+    assert time.monotonic() - begin < 2 * TTL_S + 5
+    wait_until(lambda: n1.json("status")["health"] == "ok", 30, f"health: {problem(n1)}")
+    n1.cli("volume", "close", "v")
+    n2.cli("volume", "export", "v", n2.dir / "copy")
+    assert (n2.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+
+
+def test_a_dead_node_is_removed_and_its_name_free(pair, site):
+    n1, n2 = pair
+    assert "is up" in fails(n1, "node", "remove", "n2")
+    assert "is this node" in fails(n1, "node", "remove", "n1")
+    assert "no node named" in fails(n1, "node", "remove", "n9")
+    n2.stop()
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", TTL_S + 5, "n1 to notice")
+    assert "out of the cluster" in n1.cli("node", "remove", "n2")
+    wait_until(lambda: list(nodes_of(n1)) == ["n1"], 5, "n2 to go")
+    successor = site.node("n2")
+    wait_state(successor, "not joined")
+    successor.cli("cluster", "join")
+    wait_until(lambda: len(up(n1)) == 2, 10, "the new n2")
+    # The old one is told.
+    n2.start_process()
+    assert n2.process.wait(20) == 1
+    n2.process = None
+    assert "choose another [node] name" in tail(n2.log)
+
+
+def test_the_embedded_store_has_one_node_and_says_so():
+    with Node(disks=3, disk_mib=64, code="1+2") as node:
+        node.create()
+        nodes = node.json("node", "list")["nodes"]
+        assert [n["name"] for n in nodes] == ["n1"] and nodes[0]["state"] == "up" and nodes[0]["disks"] == 3
+        assert "type = etcd" in fails(node, "cluster", "join")
+        assert "type = etcd" in fails(node, "cluster", "init")
+        assert node.json("status")["health"] == "ok"
+        assert node.json("pool", "list")["pools"][0]["domain"] == "disk"
