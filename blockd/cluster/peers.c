@@ -5,13 +5,14 @@
 #include <string.h>
 
 #include "common/check.h"
-#include "common/log.h"
 #include "common/mem.h"
 
 struct peers {
     struct peers_options options;
     struct list peers;   /* by name */
     struct list removed; /* remote disks may still point there */
+    unsigned hanging_up; /* clients that end on a fiber of their own */
+    struct fiber_queue hung_up;
 };
 
 struct peers *peers_new(const struct peers_options *options)
@@ -20,6 +21,7 @@ struct peers *peers_new(const struct peers_options *options)
     peers->options = *options;
     list_init(&peers->peers);
     list_init(&peers->removed);
+    fiber_queue_init(&peers->hung_up);
     return peers;
 }
 
@@ -34,34 +36,57 @@ static void tell_changed(struct peer *peer)
 
 static void peer_connected_event(void *ctx, const struct rpc_identity *identity)
 {
-    struct peer *peer = ctx;
-    log_info("node '%s' is connected", peer->name);
-    tell_changed(peer);
+    tell_changed(ctx);
 }
 
 static void peer_disconnected_event(void *ctx)
 {
-    struct peer *peer = ctx;
-    log_info("node '%s' is disconnected", peer->name);
-    tell_changed(peer);
+    tell_changed(ctx);
 }
 
 static void peer_dial(struct peer *peer, const struct node_record *record)
 {
     struct rpc_client_events events = {
         .connected = peer_connected_event, .disconnected = peer_disconnected_event, .ctx = peer};
+    peer->node = record->uuid;
     peer->client = rpc_client_new(
         &peer->peers->options.rpc, record->address, peer->name, &record->uuid, &events);
 }
 
-/* Operations that come meanwhile are answered as those of a node without an address. */
-MAY_SUSPEND static void peer_hang_up(struct peer *peer)
+struct hang_up {
+    struct peers *peers;
+    struct rpc_client *client;
+};
+
+static void hang_up_main(void *arg)
 {
-    struct rpc_client *client = peer->client;
+    struct hang_up *hang_up = arg;
+    struct peers *peers = hang_up->peers;
+    rpc_client_free(hang_up->client);
+    mem_free(hang_up);
+    peers->hanging_up--;
+    fiber_queue_wake_all(&peers->hung_up);
+}
+
+/* What is in flight ends with -EHOSTUNREACH, soon; operations that come after this are answered as
+ * those of a node without an address. */
+static void peer_hang_up(struct peer *peer)
+{
+    struct peers *peers = peer->peers;
+    if (peer->client == NULL)
+        return;
+    struct hang_up *hang_up = NEW(struct hang_up);
+    *hang_up = (struct hang_up){.peers = peers, .client = peer->client};
     peer->client = NULL;
     peer->disk_status_ns = 0;
-    if (client != NULL)
-        rpc_client_free(client);
+    peers->hanging_up++;
+    fiber_spawn("peer-hang-up", hang_up_main, hang_up);
+}
+
+MAY_SUSPEND static void wait_hung_up(struct peers *peers)
+{
+    while (peers->hanging_up > 0)
+        fiber_queue_wait(&peers->hung_up);
 }
 
 /* --- The list ---------------------------------------------------------------------------------- */
@@ -121,6 +146,8 @@ void peers_set(struct peers *peers, const struct node_record *record)
         peer = peer_make(peers, record->name);
     if (record->address[0] == 0)
         return; /* an address that was known stays: the node may still be there */
+    if (peer->client != NULL && !uuid_equal(&peer->node, &record->uuid))
+        peer_hang_up(peer);
     if (peer->client == NULL)
         peer_dial(peer, record);
     else
@@ -135,6 +162,7 @@ MAY_SUSPEND void peers_remove(struct peers *peers, const char *name)
     list_remove(&peer->link);
     list_push_back(&peers->removed, &peer->link);
     peer_hang_up(peer);
+    wait_hung_up(peers);
 }
 
 MAY_SUSPEND void peers_free(struct peers *peers)
@@ -142,6 +170,7 @@ MAY_SUSPEND void peers_free(struct peers *peers)
     peers->options.changed = NULL;
     while (!list_empty(&peers->peers))
         peers_remove(peers, list_entry(peers->peers.next, struct peer, link)->name);
+    wait_hung_up(peers);
     struct list *link;
     while ((link = list_pop_front(&peers->removed)) != NULL)
         mem_free(list_entry(link, struct peer, link));

@@ -16,6 +16,7 @@ struct peer {
     struct list link; /* peers' */
     char name[64];
     struct rpc_client *client; /* NULL as long as no address is known */
+    struct uuid node;          /* whom it dials */
     struct peers *peers;
     uint64_t disk_status_ns; /* when the disks' status last came; 0 = never */
 };
@@ -29,7 +30,8 @@ struct peers_options {
 
 struct peers *peers_new(const struct peers_options *options);
 MAY_SUSPEND void peers_free(struct peers *peers);
-/* The node's record: makes its peer, or changes its address. Not for this node's own record. */
+/* The node's record: makes its peer, or changes its address; one with another UUID is another node
+ * under the same name, and is dialled anew. Not for this node's own record. */
 void peers_set(struct peers *peers, const struct node_record *record);
 /* The node was removed from the cluster. */
 MAY_SUSPEND void peers_remove(struct peers *peers, const char *name);

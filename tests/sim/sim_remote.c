@@ -8,7 +8,9 @@
  *  - an append answered -EHOSTUNREACH succeeds when it is made again (S8), until the machine's boot
  *    changes, from then on it is -EREMOTEIO (S5);
  *  - a fence answered 0 refuses lower epochs for ever (D6), a seal and a remove stay done;
- *  - every error is one that shard.h knows for what happened.
+ *  - every error is one that shard.h knows for what happened;
+ *  - once another node's fence is answered with a length, nothing that the fenced owner is or ever was
+ *    told to be there lies beyond it (S8, S12), though it goes on appending over its own connection.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -27,6 +29,7 @@ enum {
     BURST_MAX = 5,
     STEPS_MAX = 14,
     ENTRIES_MAX = 24,
+    ZOMBIE_BLOCKS = 1800,
     BURST_BYTES = ENTRIES_MAX * BLOCK_BYTES,
     DISK_BYTES = 96 << 20,
 };
@@ -55,6 +58,7 @@ struct owner {
     uint32_t epoch;
     uint32_t acked_blocks, durable_blocks;
     unsigned cuts_seen; /* power cuts before the shard was made */
+    bool deposable;     /* another node fences it: -ESTALE is an answer */
     unsigned in_flight;
     struct fiber *fiber;
     struct burst_append burst[BURST_MAX];
@@ -132,28 +136,28 @@ MAY_SUSPEND static void burst_submit(struct owner *o, unsigned first, unsigned c
         fiber_suspend();
 }
 
-/* Takes over the answers from `first` on: how many appends are acknowledged now. -EREMOTEIO at the
- * end of the shard's life. */
+/* Takes over the answers from `first` on: how many appends are acknowledged now. -EREMOTEIO, -ESTALE
+ * at the end of the shard's life. */
 static int burst_answers(struct owner *o, unsigned first, unsigned count)
 {
     bool lost = false; /* an earlier one was not reached: the later ones have no place */
     unsigned done = first;
     for (unsigned i = first; i < count; i++) {
         const struct shard_append *append = &o->burst[i].append;
-        uint32_t end = append->off_blocks + 1 + append->entry_count;
-        if (append->result == -EREMOTEIO && boot_changed(o))
-            return -EREMOTEIO;
+        if ((append->result == -EREMOTEIO && boot_changed(o)) ||
+            (append->result == -ESTALE && o->deposable))
+            return append->result;
         CHECK_MSG(append->result == 0 || append->result == -EHOSTUNREACH ||
                       (lost && append->result == -ERANGE),
             "append at %u: %s", append->off_blocks, strerror(-append->result));
         lost |= append->result == -EHOSTUNREACH;
-        if (append->result != 0)
+        /* Devices complete in any order: what is answered behind a gap is not there yet. */
+        if (append->result != 0 || done != i)
             continue;
-        /* One that has its place says that those before it have theirs, whatever was heard. */
-        o->acked_blocks = MAX(o->acked_blocks, end);
+        o->acked_blocks = append->off_blocks + 1 + append->entry_count;
         if ((append->flags & SHARD_APPEND_DSYNC) != 0 && o->durable_blocks == append->off_blocks)
-            o->durable_blocks = end;
-        done = i == done ? i + 1 : done;
+            o->durable_blocks = o->acked_blocks;
+        done++;
     }
     CHECK_MSG(!lost || !no_faults, "unreachable without a fault");
     return (int)done;
@@ -348,11 +352,22 @@ MAY_SUSPEND static void throw_away(struct owner *o)
     CHECK_MSG(r == -ENOENT, "stat of a removed shard: %s", strerror(-r));
 }
 
+static void burst_alloc(struct owner *o)
+{
+    for (unsigned i = 0; i < BURST_MAX; i++)
+        o->burst[i].payload = mem_alloc_pages(BURST_BYTES);
+}
+
+static void burst_free(struct owner *o)
+{
+    for (unsigned i = 0; i < BURST_MAX; i++)
+        mem_free_pages(o->burst[i].payload, BURST_BYTES);
+}
+
 static void owner_main(void *arg)
 {
     struct owner *o = arg;
-    for (unsigned i = 0; i < BURST_MAX; i++)
-        o->burst[i].payload = mem_alloc_pages(BURST_BYTES);
+    burst_alloc(o);
     for (unsigned life = 0; life < LIVES; life++) {
         make(o);
         fill(o);
@@ -366,8 +381,85 @@ static void owner_main(void *arg)
         if (rng_below(&o->rng, 2) == 0)
             throw_away(o);
     }
-    for (unsigned i = 0; i < BURST_MAX; i++)
-        mem_free_pages(o->burst[i].payload, BURST_BYTES);
+    burst_free(o);
+    owners_left--;
+}
+
+/* --- An owner that is deposed ------------------------------------------------------------------ */
+
+/* c appends until it is told that it is fenced; d fences it over a connection of its own. */
+static struct zombie {
+    struct owner owner;
+    struct env *taker_node;
+    struct peers *peers;
+    struct disk *disk; /* as d sees it */
+    bool made, fenced;
+} zombie;
+
+static void zombie_main(void *arg)
+{
+    struct owner *o = &zombie.owner;
+    burst_alloc(o);
+    o->key = key_of(1000, 1, 0);
+    o->cuts_seen = power_cuts;
+    struct shard_create create = create_of(o->key, SHARD_LOG, LOG_CAPACITY_BLOCKS_MAX / 8);
+    int r;
+    UNTIL_REACHED(r, shard_create(w.disk, &create, NULL));
+    CHECK_MSG(r == 0, "create: %s", strerror(-r));
+    zombie.made = true;
+    for (r = 0; r == 0 && o->acked_blocks < ZOMBIE_BLOCKS;) {
+        bool fenced = zombie.fenced;
+        r = do_appends(o);
+        CHECK_MSG(r != 0 || !fenced, "an append behind the fence was taken");
+    }
+    burst_free(o);
+    owners_left--;
+}
+
+MAY_SUSPEND static void connect_taker(void)
+{
+    struct peers_options options = {.rpc = w.client_options};
+    memset(&options.rpc.self.node, 13, sizeof(options.rpc.self.node));
+    strcpy(options.rpc.self.node_name, "d");
+    struct node_record node = {.name = "s"};
+    memset(&node.uuid, 5, sizeof(node.uuid));
+    snprintf(node.address, sizeof(node.address), "tcp:%s:7000", sim_node_address(w.server_node));
+    zombie.peers = peers_new(&options);
+    peers_set(zombie.peers, &node);
+    struct remote_disk_options disk_options = {.timeout_ns = w.timeout_ns};
+    zombie.disk = remote_disk_new(peers_find(zombie.peers, "s"), &w.record, &disk_options);
+}
+
+static void taker_main(void *arg)
+{
+    struct owner *o = &zombie.owner;
+    struct shard_info info;
+    unsigned cuts;
+    int r;
+    connect_taker();
+    while (!zombie.made)
+        env_sleep_ns(MS);
+    env_sleep_ns(rng_below(sim_rng(w.sim), 300) * MS);
+    do {
+        cuts = power_cuts;
+        r = shard_fence(zombie.disk, o->key, 2, &info);
+        if (r == -EHOSTUNREACH)
+            env_sleep_ns(5 * MS);
+    } while (r == -EHOSTUNREACH);
+    CHECK_MSG(r == 0, "fence: %s", strerror(-r));
+    zombie.fenced = true;
+    env_sleep_ns(100 * MS);
+    do {
+        r = read_and_compare(zombie.disk, o->key, 0, MAX(info.length_blocks, 1u), 0);
+        if (r == -EHOSTUNREACH)
+            env_sleep_ns(5 * MS);
+    } while (r == -EHOSTUNREACH);
+    if (power_cuts == cuts) {
+        CHECK_MSG(r == (info.length_blocks > 0 ? 0 : -ERANGE), "read of %u: %s", info.length_blocks,
+            strerror(-r));
+        CHECK_MSG(o->acked_blocks <= info.length_blocks || boot_changed(o), "acked %u, taken %u",
+            o->acked_blocks, info.length_blocks);
+    }
     owners_left--;
 }
 
@@ -415,10 +507,11 @@ static void power_goes(struct rng *rng)
 
 static void something_happens(struct rng *rng, bool power)
 {
+    struct env *from = rng_below(rng, 3) == 0 ? zombie.taker_node : w.client_node;
     switch (rng_below(rng, power ? 7 : 6)) {
     case 0:
     case 1:
-        sim_net_reset(w.client_node, w.server_node);
+        sim_net_reset(from, w.server_node);
         break;
     case 2:
         link_cut(rng);
@@ -465,6 +558,12 @@ static void round_of(uint64_t seed)
             .rng = rng_fork(seed + i * 1000003, "owner"), .volume = i + 1, .epoch = 1, .chunk = 1};
         sim_node_start(w.client_node, "owner", owner_main, &owners[i]);
     }
+    owners_left += 2;
+    zombie =
+        (struct zombie){.owner = {.rng = rng_fork(seed, "zombie"), .epoch = 1, .deposable = true},
+            .taker_node = sim_node_new(w.sim, "d")};
+    sim_node_start(w.client_node, "zombie", zombie_main, NULL);
+    sim_node_start(zombie.taker_node, "taker", taker_main, NULL);
     for (unsigned faults = 0; owners_left > 0 && faults < 60; faults++) {
         sim_run(w.sim, all_done, NULL, sim_now_ns(w.sim) + rng_below(&rng, 120) * MS);
         if (!no_faults && owners_left > 0)

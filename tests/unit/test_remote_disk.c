@@ -544,6 +544,17 @@ static void removed_and_back(void)
     while (!peer_connected(peer))
         env_sleep_ns(MS);
     CHECK(append_blocks(w.disk, A, 1, 0, 1, 0, 0) == 0);
+    /* Another node under its name is not there: the one that is must not be spoken to. */
+    memset(&record.uuid, 6, sizeof(record.uuid));
+    peers_set(w.peers, &record);
+    CHECK(append_blocks(w.disk, A, 1, 2, 1, 0, 0) == -EHOSTUNREACH);
+    env_sleep_ns(500 * MS);
+    CHECK(!peer_connected(peer));
+    memset(&record.uuid, 5, sizeof(record.uuid));
+    peers_set(w.peers, &record);
+    while (!peer_connected(peer))
+        env_sleep_ns(MS);
+    CHECK(append_blocks(w.disk, A, 1, 2, 1, 0, 0) == 0);
     strcpy(record.name, "b");
     peers_set(w.peers, &record);
     CHECK(strcmp(list_entry(peers_all(w.peers)->next, struct peer, link)->name, "b") == 0);
