@@ -10,6 +10,34 @@ static struct shard_key copy_key(const struct copies_set *set, unsigned copy)
     return (struct shard_key){.volume = set->volume, .chunk = set->chunk, .index = (uint8_t)copy};
 }
 
+/* Takes the copies in that are there and are recorded as LOST, or those that are not. */
+static void use_copies(
+    struct copies_set *set, struct volume_host *host, const struct chunk_shard *shards, bool lost)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        if (set->errors[i] < 0 || (shards[i].state == CHUNK_SHARD_LOST) != lost)
+            continue;
+        set->disks[i] = volume_host_disk(host, shards[i].place.disk);
+        if (!set->disks[i])
+            continue;
+        set->length_max = MAX(set->length_max, set->infos[i].length_blocks);
+        set->usable++;
+        set->suspect += lost || set->infos[i].suspect;
+    }
+}
+
+bool copies_away(
+    const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        bool counts = shards[i].state != CHUNK_SHARD_LOST || set->lost_only;
+        if (counts && set->errors[i] < 0 && set->errors[i] != -ENOENT &&
+            volume_host_disk(host, shards[i].place.disk))
+            return !PLANTED(unreachable_is_absent);
+    }
+    return false;
+}
+
 int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume, uint64_t chunk,
     const struct chunk_shard *shards, unsigned count, uint32_t epoch)
 {
@@ -27,17 +55,12 @@ int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volu
         /* Another instance is not the shard that was named (S9). */
         if (set->errors[i] == 0 && set->infos[i].instance != shards[i].place.instance)
             set->errors[i] = -ENOENT;
-        if (set->errors[i] != -ENOENT)
-            all_gone = false;
-        /* Fenced all the same, but what it holds proves nothing: it was left behind (S2, S3). */
-        if (shards[i].state == CHUNK_SHARD_LOST)
-            set->errors[i] = -ENOENT;
-        if (set->errors[i] < 0)
-            continue;
-        set->disks[i] = disk;
-        set->length_max = MAX(set->length_max, set->infos[i].length_blocks);
-        set->usable++;
-        set->suspect += set->infos[i].suspect;
+        all_gone &= set->errors[i] == -ENOENT;
+    }
+    use_copies(set, host, shards, false);
+    if (set->usable == 0 && !copies_away(set, host, shards)) {
+        use_copies(set, host, shards, true);
+        set->lost_only = set->usable > 0;
     }
     if (set->usable > 0)
         return 0;

@@ -249,18 +249,6 @@ static int seal_copies(
     return 0;
 }
 
-/* Whether a copy is on a disk that is known and cannot be reached now. */
-static bool copy_is_away(
-    const struct volume *v, const struct wal *wal, const struct copies_set *copies)
-{
-    for (unsigned i = 0; i < copies->count; i++) {
-        if (copies->errors[i] < 0 && copies->errors[i] != -ENOENT &&
-            volume_disk(v, wal->shards[i].place.disk))
-            return !PLANTED(unreachable_is_absent);
-    }
-    return false;
-}
-
 static int recover_wal(struct recovery *rec, struct wal *wal)
 {
     struct volume *v = rec->volume;
@@ -277,6 +265,10 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
                 (unsigned long long)wal->chunk, strerror(-r));
         return r == -ENOENT ? -EIO : r;
     }
+    if (needed && copies.lost_only)
+        log_warn("volume %s: every copy of log %llx had failed: what they hold is used, "
+                 "acknowledged writes may be lost",
+            v->root.name, (unsigned long long)wal->chunk);
     uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
     /* Only recovery seals copies: one that was cut short has chosen the length already; if the
      * others are suspect, so was that one. */
@@ -292,7 +284,7 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
     if (needed && wal->sealed && length < wal->length_blocks) {
         /* Only a power loss excuses that, and only if no copy is away that may have the rest
          * (S14); a disk that the operator has forgotten has none. */
-        if (copies.suspect < copies.usable || copy_is_away(v, wal, &copies)) {
+        if (copies.suspect < copies.usable || copies_away(&copies, v->host, wal->shards)) {
             *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
                                          "be reached: bring back the disks that hold it, or forget "
                                          "them ('holdfast disk remove N --force')",

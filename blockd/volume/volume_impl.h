@@ -261,12 +261,19 @@ struct copies_set {
     int errors[CODE_M_MAX + 1];
     uint32_t length_max; /* longest valid prefix */
     unsigned usable, suspect;
+    bool lost_only; /* no other copy is left: what LOST ones hold is used */
 };
-/* Fences every copy that is there. One recorded as LOST is fenced and then as good as gone: it was
- * left behind, neither its length nor its content count. -ESTALE: a higher epoch is there (S15);
- * -ENOENT: every copy is gone; -EHOSTUNREACH: none can be used, at least one cannot be reached. */
+/* Fences every copy that is there. One recorded as LOST was left behind: it is fenced and then as
+ * good as gone, neither its length nor its content count. Only where every other copy is gone (not
+ * merely away) are they used: as suspect content, never proof of completeness (S6). -ESTALE: a
+ * higher epoch is there (S15); -ENOENT: every copy is gone; -EHOSTUNREACH: none can be used, at
+ * least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
+/* Whether a copy that would count is on a disk that is known and cannot be reached now: it may have
+ * more than the others (S14). A disk that the operator has forgotten has nothing. */
+bool copies_away(
+    const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards);
 /* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no
  * copy can give. */
 MAY_SUSPEND int copies_read(
