@@ -237,6 +237,19 @@ static void add_info(json_t *json, struct node *node, const struct volume *volum
     json_decref(more);
 }
 
+/* What the record says, when nobody can be asked for more. */
+static void add_unavailable(json_t *json, const char *problem)
+{
+    json_object_set_new(json, "health", json_string("unavailable"));
+    json_object_set_new(json, "problem", json_string(problem));
+}
+
+/* The owner does not answer just now. */
+static bool owner_is_away(int error)
+{
+    return error == -EHOSTUNREACH || error == -ETIMEDOUT || error == -ESHUTDOWN || error == -EAGAIN;
+}
+
 int method_volume_info(struct admin_call *call)
 {
     struct node *node = call->ctx;
@@ -244,12 +257,22 @@ int method_volume_info(struct admin_call *call)
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     bool may_open = admin_params_bool(&call->params, "open", true);
     int r = begin(call, name);
-    if (r != HERE)
+    CLEANUP_FREE char *away = NULL;
+    if (owner_is_away(r)) {
+        away = call->error;
+        call->error = NULL;
+    } else if (r != HERE) {
         return r;
+    }
     r = find_name(call, name, &found);
     if (r < 0)
         return r;
     struct volume *volume;
+    if (away) {
+        call->result = name_json(node, &found);
+        add_unavailable(call->result, away);
+        return 0;
+    }
     if (!may_open) {
         unsigned connections;
         call->result = name_json(node, &found);
@@ -265,8 +288,7 @@ int method_volume_info(struct admin_call *call)
         add_info(call->result, node, volume);
         volumes_put(node->volumes, volume);
     } else {
-        json_object_set_new(call->result, "health", json_string("unavailable"));
-        json_object_set_new(call->result, "problem", json_string(error));
+        add_unavailable(call->result, error);
     }
     return 0;
 }
