@@ -1,4 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -49,8 +50,8 @@ int method_disk_add(struct admin_call *call)
     return 0;
 }
 
-/* By number or UUID: paths are a node's own. */
-static bool of_another_node(struct node *node, const char *which, char *ret_node)
+/* The record of a disk of another node, by number or UUID (paths are a node's own); NULL = none. */
+static const struct disk_record *of_another_node(struct node *node, const char *which)
 {
     list_for_each (it, members_disks(node->members)) {
         const struct disk *disk = list_entry(it, struct disk, link);
@@ -59,12 +60,28 @@ static bool of_another_node(struct node *node, const char *which, char *ret_node
         if (disk->local || !disk->number || !record)
             continue;
         snprintf(number, sizeof(number), "%" PRIu32, record->number);
-        if (strcmp(which, number) != 0 && strcmp(which, uuid_format(&record->uuid, uuid)) != 0)
-            continue;
-        strcpy(ret_node, record->node);
-        return true;
+        if (strcmp(which, number) == 0 || strcmp(which, uuid_format(&record->uuid, uuid)) == 0)
+            return record;
     }
-    return false;
+    return NULL;
+}
+
+/* Its node is down and cannot do it: the record goes, which is all that the others need. */
+static int remove_of_dead_node(
+    struct admin_call *call, const struct disk_record *record, bool force)
+{
+    struct node *node = call->ctx;
+    if (!force) {
+        call->error =
+            mem_printf("disk %" PRIu32 " is on node '%s', which is down: --force gives up what is "
+                       "on it, and volumes rebuild that on the other disks",
+                record->number, record->node);
+        return -EBUSY;
+    }
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {.type = STORE_DELETE, .key = key_disk(record->number, key)};
+    int r = store_txn(node->store, NULL, 0, &op, 1, NULL);
+    return r < 0 ? admin_fail(call, r, "the disk was not removed from the store") : 0;
 }
 
 int method_disk_remove(struct admin_call *call)
@@ -72,13 +89,18 @@ int method_disk_remove(struct admin_call *call)
     struct node *node = call->ctx;
     const char *which = admin_params_text(&call->params, "disk", ADMIN_REQUIRED, 512);
     bool force = admin_params_bool(&call->params, "force", false);
-    char at[64];
     int r = admin_params_end(&call->params, &call->error);
     if (r < 0)
         return r;
-    if (!call->forwarded && of_another_node(node, which, at))
-        return admin_forward(call, at);
-    return disks_remove(node->disks, which, force, &call->error);
+    const struct disk_record *remote = call->forwarded ? NULL : of_another_node(node, which);
+    if (!remote)
+        return disks_remove(node->disks, which, force, &call->error);
+    const struct member *member = members_find(node->members, remote->node);
+    if (!member || !member->session)
+        return remove_of_dead_node(call, remote, force);
+    char at[sizeof(remote->node)];
+    strcpy(at, remote->node);
+    return admin_forward(call, at);
 }
 
 static const char *state_name(enum disk_state state)

@@ -227,6 +227,33 @@ def test_data_on_two_nodes_outlives_one(pair):
     assert (n2.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
 
 
+def test_disks_of_a_node_that_is_gone_are_given_up_by_force(pair):
+    n1, n2 = pair
+    n1.add_disk(0)
+    n1.add_disk(1)
+    n2.add_disk(0)
+    wait_until(lambda: [d["state"] for d in n1.disks()] == ["in"] * 3, 10, "all disks")
+    n1.cli("pool", "create", "p", "--code", "1+1", "--domain", "disk")
+    n1.pool = "p"
+    image = n1.dir / "image"
+    image.write_bytes(b"holdfast" * 131072 * 4)
+    n1.cli("volume", "import", "v", image, "--create")
+    theirs = [d["number"] for d in n1.disks() if d["node"] == "n2"]
+    assert "node 'n2': disk" in fails(n1, "disk", "remove", theirs[0])  # asked there
+    n2.kill9()
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", 3 * TTL_S + 5, "n1 to notice")
+    assert "which is down: --force" in fails(n1, "disk", "remove", theirs[0])
+    for number in theirs:
+        n1.cli("disk", "remove", number, "--force")
+    wait_until(lambda: [d["node"] for d in n1.disks()] == ["n1"] * 2, 5, "the disks to go")
+    # Not waited for: rebuilt on what is left, at once.
+    wait_until(lambda: n1.json("volume", "info", "v")["health"] == "ok", 60, f"repair: {problem(n1)}")
+    n1.cli("node", "remove", "n2")
+    wait_until(lambda: n1.json("status")["health"] == "ok", 20, f"health: {problem(n1)}")
+    n1.cli("volume", "export", "v", n1.dir / "copy")
+    assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+
+
 def test_a_dead_node_is_removed_and_its_name_free(pair, site):
     n1, n2 = pair
     assert "is up" in fails(n1, "node", "remove", "n2")
