@@ -103,8 +103,8 @@ static void run(void *arg)
     while (!adopt->stopping) {
         if (adopt->report_count > 0) {
             struct report report = adopt->reports[--adopt->report_count];
-            if (!adopt->options.may_damaged ||
-                adopt->options.may_damaged(adopt->options.ctx, report.key.volume))
+            if (!adopt->options.may_damaged || adopt->options.may_damaged(adopt->options.ctx,
+                                                   report.key, report.disk, report.block))
                 adopt_volume(adopt, report.key.volume, &report);
         } else if (env_now_ns() >= adopt->all_at_ns) {
             look_at_all(adopt);

@@ -13,8 +13,9 @@ struct adopt;
  * owns it, nor cares for it. It must not suspend. */
 struct adopt_options {
     bool (*may)(void *ctx, const struct volumes_name *volume);
-    /* The same of one that damage is reported of: whoever found it may repair it. May suspend. */
-    bool (*may_damaged)(void *ctx, uint64_t volume);
+    /* The same of one that damage is reported of: whoever found it may repair it, unless somebody
+     * else has the volume: then that one is told. May suspend. */
+    bool (*may_damaged)(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block);
     void *ctx;
 };
 struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *options);

@@ -4,8 +4,11 @@
  * is one way: its session ends with the process, its map is itself.
  */
 #include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
+#include "blockd/admin/forward.h"
 #include "blockd/cluster/server.h"
 #include "blockd/node_impl.h"
 #include "common/check.h"
@@ -142,12 +145,31 @@ bool node_may_adopt(void *ctx, const struct volumes_name *volume)
            (was_ours || members_volume_is_ours(node->members, volume->id));
 }
 
-bool node_may_adopt_damaged(void *ctx, uint64_t volume)
+static void tell_owner(struct node *node, const struct volume_root *root, struct shard_key key,
+    uint32_t disk_number, uint32_t block)
+{
+    CLEANUP_FREE char *error = NULL;
+    char volume[17], chunk[17];
+    snprintf(volume, sizeof(volume), "%016" PRIx64, key.volume);
+    snprintf(chunk, sizeof(chunk), "%016" PRIx64, key.chunk);
+    json_t *params = json_pack("{s:s, s:s, s:i, s:I, s:I}", "volume", volume, "chunk", chunk,
+        "index", key.index, "disk", (json_int_t)disk_number, "block", (json_int_t)block);
+    if (admin_ask(node, root->owner, "shard.damaged", params, NULL, &error) < 0)
+        log_warn_limited("damage of volume '%s' was not told: %s; the next scrub finds it again",
+            root->name, error);
+}
+
+bool node_may_adopt_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
 {
     struct node *node = ctx;
     struct volume_root root;
-    return volume_root_load(node->store, volume, &root) == 0 &&
-           nobody_owns(node, root.state, root.owner, root.owner_session);
+    if (volume_root_load(node->store, key.volume, &root) < 0)
+        return false;
+    if (nobody_owns(node, root.state, root.owner, root.owner_session))
+        return true;
+    if (members_session_alive(node->members, root.owner_session))
+        tell_owner(node, &root, key, disk_number, block);
+    return false;
 }
 
 static void session_renewed(void *ctx, uint64_t session)

@@ -64,6 +64,7 @@
  *       "read_latency_us":[24: i counts 2^i <= us < 2^(i+1)],"write_latency_us":[24],
  *       "read_latency_us_p50","read_latency_us_p99","write_latency_us_p50","write_latency_us_p99",
  *       "degraded_reads","damaged_blocks","repaired_shards","cleaned_chunks","rows","log_appends"}]}
+ *   shard.damaged {"volume","chunk","index","disk","block"} -> {} (between nodes: to the volume's owner)
  *   shutdown {} -> {}
  */
 #pragma once

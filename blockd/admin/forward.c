@@ -148,6 +148,9 @@ MAY_SUSPEND static json_t *run(struct node *node, const char *name, const json_t
     const struct admin_method *method = find(name);
     if (!method)
         return error_json(-ENOSYS, "there is no such method here; is that daemon older?");
+    if (node->phase != NODE_RUNNING)
+        return error_json(-EAGAIN,
+            node->phase == NODE_STOPPING ? "it is stopping" : "it is starting; try again soon");
     struct admin_call call = {.ctx = node, .forwarded = true};
     admin_params_init(&call.params, method->name, params);
     int r = method->call(&call);

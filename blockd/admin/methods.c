@@ -20,6 +20,7 @@ const struct admin_method admin_methods[] = {
     {"pool.create", method_pool_create},
     {"pool.delete", method_pool_delete},
     {"pool.list", method_pool_list},
+    {"shard.damaged", method_shard_damaged},
     {"shutdown", method_shutdown},
     {"stats", method_stats},
     {"status", method_status},

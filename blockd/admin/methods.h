@@ -15,6 +15,7 @@ int method_cluster_init(struct admin_call *call);
 int method_cluster_join(struct admin_call *call);
 int method_node_list(struct admin_call *call);
 int method_node_remove(struct admin_call *call);
+int method_shard_damaged(struct admin_call *call);
 int method_disk_format(struct admin_call *call);
 int method_disk_add(struct admin_call *call);
 int method_disk_remove(struct admin_call *call);

@@ -120,3 +120,25 @@ int method_node_remove(struct admin_call *call)
     r = store_txn(node->store, NULL, 0, &op, 1, NULL);
     return r < 0 ? admin_fail(call, r, "the node was not removed from the store") : 0;
 }
+
+/* From another node, whose scrub or read found it: this one owns the volume. */
+int method_shard_damaged(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    struct admin_params *params = &call->params;
+    struct shard_key key = {0};
+    const char *volume = admin_params_text(params, "volume", ADMIN_REQUIRED, 17);
+    const char *chunk = admin_params_text(params, "chunk", ADMIN_REQUIRED, 17);
+    key.index =
+        (uint8_t)admin_params_number(params, "index", ADMIN_REQUIRED, 0, CODE_SHARDS_MAX - 1, 0);
+    uint64_t disk = admin_params_number(params, "disk", ADMIN_REQUIRED, 1, UINT32_MAX, 0);
+    uint64_t block = admin_params_number(params, "block", ADMIN_REQUIRED, 0, UINT32_MAX, 0);
+    int r = admin_params_end(params, &call->error);
+    if (r == 0 && (id_parse(volume, &key.volume) < 0 || id_parse(chunk, &key.chunk) < 0)) {
+        call->error = mem_strdup("volume and chunk are 16 hexadecimal digits");
+        r = -EINVAL;
+    }
+    if (r == 0)
+        adopt_damaged(node->adopt, key, (uint32_t)disk, (uint32_t)block);
+    return r;
+}

@@ -105,10 +105,10 @@ static bool may(void *ctx, const struct volumes_name *volume)
     return volume->id != not_ours;
 }
 
-static bool may_damaged(void *ctx, uint64_t volume)
+static bool may_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
 {
     env_sleep_ns(1);
-    return volume != not_ours;
+    return key.volume != not_ours;
 }
 
 static const struct adopt_options options = {.may = may, .may_damaged = may_damaged};
