@@ -170,6 +170,27 @@ static int choose_target(
     return r < 0 ? r : 0;
 }
 
+/* On the target stands what an attempt without an answer has left, or the lost shard itself on a disk that
+ * has come back: nothing that counts, once the manifest says that it is lost. */
+static int clear_target(
+    struct volume *v, const struct chunk_place *place, unsigned shard, struct disk *target)
+{
+    struct shard_key key = chunk_shard_key(place, shard);
+    struct chunk_shard lost = place->shards[shard];
+    struct shard_info info;
+    int r = 0;
+    lost.state = CHUNK_SHARD_LOST;
+    if (lost.place.disk == target->number) {
+        struct records records = {0};
+        record_shard(&records, place->chunk, shard, &lost);
+        r = manifest_commit(v, &records, NULL, NULL);
+        records_fini(&records);
+    }
+    if (r == 0)
+        r = shard_stat(target, key, &info);
+    return r == 0 ? shard_remove(target, key, info.instance, v->root.epoch) : r;
+}
+
 static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
 {
     struct place *p = state_place(&v->state, place_chunk);
@@ -186,6 +207,8 @@ static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
         .place = {.disk = target->number, .instance = env_random_u64() | 1}};
     r = row_rebuild_shard(&v->row_io, &place, shard, target, moved.place.instance, v->root.epoch,
         SHARD_PRIORITY_CLEAN);
+    if (r == -EEXIST)
+        r = clear_target(v, &place, shard, target) == 0 ? -EAGAIN : r; /* now there is room */
     if (r < 0)
         return r;
     struct records records = {0};
