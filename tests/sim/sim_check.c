@@ -17,10 +17,16 @@
 static const char *program;
 static uint64_t round_seed;
 static bool trace;
+static unsigned nodes;
 
 bool sim_check_trace(void)
 {
     return trace;
+}
+
+unsigned sim_check_nodes(void)
+{
+    return nodes;
 }
 
 /* --- Failure ------------------------------------------------------------ */
@@ -91,7 +97,7 @@ int sim_check_main(int argc, char **argv, const struct sim_check *check)
     static const struct option options[] = {{"seed", required_argument, NULL, 's'},
         {"rounds", required_argument, NULL, 'r'}, {"minutes", required_argument, NULL, 'm'},
         {"trace", no_argument, NULL, 't'}, {"planted", required_argument, NULL, 'p'},
-        {"help", no_argument, NULL, 'h'}, {0}};
+        {"nodes", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'}, {0}};
     uint64_t seed = 0, rounds = check->rounds, minutes = 0;
     bool one = false;
     program = argv[0];
@@ -106,6 +112,9 @@ int sim_check_main(int argc, char **argv, const struct sim_check *check)
             break;
         case 'm':
             minutes = strtoull(optarg, NULL, 0);
+            break;
+        case 'n':
+            nodes = (unsigned)strtoul(optarg, NULL, 0);
             break;
         case 't':
             trace = true;

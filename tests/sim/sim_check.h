@@ -27,6 +27,8 @@ struct sim_check {
 int sim_check_main(int argc, char **argv, const struct sim_check *check);
 /* As given by --trace; for sim_options. */
 bool sim_check_trace(void);
+/* As given by --nodes, for simulations of clusters; 0 = as the seed draws. */
+unsigned sim_check_nodes(void);
 
 /* Starts fn(arg) on the node and runs the simulation until it has returned: true; or the node went
  * down first: false. Stuck, or an hour of virtual time: dumps and fails. */

@@ -1,0 +1,279 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A client is a front end's connection on its node: it attaches by name, keeps a request that ended with
+ * -ESHUTDOWN and repeats it under its id once it has attached again (as blockd/nbd does). When its node
+ * dies, its request is unanswered for ever and it goes on elsewhere, as a VM that was started again.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/mem.h"
+#include "tests/sim/cluster/cluster.h"
+
+enum { WRITE_BLOCKS_MAX = 24 };
+
+struct life {
+    struct cluster_client *client;
+    struct cluster_node *node;
+    uint64_t life;
+    struct attachment *attachment;
+    uint64_t session, number;
+    struct rng rng;
+    void *buf;
+};
+
+static bool over(const struct life *l)
+{
+    return l->client->life != l->life;
+}
+
+static void let_go(struct life *l)
+{
+    if (l->attachment)
+        attach_put(l->attachment);
+    l->attachment = NULL;
+}
+
+/* -EAGAIN and -ESHUTDOWN pass; false when this life is over. */
+static bool attach(struct life *l)
+{
+    while (!l->attachment) {
+        CLEANUP_FREE char *error = NULL;
+        if (over(l) || !l->node->node)
+            return false;
+        int r = attach_get(
+            l->node->node->attach, l->client->volume->name, NULL, NULL, &l->attachment, &error);
+        if (r == 0)
+            return true;
+        l->attachment = NULL;
+        CHECK_MSG(r != -ENOENT && r != -EUCLEAN, "client %u on %s: %s", l->client->number,
+            l->node->name, error);
+        env_sleep_ns(20 * CLUSTER_MS);
+    }
+    return true;
+}
+
+static struct request_id request_id(const struct life *l)
+{
+    return (struct request_id){
+        .session = l->session, .number = l->number, .answered_below = l->number};
+}
+
+/* Whether the request has its answer; else it is repeated. */
+static bool answered(struct life *l, int r)
+{
+    if (r != -ESHUTDOWN)
+        return true;
+    l->client->cluster->resends++;
+    let_go(l);
+    return false;
+}
+
+static uint32_t some_block(struct life *l, uint32_t count)
+{
+    uint32_t blocks = l->client->volume->blocks, hot = MAX(l->client->cluster->hot_blocks, count);
+    return (uint32_t)rng_below(&l->rng, (rng_one_in(&l->rng, 2) ? hot : blocks) - count + 1);
+}
+
+static void do_write(struct life *l, bool zero)
+{
+    struct cluster *c = l->client->cluster;
+    bool large = rng_below(&l->rng, 100) < c->large_percent;
+    uint32_t count = 1 + (uint32_t)rng_below(&l->rng, large ? WRITE_BLOCKS_MAX : 4);
+    uint32_t first = some_block(l, count);
+    bool fua = rng_one_in(&l->rng, 16);
+    uint64_t off = (uint64_t)first * BLOCK_BYTES, len = (uint64_t)count * BLOCK_BYTES;
+    struct history *history = l->client->volume->history;
+    uint64_t write = history_write(history, first, count, zero ? NULL : l->buf, fua);
+    l->number++;
+    for (;;) {
+        if (!attach(l))
+            return;
+        unsigned flags = fua ? VOLUME_FUA : 0;
+        int r = zero ? attach_trim(l->attachment, off, len, flags, request_id(l))
+                     : attach_write(l->attachment, off, len, l->buf, flags, request_id(l));
+        if (!answered(l, r))
+            continue;
+        CHECK_MSG(r == 0 || r == -ENOSPC, "client %u: write: %s", l->client->number, strerror(-r));
+        if (r == 0)
+            history_written(history, write);
+        return; /* -ENOSPC: an attempt before may have happened */
+    }
+}
+
+static void do_read(struct life *l)
+{
+    uint32_t count = 1 + (uint32_t)rng_below(&l->rng, WRITE_BLOCKS_MAX);
+    uint32_t first = some_block(l, count);
+    struct history *history = l->client->volume->history;
+    for (;;) {
+        if (!attach(l))
+            return;
+        uint64_t since = history_now(history);
+        int r = attach_read(
+            l->attachment, (uint64_t)first * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, l->buf);
+        if (!answered(l, r))
+            continue;
+        CHECK_MSG(r == 0, "client %u: read: %s", l->client->number, strerror(-r));
+        history_read(history, since, first, count, l->buf);
+        return;
+    }
+}
+
+static void do_flush(struct life *l)
+{
+    struct history *history = l->client->volume->history;
+    for (;;) {
+        if (!attach(l))
+            return;
+        uint64_t since = history_now(history);
+        int r = attach_flush(l->attachment);
+        if (!answered(l, r))
+            continue;
+        CHECK_MSG(r == 0, "client %u: flush: %s", l->client->number, strerror(-r));
+        history_flushed(history, since);
+        return;
+    }
+}
+
+static void life_main(void *arg)
+{
+    struct life life = *(struct life *)arg, *l = &life;
+    free(arg);
+    struct cluster *c = l->client->cluster;
+    l->buf = mem_alloc_pages(WRITE_BLOCKS_MAX * BLOCK_BYTES);
+    while (!over(l) && !c->clients_stop) {
+        unsigned what = (unsigned)rng_below(&l->rng, 100);
+        c->requests++;
+        if (what < c->write_percent)
+            do_write(l, false);
+        else if (what < c->write_percent + c->trim_percent)
+            do_write(l, true);
+        else if (what < c->write_percent + c->trim_percent + c->flush_percent)
+            do_flush(l);
+        else
+            do_read(l);
+        if (rng_one_in(&l->rng, 60)) /* a new connection */
+            let_go(l);
+        env_sleep_ns(rng_below(&l->rng, c->think_ns_max));
+    }
+    let_go(l);
+    mem_free_pages(l->buf, WRITE_BLOCKS_MAX * BLOCK_BYTES);
+    if (!over(l))
+        l->client->running = false;
+}
+
+static void client_start(struct cluster_client *client)
+{
+    struct cluster *c = client->cluster;
+    struct cluster_node *node = &c->nodes[client->home];
+    if (!node->node || c->clients_stop)
+        return;
+    struct life *l = malloc(sizeof(*l));
+    CHECK(l);
+    *l = (struct life){
+        .client = client, .node = node, .life = ++client->life, .session = rng_u64(&c->rng) | 1};
+    rng_init(&l->rng, rng_u64(&c->rng));
+    client->running = true;
+    fiber_spawn_on(node->env, "client", life_main, l);
+}
+
+/* --- The cluster's ----------------------------------------------------------------------------- */
+
+void cluster_clients_start(struct cluster *c)
+{
+    c->clients_stop = false;
+    for (unsigned i = 0; i < c->client_count; i++) {
+        struct cluster_client *client = &c->clients[i];
+        if (!client->cluster)
+            *client = (struct cluster_client){.cluster = c,
+                .number = i,
+                .volume = &c->volumes[i % c->volume_count],
+                .home = (unsigned)rng_below(&c->rng, c->node_count)};
+        client_start(client);
+    }
+}
+
+static bool none_runs(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->client_count; i++) {
+        if (c->clients[i].running)
+            return false;
+    }
+    return true;
+}
+
+void cluster_clients_stop(struct cluster *c)
+{
+    c->clients_stop = true;
+    cluster_until(c, none_runs, 300, "clients end their requests");
+}
+
+void cluster_clients_node_up(struct cluster_node *node)
+{
+    struct cluster *c = node->cluster;
+    for (unsigned i = 0; i < c->client_count && c->volumes_made; i++) {
+        struct cluster_client *client = &c->clients[i];
+        if (client->cluster && client->home == node->number && !client->running)
+            client_start(client);
+    }
+}
+
+/* They go on elsewhere, if there is one up. */
+void cluster_clients_node_down(struct cluster_node *node)
+{
+    struct cluster *c = node->cluster;
+    for (unsigned i = 0; i < c->client_count; i++) {
+        struct cluster_client *client = &c->clients[i];
+        if (!client->cluster || client->home != node->number)
+            continue;
+        client->life++;
+        client->running = false;
+        if (rng_one_in(&c->rng, 3))
+            continue; /* it waits for the node */
+        client->home = (unsigned)rng_below(&c->rng, c->node_count);
+        if (client->home != node->number)
+            client_start(client);
+    }
+}
+
+struct attachment *cluster_attach(struct cluster_node *node, const char *name)
+{
+    struct attachment *attachment = NULL;
+    uint64_t until_ns = env_now_ns() + 100 * CLUSTER_S;
+    for (;;) {
+        CLEANUP_FREE char *error = NULL;
+        if (attach_get(node->node->attach, name, NULL, NULL, &attachment, &error) == 0)
+            return attachment;
+        CHECK_MSG(
+            env_now_ns() < until_ns, "%s cannot be attached on %s: %s", name, node->name, error);
+        env_sleep_ns(20 * CLUSTER_MS);
+    }
+}
+
+void cluster_read_all(struct cluster_node *node, struct cluster_volume *volume, bool settle)
+{
+    enum { PIECE = 32 };
+    void *buf = mem_alloc_pages(PIECE * BLOCK_BYTES);
+    struct attachment *attachment = cluster_attach(node, volume->name);
+    for (uint32_t at = 0; at < volume->blocks;) {
+        uint64_t since = history_now(volume->history);
+        int r =
+            attach_read(attachment, (uint64_t)at * BLOCK_BYTES, (uint64_t)PIECE * BLOCK_BYTES, buf);
+        if (r == -ESHUTDOWN) {
+            attach_put(attachment);
+            attachment = cluster_attach(node, volume->name);
+            continue;
+        }
+        CHECK_MSG(
+            r == 0, "%s: read of %s at block %u: %s", node->name, volume->name, at, strerror(-r));
+        if (settle)
+            history_found(volume->history, at, PIECE, buf);
+        else
+            history_read(volume->history, since, at, PIECE, buf);
+        at += PIECE;
+    }
+    attach_put(attachment);
+    mem_free_pages(buf, PIECE * BLOCK_BYTES);
+}

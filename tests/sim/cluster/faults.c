@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What goes wrong, drawn by the seed: which kinds at all, how often, where.
+ *
+ * No more than m nodes may lack data at a time. A fault that loses data (power, a disk) on a node is
+ * injected only while no more than m nodes, that one included, have been touched by anything since the
+ * last quiet moment: a node that was away has missed what was written meanwhile.
+ */
+#include <errno.h>
+#include <string.h>
+
+#include "tests/sim/cluster/cluster.h"
+
+static const char *const names[FAULT_KINDS] = {
+    [FAULT_KILL] = "process killed",
+    [FAULT_POWER_CUT] = "machine without power",
+    [FAULT_RESTART] = "clean restart",
+    [FAULT_PAUSE] = "process paused",
+    [FAULT_ISOLATE] = "node cut off",
+    [FAULT_ONE_WAY] = "one-way partition",
+    [FAULT_RESET] = "connections reset",
+    [FAULT_SLOW_LINK] = "slow link",
+    [FAULT_DISK_ERROR] = "disk error",
+    [FAULT_DISK_SLOW] = "slow disk",
+    [FAULT_DISK_FLIP] = "flipped bits",
+    [FAULT_DISK_MISDIRECT] = "misdirected write",
+    [FAULT_DISK_GONE] = "disk pulled out",
+    [FAULT_STORE_DOWN] = "store outage",
+    [FAULT_STORE_UNKNOWN] = "store: outcome unknown",
+    [FAULT_STORE_SLOW] = "slow store",
+    [FAULT_CLOCK_DRIFT] = "clock drift",
+    [FAULT_CLOCK_JUMP] = "clock jump",
+    [FAULT_KILL_ALL] = "all processes killed",
+    [FAULT_POWER_ALL] = "all without power",
+};
+
+const char *cluster_fault_name(enum cluster_fault fault)
+{
+    return names[fault];
+}
+
+void cluster_draw_faults(struct cluster *c)
+{
+    for (unsigned i = 0; i < FAULT_KINDS; i++)
+        c->fault_on[i] = rng_one_in(&c->rng, 3);
+    c->fault_pace_ms = (unsigned)rng_between(&c->rng, 100, 4000);
+}
+
+static unsigned touched(const struct cluster *c)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < c->node_count; i++)
+        n += c->nodes[i].dirty;
+    return n;
+}
+
+static bool may_lose(const struct cluster_node *node)
+{
+    const struct cluster *c = node->cluster;
+    return touched(c) + !node->dirty <= c->pool.code.m;
+}
+
+static struct sim_disk *some_disk(struct cluster_node *node)
+{
+    return node->disks[rng_below(&node->cluster->rng, node->cluster->disks_per_node)];
+}
+
+/* --- Nodes ------------------------------------------------------------------------------------- */
+
+static void end_node(struct cluster_node *node, bool power)
+{
+    node->dirty = true;
+    if (power)
+        sim_node_power_cut(node->env, SIM_CUT_RANDOM);
+    else
+        sim_node_crash(node->env);
+    cluster_node_ended(node);
+    cluster_run_for(node->cluster, rng_below(&node->cluster->rng, 4000) * CLUSTER_MS);
+    cluster_start_node(node);
+}
+
+static bool went_down(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->node_count; i++) {
+        if (c->nodes[i].want_stop)
+            return false;
+    }
+    return true;
+}
+
+static void restart(struct cluster_node *node)
+{
+    if (!node->node || !node->formatted)
+        return;
+    node->dirty = true;
+    node->want_stop = true;
+    cluster_until(node->cluster, went_down, 120, "a clean stop");
+    sim_node_crash(node->env); /* whatever is left */
+    cluster_node_ended(node);
+    cluster_start_node(node);
+}
+
+static void end_all(struct cluster *c, bool power)
+{
+    if (power) {
+        sim_power_cut_all(c->sim, SIM_CUT_RANDOM);
+    } else {
+        for (unsigned i = 0; i < c->node_count; i++)
+            sim_node_crash(c->nodes[i].env);
+    }
+    for (unsigned i = 0; i < c->node_count; i++)
+        cluster_node_ended(&c->nodes[i]);
+    cluster_settle(c, power);
+}
+
+/* --- Disks ------------------------------------------------------------------------------------- */
+
+static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
+{
+    struct cluster *c = node->cluster;
+    struct sim_disk *disk = some_disk(node);
+    if (kind != FAULT_DISK_SLOW && !may_lose(node))
+        return false;
+    node->dirty = true;
+    struct sim_fault fault = {.after = rng_below(&c->rng, 100), .times = 1};
+    switch (kind) {
+    case FAULT_DISK_ERROR:
+        fault.ops = rng_one_in(&c->rng, 3) ? SIM_OP_SYNC : SIM_OP_WRITE;
+        fault.kind = SIM_FAULT_ERROR;
+        break;
+    case FAULT_DISK_SLOW:
+        fault.ops = SIM_OP_WRITE | SIM_OP_SYNC | SIM_OP_READ;
+        fault.kind = SIM_FAULT_DELAY;
+        fault.delay_ns = rng_between(&c->rng, 1, 500) * CLUSTER_MS;
+        fault.times = rng_between(&c->rng, 10, 300);
+        break;
+    case FAULT_DISK_MISDIRECT:
+        fault.ops = SIM_OP_WRITE;
+        fault.kind = SIM_FAULT_MISDIRECT;
+        fault.target_off_bytes = UINT64_MAX;
+        break;
+    case FAULT_DISK_GONE:
+        if (sim_disk_find(node->env, sim_disk_path(disk)))
+            sim_disk_remove(disk);
+        return true;
+    default:
+        for (unsigned i = 0; i < 30; i++)
+            sim_disk_flip(disk, (4ull << 20) + rng_below(&c->rng, 12ull << 20),
+                (unsigned)rng_below(&c->rng, 8));
+        return true;
+    }
+    sim_disk_fault(disk, &fault);
+    return true;
+}
+
+/* --- Network, clocks, store -------------------------------------------------------------------- */
+
+static struct cluster_node *another(struct cluster_node *node)
+{
+    struct cluster *c = node->cluster;
+    unsigned step = 1 + (unsigned)rng_below(&c->rng, c->node_count - 1);
+    return &c->nodes[(node->number + step) % c->node_count];
+}
+
+static void network(struct cluster_node *node, enum cluster_fault kind)
+{
+    struct cluster *c = node->cluster;
+    struct cluster_node *other = another(node);
+    uint64_t away_ns = rng_between(&c->rng, 50, 5000) * CLUSTER_MS;
+    struct sim_net_latency slow = {.base_ns = rng_between(&c->rng, 1, 80) * CLUSTER_MS,
+        .jitter_ns = 5 * CLUSTER_MS,
+        .ns_per_kib = 20000};
+    switch (kind) {
+    case FAULT_ISOLATE:
+        node->dirty = true;
+        sim_net_isolate(node->env, true);
+        cluster_run_for(c, away_ns);
+        sim_net_isolate(node->env, false);
+        break;
+    case FAULT_ONE_WAY:
+        node->dirty = other->dirty = true;
+        sim_net_cut(node->env, other->env, true);
+        cluster_run_for(c, away_ns);
+        sim_net_cut(node->env, other->env, false);
+        break;
+    case FAULT_RESET:
+        node->dirty = other->dirty = true;
+        sim_net_reset(node->env, other->env);
+        break;
+    default:
+        sim_net_set_latency(node->env, other->env, &slow);
+        sim_net_set_latency(other->env, node->env, &slow);
+        break;
+    }
+}
+
+static void store_fault(struct cluster *c, enum cluster_fault kind)
+{
+    int error = kind == FAULT_STORE_DOWN      ? -EHOSTUNREACH
+                : kind == FAULT_STORE_UNKNOWN ? -ETIMEDOUT
+                                              : 0;
+    store_mem_set_fault(c->store, error, rng_below(&c->rng, 400) * CLUSTER_MS);
+    cluster_run_for(c, rng_between(&c->rng, 50, 6000) * CLUSTER_MS);
+    store_mem_set_fault(c->store, 0, 0);
+}
+
+static void clock_fault(struct cluster_node *node, enum cluster_fault kind)
+{
+    struct cluster *c = node->cluster;
+    if (kind == FAULT_CLOCK_DRIFT)
+        sim_clock_drift(node->env, (int32_t)rng_below(&c->rng, 40000) - 20000); /* 2 % */
+    else if (rng_one_in(&c->rng, 2))
+        sim_clock_jump_boottime(node->env, rng_below(&c->rng, 20000) * CLUSTER_MS);
+    else
+        sim_clock_jump_realtime(
+            node->env, ((int64_t)rng_below(&c->rng, 200) - 100) * (int64_t)CLUSTER_S);
+}
+
+/* --- One of them ------------------------------------------------------------------------------- */
+
+static bool inject(struct cluster *c, enum cluster_fault kind)
+{
+    struct cluster_node *node = &c->nodes[rng_below(&c->rng, c->node_count)];
+    switch (kind) {
+    case FAULT_KILL:
+        end_node(node, false);
+        return true;
+    case FAULT_POWER_CUT:
+        if (!may_lose(node))
+            return false;
+        end_node(node, true);
+        return true;
+    case FAULT_RESTART:
+        restart(node);
+        return true;
+    case FAULT_PAUSE:
+        node->dirty = true;
+        sim_node_pause(node->env, rng_between(&c->rng, 10, 5000) * CLUSTER_MS);
+        return true;
+    case FAULT_ISOLATE:
+    case FAULT_ONE_WAY:
+    case FAULT_RESET:
+    case FAULT_SLOW_LINK:
+        network(node, kind);
+        return true;
+    case FAULT_DISK_ERROR:
+    case FAULT_DISK_SLOW:
+    case FAULT_DISK_FLIP:
+    case FAULT_DISK_MISDIRECT:
+    case FAULT_DISK_GONE:
+        return disk_fault(node, kind);
+    case FAULT_STORE_DOWN:
+    case FAULT_STORE_UNKNOWN:
+    case FAULT_STORE_SLOW:
+        store_fault(c, kind);
+        return true;
+    case FAULT_CLOCK_DRIFT:
+    case FAULT_CLOCK_JUMP:
+        clock_fault(node, kind);
+        return true;
+    case FAULT_KILL_ALL:
+    case FAULT_POWER_ALL:
+        end_all(c, kind == FAULT_POWER_ALL);
+        return true;
+    case FAULT_KINDS:
+        break;
+    }
+    return false;
+}
+
+void cluster_fault(struct cluster *c)
+{
+    enum cluster_fault kind = (enum cluster_fault)rng_below(&c->rng, FAULT_KINDS);
+    if (!c->fault_on[kind])
+        return;
+    sim_trace(c->sim, names[kind], kind, 0);
+    if (inject(c, kind))
+        cluster_totals.faults[kind]++;
+}
+
+void cluster_heal(struct cluster *c)
+{
+    struct sim_net_latency usual = {.base_ns = 100000, .jitter_ns = 50000, .ns_per_kib = 800};
+    sim_net_heal_all(c->sim);
+    store_mem_set_fault(c->store, 0, 0);
+    for (unsigned i = 0; i < c->node_count; i++) {
+        struct cluster_node *node = &c->nodes[i];
+        for (unsigned k = 0; k < c->node_count; k++) {
+            if (k != i)
+                sim_net_set_latency(node->env, c->nodes[k].env, &usual);
+        }
+        bool again = false;
+        for (unsigned d = 0; d < c->disks_per_node; d++) {
+            sim_disk_clear_faults(node->disks[d]);
+            if (!sim_disk_find(node->env, sim_disk_path(node->disks[d]))) {
+                sim_disk_return(node->disks[d]);
+                again = true;
+            }
+        }
+        /* A disk that failed stays retired until the process starts anew (D2). */
+        if (node->node) {
+            list_for_each (it, disks_entries(node->node->disks))
+                again = again || list_entry(it, struct disks_entry, link)->state == DISK_FAILED;
+        }
+        if (again && sim_node_is_up(node->env)) {
+            sim_node_crash(node->env);
+            cluster_node_ended(node);
+        }
+    }
+    cluster_start_all(c);
+    cluster_until(c, cluster_all_up, 120, "all nodes run");
+}
