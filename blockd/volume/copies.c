@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include <errno.h>
 
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/planted.h"
@@ -38,18 +39,33 @@ bool copies_away(
     return false;
 }
 
+struct fencing {
+    struct copies_set *set;
+    struct volume_host *host;
+    const struct chunk_shard *shards;
+    uint32_t epoch;
+};
+
+static void fence_one(void *ctx, unsigned i)
+{
+    const struct fencing *fencing = ctx;
+    struct copies_set *set = fencing->set;
+    struct disk *disk = volume_host_disk(fencing->host, fencing->shards[i].place.disk);
+    set->errors[i] = -EHOSTUNREACH;
+    if (disk_usable(disk))
+        set->errors[i] = PLANTED(skip_fencing)
+                             ? shard_stat(disk, copy_key(set, i), &set->infos[i])
+                             : shard_fence(disk, copy_key(set, i), fencing->epoch, &set->infos[i]);
+}
+
 int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume, uint64_t chunk,
     const struct chunk_shard *shards, unsigned count, uint32_t epoch)
 {
     *set = (struct copies_set){.volume = volume, .chunk = chunk, .count = count};
     bool all_gone = true;
+    struct fencing fencing = {.set = set, .host = host, .shards = shards, .epoch = epoch};
+    fanout_run("fence copies", count, MAX(count, 1u), fence_one, &fencing);
     for (unsigned i = 0; i < count; i++) {
-        struct disk *disk = volume_host_disk(host, shards[i].place.disk);
-        set->errors[i] = -EHOSTUNREACH;
-        if (disk_usable(disk))
-            set->errors[i] = PLANTED(skip_fencing)
-                                 ? shard_stat(disk, copy_key(set, i), &set->infos[i])
-                                 : shard_fence(disk, copy_key(set, i), epoch, &set->infos[i]);
         if (set->errors[i] == -ESTALE && !PLANTED(ignore_higher_fence))
             return -ESTALE;
         /* Another instance is not the shard that was named (S9). */

@@ -242,6 +242,7 @@ int volume_close(struct volume *v)
 
 #define HAND_OVER_BYTES_MAX (1u << 20) /* of data to replay: little, not nothing */
 #define HAND_OVER_ITEMS_MAX 64         /* directories to read */
+#define HAND_OVER_LOG_BLOCKS_MAX 64    /* to read, also what is committed */
 #define HAND_OVER_ROUNDS 4
 #define HAND_OVER_PREPARE_NS 5000000000ull
 #define HAND_OVER_WAIT_NS 1000000000ull
@@ -249,6 +250,7 @@ int volume_close(struct volume *v)
 static void hand_over_prepare(struct volume *v)
 {
     uint64_t deadline_ns = env_now_ns() + HAND_OVER_PREPARE_NS;
+    log_roll_if_long(v, HAND_OVER_LOG_BLOCKS_MAX);
     if (v->state.item_count > HAND_OVER_ITEMS_MAX) {
         v->checkpoint_wanted++;
         fiber_queue_wake_all(&v->checkpoint_wake);

@@ -452,6 +452,15 @@ static int next_wal(struct volume *v)
     return 0;
 }
 
+void log_roll_if_long(struct volume *v, unsigned blocks)
+{
+    if (v->wal_next && wal_healthy(v, v->wal_next) && v->wal_open &&
+        v->wal_open->length_blocks > blocks) {
+        v->wal_roll = true;
+        fiber_queue_wake_all(&v->committer_wake);
+    }
+}
+
 void log_committer(void *arg)
 {
     struct volume *v = arg;

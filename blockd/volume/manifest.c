@@ -139,15 +139,27 @@ static int append_group(struct volume *v, const struct copies_ref *ref, uint32_t
 
 static int sync_all(struct volume *v, const struct copies_ref *ref, uint32_t length_blocks)
 {
+    struct group_sync syncs[CODE_M_MAX + 1];
+    struct fiber_group group;
+    fiber_group_init(&group);
+    int error = 0;
     for (unsigned i = 0; i < ref->count; i++) {
-        struct disk *disk = volume_disk(v, ref->places[i].disk);
-        int r = disk ? shard_sync(disk, manifest_key(v->root.id, ref->chunk, i), v->root.epoch,
-                           length_blocks)
-                     : -EHOSTUNREACH;
-        if (r < 0)
-            return r;
+        syncs[i].sync = (struct shard_sync){.disk = volume_disk(v, ref->places[i].disk),
+            .key = manifest_key(v->root.id, ref->chunk, i),
+            .epoch = v->root.epoch,
+            .length_blocks = length_blocks,
+            .result = -EHOSTUNREACH};
+        if (syncs[i].sync.disk)
+            group_sync_submit(&syncs[i], &group);
+        else
+            error = -EHOSTUNREACH;
     }
-    return 0;
+    int r = fiber_group_wait(&group);
+    for (unsigned i = 0; i < ref->count; i++) {
+        if (syncs[i].sync.result == -ESTALE)
+            return -ESTALE;
+    }
+    return r < 0 ? r : error;
 }
 
 void copies_remove(struct volume *v, const struct copies_ref *ref)

@@ -205,10 +205,33 @@ static int first_wal(struct volume *v)
     return 0;
 }
 
+static void phase(struct recovery *rec, enum recovery_phase phase)
+{
+    rec->phase_ns[phase] = env_now_ns();
+}
+
+static double phase_ms(const struct recovery *rec, enum recovery_phase phase)
+{
+    return (double)(rec->phase_ns[phase + 1] - rec->phase_ns[phase]) / 1e6;
+}
+
+static void tell_time(const struct recovery *rec)
+{
+    const struct volume *v = rec->volume;
+    log_info("volume %s: open at epoch %u in %.1f ms: root %.1f, manifest %.1f, logs %.1f, "
+             "places %.1f, rows not in the map %.1f (%u), new log and manifest %.1f",
+        v->root.name, v->root.epoch,
+        (double)(rec->phase_ns[RECOVERY_PHASES] - rec->phase_ns[RECOVERY_ROOT]) / 1e6,
+        phase_ms(rec, RECOVERY_ROOT), phase_ms(rec, RECOVERY_MANIFEST),
+        phase_ms(rec, RECOVERY_LOGS), phase_ms(rec, RECOVERY_PLACES), phase_ms(rec, RECOVERY_DELTA),
+        v->state.item_count, phase_ms(rec, RECOVERY_BEGIN));
+}
+
 static int recover(struct recovery *rec)
 {
     struct volume *v = rec->volume;
     int r = 0;
+    phase(rec, RECOVERY_MANIFEST);
     if (v->root.manifest.chunk != 0)
         r = manifest_load(v->host, &v->root, &v->state, &v->manifest.chain,
             &v->manifest.chain_count, rec->ret_error);
@@ -221,9 +244,12 @@ static int recover(struct recovery *rec)
                                : 1);
     v->map = map_new(v->host->map_cache, &v->map_store, v->state.map_root, v->state.map_levels);
     requests_load(&v->requests, &v->state);
+    phase(rec, RECOVERY_LOGS);
     r = recovery_logs(rec);
+    phase(rec, RECOVERY_PLACES);
     if (r == 0)
         r = close_places(rec);
+    phase(rec, RECOVERY_DELTA);
     if (r == 0)
         r = delta_rebuild(v, rec->ret_error);
     return r;
@@ -270,11 +296,14 @@ static void wait_for_disks(void *arg)
 static int serve(struct recovery *rec)
 {
     struct volume *v = rec->volume;
+    phase(rec, RECOVERY_BEGIN);
     int r = begin_epoch(v);
+    rec->phase_ns[RECOVERY_PHASES] = env_now_ns();
     if (r == -ESHUTDOWN || r == -ESTALE)
         return r;
     list_push_back(&v->host->budget->volumes, &v->budget_link);
     if (r == 0) {
+        tell_time(rec);
         start(v);
         return 0;
     }
@@ -306,6 +335,7 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     struct volume_root root;
     struct pool pool;
     char *error = NULL;
+    uint64_t start_ns = env_now_ns();
     int r = volume_root_load(host->store, id, &root);
     if (r < 0) {
         *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
@@ -324,7 +354,7 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
      * open destage, and a log is smaller than the budget. */
     fiber_mutex_lock(&host->budget->replay);
     struct volume *v = volume_new(host, &root, &pool);
-    struct recovery rec = {.volume = v, .ret_error = &error};
+    struct recovery rec = {.volume = v, .ret_error = &error, .phase_ns = {start_ns}};
     r = recover(&rec);
     if (r == 0)
         r = serve(&rec);

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "blockd/cluster/placement.h"
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -56,6 +57,31 @@ static void create_remove(
         (void)shard_remove(disk, key, instance, v->root.epoch);
 }
 
+struct creation {
+    struct disk **disks;
+    struct shard_create creates[CODE_M_MAX + 1];
+    struct shard_info infos[CODE_M_MAX + 1];
+    int results[CODE_M_MAX + 1];
+};
+
+static void create_one(void *ctx, unsigned i)
+{
+    struct creation *creation = ctx;
+    creation->results[i] =
+        shard_create(creation->disks[i], &creation->creates[i], &creation->infos[i]);
+}
+
+/* Which of the copies failed (the first; -ESTALE before others), or count. */
+static unsigned creation_failed(const struct creation *creation, unsigned count)
+{
+    unsigned failed = count;
+    for (unsigned i = count; i-- > 0;) {
+        if (creation->results[i] < 0 && (failed == count || creation->results[failed] != -ESTALE))
+            failed = i;
+    }
+    return failed;
+}
+
 int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsigned copies_max,
     unsigned copies_min, uint32_t capacity_blocks, uint32_t capacity_blocks_min,
     enum shard_priority priority, struct chunk_shard *ret_shards, unsigned *ret_copies,
@@ -69,35 +95,37 @@ int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsign
             v, kind, copies_max, copies_min, capacity_blocks_min, priority, exclude, tries, disks);
         if (placed < 0)
             return r < 0 ? r : placed;
+        unsigned count = (unsigned)placed;
         uint32_t capacity = capacity_blocks;
-        int made = 0;
-        for (r = 0; made < placed && r == 0; made++) {
-            struct shard_create create = {
-                .key = {.volume = v->root.id, .chunk = chunk, .index = (uint8_t)made},
+        struct creation creation = {.disks = disks};
+        for (unsigned i = 0; i < count; i++) {
+            creation.creates[i] = (struct shard_create){
+                .key = {.volume = v->root.id, .chunk = chunk, .index = (uint8_t)i},
                 .kind = kind,
-                .code = {.k = 1, .m = (uint8_t)(placed - 1)},
+                .code = {.k = 1, .m = (uint8_t)(count - 1)},
                 .instance = env_random_u64() | 1,
                 .epoch = v->root.epoch,
                 .capacity_blocks = capacity_blocks,
                 .capacity_blocks_min = capacity_blocks_min,
                 .priority = priority};
-            struct shard_info info;
-            r = shard_create(disks[made], &create, &info);
-            if (r == 0)
-                capacity = MIN(capacity, info.capacity_blocks);
-            ret_shards[made] = (struct chunk_shard){
-                .place = {.disk = disks[made]->number, .instance = create.instance}};
+            ret_shards[i] = (struct chunk_shard){
+                .place = {.disk = disks[i]->number, .instance = creation.creates[i].instance}};
         }
-        if (r == 0) {
-            *ret_copies = (unsigned)placed;
+        fanout_run("create copies", count, count, create_one, &creation);
+        unsigned failed = creation_failed(&creation, count);
+        if (failed == count) {
+            for (unsigned i = 0; i < count; i++)
+                capacity = MIN(capacity, creation.infos[i].capacity_blocks);
+            *ret_copies = count;
             *ret_capacity = capacity;
             return 0;
         }
-        exclude[tries] = disks[made - 1]->number;
-        for (int i = 0; i < made - 1; i++)
-            create_remove(v, disks[i],
-                (struct shard_key){.volume = v->root.id, .chunk = chunk, .index = (uint8_t)i},
-                ret_shards[i].place.instance);
+        r = creation.results[failed];
+        exclude[tries] = disks[failed]->number;
+        for (unsigned i = 0; i < count; i++) {
+            if (creation.results[i] == 0)
+                create_remove(v, disks[i], creation.creates[i].key, creation.creates[i].instance);
+        }
         if (r == -ESTALE)
             return r;
     }

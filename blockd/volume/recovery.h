@@ -14,6 +14,16 @@ struct probe {
     int errors[CODE_SHARDS_MAX];
 };
 
+enum recovery_phase {
+    RECOVERY_ROOT,
+    RECOVERY_MANIFEST,
+    RECOVERY_LOGS,
+    RECOVERY_PLACES,
+    RECOVERY_DELTA,
+    RECOVERY_BEGIN,
+    RECOVERY_PHASES
+};
+
 struct recovery {
     struct volume *volume;
     char **ret_error;
@@ -22,6 +32,8 @@ struct recovery {
     bool power_loss;       /* only suspect copies had something */
     bool tail_lost;        /* and a log was found shorter than it was: a gap is to be expected */
     struct idmap probes;   /* by place */
+    uint64_t
+        phase_ns[RECOVERY_PHASES + 1]; /* when each began, and the end: the pause of a handover */
 };
 
 /* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "blockd/disk/append_header.h"
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/recovery.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -218,19 +219,35 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
     return r;
 }
 
+struct sealing {
+    const struct volume *volume;
+    const struct copies_set *copies;
+    uint64_t chunk;
+    uint32_t end;
+    int results[CODE_M_MAX + 1];
+};
+
+static void seal_one(void *ctx, unsigned i)
+{
+    struct sealing *s = ctx;
+    struct shard_key key = {.volume = s->volume->root.id, .chunk = s->chunk, .index = (uint8_t)i};
+    s->results[i] = -ENOENT;
+    if (s->copies->disks[i] && PLANTED(append_to_old_log))
+        s->results[i] = 0;
+    else if (s->copies->disks[i] && s->copies->infos[i].length_blocks >= s->end)
+        s->results[i] = shard_seal(s->copies->disks[i], key, s->volume->root.epoch, s->end);
+}
+
 /* Seals every copy that has `end` (O4); the others are lost. */
 static int seal_copies(
     struct recovery *rec, struct wal *wal, const struct copies_set *copies, uint32_t end)
 {
     struct volume *v = rec->volume;
     unsigned sealed = 0;
+    struct sealing sealing = {.volume = v, .copies = copies, .chunk = wal->chunk, .end = end};
+    fanout_run("seal copies", wal->copies, MAX(wal->copies, 1u), seal_one, &sealing);
     for (unsigned i = 0; i < wal->copies; i++) {
-        struct shard_key key = {.volume = v->root.id, .chunk = wal->chunk, .index = (uint8_t)i};
-        int r = -ENOENT;
-        if (copies->disks[i] && PLANTED(append_to_old_log))
-            r = 0;
-        else if (copies->disks[i] && copies->infos[i].length_blocks >= end)
-            r = shard_seal(copies->disks[i], key, v->root.epoch, end);
+        int r = sealing.results[i];
         if (r == -ESTALE)
             return r;
         wal->shards[i].state = r == 0 ? CHUNK_SHARD_OK : CHUNK_SHARD_LOST;
@@ -249,12 +266,19 @@ static int seal_copies(
     return 0;
 }
 
-static int recover_wal(struct recovery *rec, struct wal *wal)
+/* A log and its copies, fenced (`result`). */
+struct fenced_wal {
+    struct wal *wal;
+    struct copies_set copies;
+    int result;
+};
+
+static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
 {
     struct volume *v = rec->volume;
-    struct copies_set copies;
-    int r = copies_fence(
-        &copies, v->host, v->root.id, wal->chunk, wal->shards, wal->copies, v->root.epoch);
+    struct wal *wal = fenced->wal;
+    struct copies_set copies = fenced->copies;
+    int r = fenced->result;
     if (r == -ESTALE)
         return r;
     bool needed = !(wal->sealed && wal->last_seq <= v->state.committed_seq) && !rec->stopped;
@@ -303,10 +327,44 @@ static int recover_wal(struct recovery *rec, struct wal *wal)
               "record %llu",
         v->root.name, (unsigned long long)wal->chunk, copies.usable, copies.count, copies.suspect,
         end, length, (unsigned long long)last_seq);
-    if (r == 0 || !needed)
+    /* One that is replayed to its end and was committed goes as it is: it says the same again. */
+    bool stays = rec->stopped || (needed && end < length) || last_seq > v->state.committed_seq;
+    if ((r == 0 && stays) || (r < 0 && !needed))
         r = seal_copies(rec, wal, &copies, needed ? end : 0);
     wal->last_seq = last_seq;
     return r;
+}
+
+struct fencing_wals {
+    struct volume *volume;
+    struct fenced_wal *wals;
+};
+
+static void fence_wal(void *ctx, unsigned i)
+{
+    const struct fencing_wals *fencing = ctx;
+    const struct volume *v = fencing->volume;
+    struct fenced_wal *f = &fencing->wals[i];
+    f->result = copies_fence(&f->copies, v->host, v->root.id, f->wal->chunk, f->wal->shards,
+        f->wal->copies, v->root.epoch);
+}
+
+#define FENCE_WIDTH 16
+
+/* All at once; then one after the other, in order. */
+static struct fenced_wal *fence_wals(struct volume *v, unsigned *ret_count)
+{
+    unsigned count = 0;
+    list_for_each (it, &v->state.wals)
+        count++;
+    struct fenced_wal *wals = mem_zalloc(count + 1, sizeof(*wals));
+    *ret_count = count;
+    count = 0;
+    list_for_each (it, &v->state.wals)
+        wals[count++].wal = list_entry(it, struct wal, link);
+    struct fencing_wals fencing = {.volume = v, .wals = wals};
+    fanout_run("fence logs", count, FENCE_WIDTH, fence_wal, &fencing);
+    return wals;
 }
 
 int recovery_logs(struct recovery *rec)
@@ -314,9 +372,11 @@ int recovery_logs(struct recovery *rec)
     struct volume *v = rec->volume;
     rec->expected_seq = v->state.committed_seq + 1;
     v->acked_seq = v->state.committed_seq;
-    list_for_each_safe (it, &v->state.wals) {
-        struct wal *wal = list_entry(it, struct wal, link);
-        int r = recover_wal(rec, wal);
+    unsigned count;
+    CLEANUP_FREE struct fenced_wal *fenced = fence_wals(v, &count);
+    for (unsigned i = 0; i < count; i++) {
+        struct wal *wal = fenced[i].wal;
+        int r = recover_wal(rec, &fenced[i]);
         if (r < 0)
             return r;
         if (wal->last_seq <= v->state.committed_seq) {

@@ -223,6 +223,9 @@ void log_copy_failed(struct volume *volume, struct wal *wal, unsigned copy, int 
 uint64_t log_bytes(const struct volume *volume);
 /* More unreleased log than the volume may have: writers wait for destage (which this asks for). */
 bool log_is_full(struct volume *volume);
+/* Goes on in the next log if that is there and the open one has more blocks: what is then committed
+ * goes with it. */
+void log_roll_if_long(struct volume *volume, unsigned blocks);
 /* So much that what can be committed is. */
 bool log_is_long(const struct volume *volume);
 /* Gives the next log's space back when it is a large one; a smaller one is made then. */
