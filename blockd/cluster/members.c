@@ -196,12 +196,12 @@ static void session_told(void *ctx, const struct store_value *value)
 
 uint64_t members_session(const struct members *members)
 {
-    return members->session;
+    return members->session_lost ? 0 : members->session;
 }
 
 uint64_t members_valid_until_ns(const struct members *members)
 {
-    return members->session ? store_session_valid_until_ns(members->options.store) : 0;
+    return members_session(members) ? store_session_valid_until_ns(members->options.store) : 0;
 }
 
 bool members_session_alive(const struct members *members, uint64_t session)
