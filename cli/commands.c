@@ -161,7 +161,7 @@ const struct command commands[] = {
         "holdfast volume export vm1 vm1.img\nholdfast volume export vm1 - | zstd > vm1.img.zst",
         volume_export_options, cmd_volume_export},
     {"volume", "move", "VOLUME", "Let another node serve a volume",
-        "Clients stay connected, wherever they are; their requests wait for some milliseconds. "
+        "Clients stay connected, wherever they are; their requests wait for some milliseconds.\n"
         "Without this it moves to where most of its traffic is.",
         "holdfast volume move vm1 --to n2", volume_move_options, cmd_volume_move},
     {"volume", "flush", "VOLUME", "Make everything written so far durable", NULL,
