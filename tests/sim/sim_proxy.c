@@ -257,8 +257,7 @@ static int proxy_seal(
     return simple(call, NULL);
 }
 
-static int proxy_remove(
-    struct disk *disk, struct shard_key key, uint64_t instance, uint32_t epoch)
+static int proxy_remove(struct disk *disk, struct shard_key key, uint64_t instance, uint32_t epoch)
 {
     struct call *call = call_new(disk, REMOVE, key);
     call->epoch = epoch;
