@@ -170,13 +170,17 @@ void fake_volume_depose(struct volumes *volumes, const char *name)
     orphan(volume);
 }
 
+/* Held meanwhile: the last of its listeners may let go of it. */
 static void tell_halted(struct volume *volume)
 {
+    volume->users++;
     list_for_each_safe (link, &volume->listeners) {
         struct volumes_listener *listener = list_entry(link, struct volumes_listener, link);
         if (listener->halted)
             listener->halted(listener);
     }
+    volume->users--;
+    orphan(volume);
 }
 
 static void open_here(struct volumes *volumes, struct fake_data *d)

@@ -461,6 +461,6 @@ static void run_round(uint64_t seed)
 int main(int argc, char **argv)
 {
     log_set_level(getenv("SIM_ATTACH_LOG") ? LOG_LEVEL_INFO : LOG_LEVEL_ERROR);
-    struct sim_check check = {.round = run_round, .rounds = 40};
+    struct sim_check check = {.round = run_round, .rounds = 20};
     return sim_check_main(argc, argv, &check);
 }
