@@ -14,6 +14,7 @@
 
 #include "blockd/cluster/records.h"
 #include "blockd/cluster/wire_shard.h"
+#include "blockd/cluster/wire_volume.h"
 #include "blockd/disk/append_header.h"
 #include "blockd/disk/superblock.h"
 #include "blockd/disk/table.h"
@@ -530,6 +531,39 @@ static void shard_bodies_version_1(void **state)
         bytes, (size_t)(end - bytes)); /* what decodes encodes to the same: test_wire_shard */
 }
 
+static void volume_bodies_version_1(void **state)
+{
+    struct wire_volume_attach attach = {.attachment = 3, .name = "vm-1"};
+    struct wire_volume_request request = {.volume_id = 0x1122334455667788,
+        .attachment = 3,
+        .epoch = 7,
+        .flags = VOLUME_FUA | VOLUME_NO_HOLE,
+        .extents_max = 2048,
+        .id = {.session = 0x99, .number = 100, .answered_below = 90},
+        .off_bytes = 4096,
+        .len_bytes = 8192};
+    struct wire_volume_state news = {.volume_id = 0x1122334455667788,
+        .size_bytes = 1ull << 40,
+        .epoch = 7,
+        .flags = WIRE_VOLUME_REMOVED | WIRE_VOLUME_HALTED,
+        .traffic = 123456,
+        .extents = 2,
+        .pause_ns = 5000000};
+    struct volume_extent extents[] = {{4096, true}, {1ull << 40, false}};
+    uint8_t bytes[WIRE_VOLUME_ATTACH_BYTES + WIRE_VOLUME_REQUEST_BYTES + WIRE_VOLUME_STATE_BYTES +
+                  2 * WIRE_VOLUME_EXTENT_BYTES];
+    uint8_t *end = bytes;
+    wire_volume_attach_encode(&attach, end);
+    end += WIRE_VOLUME_ATTACH_BYTES;
+    wire_volume_request_encode(&request, end);
+    end += WIRE_VOLUME_REQUEST_BYTES;
+    wire_volume_state_encode(&news, end);
+    end += WIRE_VOLUME_STATE_BYTES;
+    wire_volume_extents_encode(extents, 2, end);
+    golden_compare("volume-bodies-v1", "attach, request, state, two extents", bytes,
+        sizeof(bytes)); /* what decodes encodes to the same: test_wire_volume */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -544,6 +578,7 @@ int main(void)
         cmocka_unit_test(store_records_version_1),
         cmocka_unit_test(rpc_frames_version_1),
         cmocka_unit_test(shard_bodies_version_1),
+        cmocka_unit_test(volume_bodies_version_1),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
