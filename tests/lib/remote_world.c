@@ -88,7 +88,8 @@ static void server_main(void *arg)
     w->server = (struct cluster_server){.shards = shard_service_new(w->disks)};
     identify(&w->server_options.self, cluster.uuid);
     w->client_options.self.cluster = cluster.uuid;
-    int r = rpc_server_start(&w->server_options, node.address, shard_methods, shard_method_count,
+    int r = rpc_server_start(&w->server_options, node.address,
+        w->methods ? w->methods : shard_methods, w->methods ? w->method_count : shard_method_count,
         NULL, &w->server, &w->server.rpc, &error);
     CHECK_MSG(r == 0, "listen: %s", error ? error : "");
     w->starts++;

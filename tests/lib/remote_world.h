@@ -21,6 +21,10 @@ struct remote_world {
     struct rpc_options client_options, server_options; /* node names and cluster are filled in */
     uint64_t timeout_ns;
 
+    /* NULL: the shard service's. Else a server that says what the test wants. */
+    const struct rpc_method *methods;
+    unsigned method_count;
+
     /* Of the server's process. */
     struct cluster_server server;
     struct disks *disks;

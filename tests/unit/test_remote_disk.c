@@ -491,6 +491,109 @@ static void test_nonsense_is_refused_and_harms_nobody(void **state)
     with_remote_disk(64 * MIB, nonsense);
 }
 
+static void quiet_output(void *ctx, enum log_level level, const char *line)
+{
+}
+
+/* --- A peer that talks nonsense ---------------------------------------------------------------- */
+
+/* What every method answers. */
+static struct {
+    int status;
+    uint8_t body[WIRE_LIST_REPLY_BYTES_MAX];
+    uint32_t body_len, payload_len;
+} lie;
+
+static void handle_lying(void *ctx, struct rpc_request *request)
+{
+    static uint8_t payload[4 * BLOCK_BYTES];
+    struct iovec iov = {payload, lie.payload_len};
+    fill_block(payload, A, 0, 0);
+    rpc_reply(request, lie.status, lie.body, lie.body_len, &iov, lie.payload_len > 0, NULL, NULL);
+}
+
+static void assert_all_refused(void)
+{
+    struct shard_info info;
+    struct shard_info *list;
+    unsigned count;
+    CHECK(create_simple(w.disk, A, SHARD_DATA, 200) == -EIO);
+    CHECK(append_blocks(w.disk, A, 1, 0, 1, 0, 0) == -EIO);
+    CHECK(read_and_compare(w.disk, A, 0, 1, 0) == -EIO);
+    CHECK(shard_fence(w.disk, A, 1, &info) == -EIO);
+    CHECK(shard_stat(w.disk, A, &info) == -EIO);
+    CHECK(shard_list(w.disk, 0, &list, &count) == -EIO);
+    /* Where no body is expected, one ends the connection. */
+    CHECK(shard_seal(w.disk, A, 1, 1) == -EHOSTUNREACH);
+    while (!peer_connected(w.peer))
+        env_sleep_ns(MS);
+    CHECK(shard_remove(w.disk, A, 1, 1) == -EHOSTUNREACH);
+    while (!peer_connected(w.peer))
+        env_sleep_ns(MS);
+}
+
+static void lies(void)
+{
+    struct shard_info info;
+    struct list disks;
+    list_init(&disks);
+    lie.body_len = 1;
+    assert_all_refused();
+    CHECK(remote_disks_refresh(w.peer, &disks) == -EBADMSG);
+    /* A shard, but another one. */
+    struct shard_info other = {.key = L, .kind = SHARD_LOG, .code = {1, 2}, .instance = 1};
+    lie.body_len = wire_info_encode(&other, lie.body);
+    CHECK(shard_stat(w.disk, A, &info) == -EIO && shard_fence(w.disk, A, 1, NULL) == -EIO);
+    CHECK(shard_stat(w.disk, L, &info) == 0);
+    /* Blocks that are not what their entries say; too few of them. */
+    uint8_t block[BLOCK_BYTES];
+    fill_block(block, A, 0, 0);
+    struct shard_entry right[2] = {{.crc = crc32c(0, block, sizeof(block))}}, wrong = {.crc = 1};
+    lie.payload_len = BLOCK_BYTES;
+    lie.body_len = wire_entries_encode(right, 1, lie.body);
+    CHECK(read_and_compare(w.disk, A, 0, 1, 0) == 0);
+    lie.body_len = wire_entries_encode(&wrong, 1, lie.body);
+    CHECK(read_and_compare(w.disk, A, 0, 1, 0) == -EIO);
+    lie.body_len = wire_entries_encode(right, 2, lie.body);
+    CHECK(read_and_compare(w.disk, A, 0, 2, 0) == -EIO);
+    lie.payload_len = 4 * BLOCK_BYTES; /* more than there is room for */
+    CHECK(read_and_compare(w.disk, A, 0, 2, 0) == -EIO);
+    lie.payload_len = lie.body_len = 0;
+    CHECK(read_and_compare(w.disk, A, 0, 1, 0) == -EIO);
+    lie.status = -EBADMSG; /* damage has a place */
+    CHECK(read_and_compare(w.disk, A, 0, 1, 0) == -EIO);
+    lie.status = -ENOSYS; /* an older one that has no such method */
+    CHECK(shard_stat(w.disk, A, &info) == -EHOSTUNREACH);
+    lie.status = 0;
+    /* A list that never ends. */
+    lie.body_len = wire_list_reply_encode(5, NULL, 0, lie.body);
+    struct shard_info *list;
+    unsigned count;
+    CHECK(shard_list(w.disk, 0, &list, &count) == -EIO);
+}
+
+static void test_nonsense_from_a_peer_is_an_error_and_no_statement(void **state)
+{
+    static const uint16_t numbers[] = {METHOD_SHARD_CREATE, METHOD_SHARD_APPEND, METHOD_SHARD_READ,
+        METHOD_SHARD_SYNC, METHOD_SHARD_SEAL, METHOD_SHARD_REMOVE, METHOD_SHARD_FENCE,
+        METHOD_SHARD_STAT, METHOD_SHARD_LIST, METHOD_DISK_STATUS};
+    struct rpc_method methods[ARRAY_SIZE(numbers)];
+    for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++)
+        methods[i] = (struct rpc_method){numbers[i], "lie", handle_lying, 0, 1 << 20};
+    memset(&lie, 0, sizeof(lie));
+    remote_world_init(&w, 1, 64 * MIB, false);
+    w.methods = methods;
+    w.method_count = ARRAY_SIZE(methods);
+    log_set_output(quiet_output, NULL);
+    remote_world_start_server(&w);
+    run_on(w.client_node, connect_client);
+    run_on(w.client_node, lies);
+    run_on(w.client_node, disconnect_client);
+    run_on(w.server_node, stop_server);
+    log_set_output(NULL, NULL);
+    remote_world_fini(&w);
+}
+
 static void unreachable(void)
 {
     struct shard_info info;
@@ -583,6 +686,7 @@ int main(void)
         cmocka_unit_test(test_the_status_of_the_node_s_disks_is_taken_over),
         cmocka_unit_test(test_a_failed_disk_answers_for_itself),
         cmocka_unit_test(test_nonsense_is_refused_and_harms_nobody),
+        cmocka_unit_test(test_nonsense_from_a_peer_is_an_error_and_no_statement),
         cmocka_unit_test(test_what_cannot_be_reached_says_nothing_of_shards),
         cmocka_unit_test(test_a_peer_that_was_removed_comes_back_in_its_place),
     };
