@@ -185,6 +185,19 @@ MAY_SUSPEND static int do_appends(struct owner *o)
     return 0;
 }
 
+/* Other bytes where there are some: an offset has one content for ever (S8). */
+MAY_SUSPEND static int do_wrong_append(struct owner *o)
+{
+    if (o->acked_blocks == 0)
+        return 0;
+    int r;
+    UNTIL_REACHED(r, append_blocks(w.disk, o->key, o->epoch, 0, 3, 77, 0));
+    if (r == -EREMOTEIO && boot_changed(o))
+        return r;
+    CHECK_MSG(r == -ERANGE, "another append at 0: %s", strerror(-r));
+    return 0;
+}
+
 /* --- The other operations ---------------------------------------------------------------------- */
 
 MAY_SUSPEND static int do_sync(struct owner *o)
@@ -242,11 +255,28 @@ MAY_SUSPEND static void do_stat(struct owner *o)
 
 /* --- A shard's life ---------------------------------------------------------------------------- */
 
+/* The next owner was here before the shard: its fence stays, whatever happens, and refuses the create
+ * of the one before (S7). */
+MAY_SUSPEND static void fence_absent(struct owner *o)
+{
+    struct shard_create create = create_of(o->key, o->kind, 900);
+    int r;
+    UNTIL_REACHED(r, shard_fence(w.disk, o->key, o->epoch + 1, NULL));
+    CHECK_MSG(r == -ENOENT, "fence of no shard: %s", strerror(-r));
+    env_sleep_ns(rng_below(&o->rng, 30) * MS);
+    create.epoch = o->epoch;
+    UNTIL_REACHED(r, shard_create(w.disk, &create, NULL));
+    CHECK_MSG(r == -ESTALE, "create behind a fence: %s", strerror(-r));
+    o->epoch++;
+}
+
 MAY_SUSPEND static void make(struct owner *o)
 {
     o->key = key_of(o->volume, (uint64_t)o->epoch << 32 | o->chunk++, 0);
     o->kind = rng_below(&o->rng, 2) == 0 ? SHARD_LOG : SHARD_META;
     o->acked_blocks = o->durable_blocks = 0;
+    if (rng_below(&o->rng, 4) == 0)
+        fence_absent(o);
     o->cuts_seen = power_cuts;
     struct shard_create create = create_of(o->key, o->kind, 900);
     create.epoch = o->epoch;
@@ -274,7 +304,7 @@ MAY_SUSPEND static void fill(struct owner *o)
     unsigned steps = 1 + (unsigned)rng_below(&o->rng, STEPS_MAX);
     for (unsigned i = 0; i < steps && o->acked_blocks < 600; i++) {
         int r = 0;
-        switch (rng_below(&o->rng, 6)) {
+        switch (rng_below(&o->rng, 8)) {
         case 0:
             do_read(o);
             break;
@@ -283,6 +313,9 @@ MAY_SUSPEND static void fill(struct owner *o)
             break;
         case 2:
             do_stat(o);
+            break;
+        case 3:
+            r = do_wrong_append(o);
             break;
         default:
             r = do_appends(o);
@@ -341,6 +374,8 @@ MAY_SUSPEND static void throw_away(struct owner *o)
     struct shard_info info;
     int r;
     bool again = false;
+    UNTIL_REACHED(r, shard_remove(w.disk, o->key, 987654321, o->epoch));
+    CHECK_MSG(r == -ENOENT, "remove of another instance: %s", strerror(-r)); /* S9 */
     for (;;) {
         r = shard_remove(w.disk, o->key, 0, o->epoch);
         if (reached(r))
@@ -503,12 +538,16 @@ static void power_goes(struct rng *rng)
     remote_world_cut_power(&w, SIM_CUT_RANDOM);
     sim_run(w.sim, all_done, NULL, sim_now_ns(w.sim) + rng_below(rng, 100) * MS);
     remote_world_start_server(&w);
+    if (rng_below(rng, 2) != 0)
+        return;
+    sim_run(w.sim, all_done, NULL, sim_now_ns(w.sim) + rng_below(rng, 100) * MS);
+    server_restarts(rng); /* suspect is suspect still (S6) */
 }
 
 static void something_happens(struct rng *rng, bool power)
 {
     struct env *from = rng_below(rng, 3) == 0 ? zombie.taker_node : w.client_node;
-    switch (rng_below(rng, power ? 7 : 6)) {
+    switch (rng_below(rng, power ? 10 : 6)) {
     case 0:
     case 1:
         sim_net_reset(from, w.server_node);
