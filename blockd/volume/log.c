@@ -16,6 +16,8 @@
  *     complete (S4).
  *  W5 A log without any copy left is made durable by no sync: synced_seq does not pass its records
  *     before destage has committed them. Destage itself waits only for rows (G2), never for logs.
+ *  W7 While the manifest still names a failed copy of the open log, synced_seq does not pass what that copy
+ *     may lack: recovery counts it, perhaps it alone. Flushes wait for the roll's record, or for destage (S2).
  *  W6 Unsynced rows of which fewer than k shards are left are lost: the next flush says so (-EIO).
  */
 #include <errno.h>
@@ -188,6 +190,16 @@ static bool any_beyond_sync(const struct volume *v)
     return false;
 }
 
+/* W7 */
+static bool roll_unrecorded(const struct volume *v)
+{
+    for (unsigned i = 0; v->wal_open && i < v->wal_open->copies; i++) {
+        if (v->wal_open->shards[i].state != CHUNK_SHARD_OK)
+            return true;
+    }
+    return false;
+}
+
 static bool all_synced(const struct volume *v)
 {
     list_for_each (it, &v->state.wals) {
@@ -195,7 +207,7 @@ static bool all_synced(const struct volume *v)
         if (wal->synced_blocks < wal->length_blocks && wal->last_seq > v->state.committed_seq)
             return false;
     }
-    return v->unsynced_rows == 0 && !any_beyond_sync(v);
+    return v->unsynced_rows == 0 && !any_beyond_sync(v) && !roll_unrecorded(v);
 }
 
 static void note_synced(struct volume *v, uint64_t seq)
@@ -447,6 +459,7 @@ static int next_wal(struct volume *v)
     v->wal_open = v->wal_next;
     v->wal_next = NULL;
     v->wal_roll = false;
+    fiber_queue_wake_all(&v->syncer_wake); /* W7 */
     fiber_queue_wake_all(&v->provisioner_wake);
     fiber_queue_wake_all(&v->ack_waiters);
     return 0;
@@ -693,10 +706,7 @@ static int sync_failed(struct volume *v, const struct sync_target *t)
     struct wal *wal = wal_find(v, t->chunk);
     if (!wal)
         return 0;
-    log_copy_failed(v, wal, t->copy, error);
-    /* Answered only when the roll is recorded (S2). */
-    while (v->wal_roll && !v->halted && !v->stopping)
-        fiber_queue_wait(&v->ack_waiters);
+    log_copy_failed(v, wal, t->copy, error); /* W7 */
     return v->halted ? -ESHUTDOWN : 0;
 }
 
@@ -767,7 +777,7 @@ static int sync_round(struct volume *v)
         sync_succeeded(v, targets, count);
         v->rows_synced_seq = MAX(v->rows_synced_seq, target_seq);
         fiber_queue_wake_all(&v->sync_waiters);
-        if (!any_beyond_sync(v))
+        if (!any_beyond_sync(v) && !roll_unrecorded(v))
             note_synced(v, target_seq);
         if (v->synced_seq < v->acked_seq) /* what came meanwhile has its own time */
             v->oldest_unsynced_ns = start_ns;
@@ -780,7 +790,7 @@ static bool round_wanted(const struct volume *v, uint64_t after_ns)
 {
     if (v->rows_wanted_seq > MAX(v->rows_synced_seq, v->synced_seq))
         return true;
-    if (any_beyond_sync(v))
+    if (any_beyond_sync(v) || roll_unrecorded(v))
         return false;
     bool due = v->oldest_unsynced_ns && env_now_ns() >= v->oldest_unsynced_ns + after_ns;
     return v->sync_wanted_seq > v->synced_seq || (due && v->synced_seq < v->acked_seq);
@@ -800,6 +810,8 @@ void log_syncer(void *arg)
             v->destage_all = true;
             fiber_queue_wake_all(&v->destager_wake);
             fiber_queue_wait(&v->syncer_wake);
+        } else if (roll_unrecorded(v)) {
+            fiber_queue_wait(&v->syncer_wake); /* for the roll, or for destage */
         } else if (v->oldest_unsynced_ns) {
             fiber_queue_wait_until(&v->syncer_wake, v->oldest_unsynced_ns + after_ns);
         } else {

@@ -149,6 +149,14 @@ static void set_released(struct volume_root *root, const void *arg)
     snprintf(root->successor, sizeof(root->successor), "%s", (const char *)arg);
 }
 
+/* The node counts too: in a store that was set back (S15) another node may have come to the very epoch
+ * that we have from before. */
+static bool is_ours(const struct volume *v, const struct volume_root *root)
+{
+    return root->state == VOLUME_OWNED && root->epoch == v->root.epoch &&
+           strcmp(root->owner, v->host->node_name) == 0;
+}
+
 static int change_locked(
     struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
 {
@@ -166,8 +174,7 @@ static int change_locked(
             r = volume_root_load(v->host->store, v->root.id, &root);
             if (r == 0 && root.epoch == v->root.epoch && root.state == VOLUME_RELEASED)
                 return -EALREADY;
-            if (r == -ENOENT ||
-                (r == 0 && (root.epoch != v->root.epoch || root.state != VOLUME_OWNED)))
+            if (r == -ENOENT || (r == 0 && !is_ours(v, &root)))
                 return -ESTALE;
             if (r == 0)
                 continue;

@@ -320,6 +320,50 @@ static void round_flush_large(uint64_t seed)
     round_flush_without_log(seed, (struct shard_code){2, 1}, true);
 }
 
+/* --- A flush while the log cannot roll ------------------------------------------------------------ */
+
+static void writer(void *arg);
+static void write_log(void *arg);
+
+static void flusher(void *arg)
+{
+    struct world *w = arg;
+    uint32_t before[SPAN_BLOCKS];
+    memcpy(before, w->acked, sizeof(before));
+    if (volume_flush(w->volume) == 0)
+        memcpy(w->durable, before, sizeof(before));
+}
+
+static void flush_unrolled(void *arg)
+{
+    struct world *w = arg;
+    write_log(w);
+    for (unsigned i = 1; i <= 3; i++) {
+        if (i != w->log_disks[0])
+            pull_disk(w, i);
+    }
+    fiber_spawn("writer", writer, w); /* it finds out, and waits for the next log */
+    env_sleep_ns(SECOND_NS / 10);
+    fiber_spawn("flusher", flusher, w);
+    env_sleep_ns(2 * SECOND_NS);
+}
+
+/* W7: a copy of the open log is away and no other disk is there to roll to: what a flush puts on the
+ * copies that are left is not safe while the manifest names the other one as good as they are. */
+static void round_flush_unrolled(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("flush", flush_unrolled);
+    end_process(true);
+    for (unsigned i = 1; i <= 3; i++)
+        return_disk(&world, i);
+    pull_disk(&world, world.log_disks[0]);
+    must("verify", verify_only);
+    world_fini();
+}
+
 /* --- A clean stop while too few disks are up ----------------------------------------------------- */
 
 /* Pulls all disks but `left`. */
@@ -665,10 +709,44 @@ static void round_grow(uint64_t seed)
     world_fini();
 }
 
+/* --- A store that was set back --------------------------------------------------------------------- */
+
+static void meet_equal_epoch(void *arg)
+{
+    struct world *w = arg;
+    struct volume_root root;
+    start(w);
+    CHECK(volume_root_load(w->host.store, w->volume_id, &root) == 0);
+    strcpy(root.owner, "other");
+    root.owner_session++;
+    CHECK(volume_root_save(w->host.store, &root) == 0);
+    CHECK(volume_session_renewed(w->volume) == -ESHUTDOWN && volume_halted(w->volume));
+    struct volume_root now;
+    CHECK(volume_root_load(w->host.store, w->volume_id, &now) == 0);
+    CHECK_MSG(strcmp(now.owner, "other") == 0, "'%s' took it back", now.owner);
+}
+
+/* S15: the other node came from an older epoch to the one that this node has. */
+static void round_set_back(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("meet", meet_equal_epoch);
+    world_fini();
+}
+
+/* One number of rounds that keeps the kept seeds theirs. */
+static void round_away(uint64_t seed)
+{
+    if (seed / 8 % 4 == 0)
+        round_set_back(seed);
+    else
+        round_flush_unrolled(seed);
+}
+
 static void round_of(uint64_t seed)
 {
     static sim_round_fn *const rounds[] = {round_flush_small, round_flush_large, round_close,
-        round_late_disk, round_gap, round_delete, round_grow};
+        round_late_disk, round_gap, round_delete, round_grow, round_away};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
