@@ -88,7 +88,7 @@ static int compare_candidates(const void *a, const void *b)
     return x->disk->number < y->disk->number ? -1 : 1;
 }
 
-static uint64_t slow_limit_ns(const struct list *disks)
+uint64_t placement_slow_limit_ns(const struct list *disks)
 {
     unsigned count = 0;
     list_for_each (it, disks)
@@ -146,7 +146,7 @@ int placement_choose(
     list_for_each (it, disks)
         total++;
     CLEANUP_FREE struct candidate *candidates = mem_zalloc(total + 1, sizeof(*candidates));
-    uint64_t slow_ns = slow_limit_ns(disks), chance = request->chance;
+    uint64_t slow_ns = placement_slow_limit_ns(disks), chance = request->chance;
     list_for_each (it, disks) {
         struct disk *disk = list_entry(it, struct disk, link);
         double u = draw(&chance);

@@ -28,5 +28,8 @@ struct placement_request {
 int placement_choose(
     const struct list *disks, const struct placement_request *request, struct disk **ret_disks);
 
+/* A disk whose latency_ewma_ns is above this is slow beside the others; UINT64_MAX: too few to
+ * compare. */
+uint64_t placement_slow_limit_ns(const struct list *disks);
 /* Whether the disk can take shards at all. */
 bool placement_disk_up(const struct disk *disk);

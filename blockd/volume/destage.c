@@ -310,6 +310,7 @@ void destager(void *arg)
         if (gen) {
             if (destage_gen(v, gen) < 0)
                 break;
+            slow_check(v);
             place_seal_retired_kick(v);
             checkpoint_if_due(v);
         } else if (noops_due(v)) {

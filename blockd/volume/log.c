@@ -338,6 +338,7 @@ static void batch_commit(struct volume *v, struct batch *b)
         if (!PLANTED(ack_before_all_copies))
             batch_acked(v, b, dsync);
         log_limit(v);
+        slow_check(v);
     }
     v->committing = false;
     fiber_queue_wake_all(&v->ack_waiters);
@@ -419,9 +420,10 @@ static int need_next(struct volume *v)
     for (;;) {
         if (v->halted || closing(v))
             return -ESHUTDOWN;
-        if (v->wal_next && wal_healthy(v, v->wal_next))
+        if (v->wal_next && wal_healthy(v, v->wal_next) && !v->wal_next_leave)
             return 0;
         if (v->wal_next) {
+            v->wal_next_leave = false;
             int r = drop_next(v);
             if (r < 0)
                 return r;

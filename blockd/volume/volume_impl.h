@@ -8,6 +8,7 @@
  *   checkpoint.c  delta table -> map pages
  *   manifest.c    the one place where durable state changes
  *   provision.c   chunks and logs made before they are needed
+ *   slow.c        leaving disks that have become slow
  *   clean.c, repair.c  background;   open.c, life.c  life;   own.c  the root
  */
 #pragma once
@@ -79,6 +80,8 @@ struct volume {
     struct wal *wal_open, *wal_next; /* in state.wals */
     bool committing;                 /* an append is in flight */
     unsigned unsynced_rows;          /* of all places */
+    bool wal_next_leave;             /* wal_next is on a slow disk: make another */
+    uint64_t slow_next_ns, slow_left_ns, slow_backoff_ns; /* slow.c */
     bool wal_roll; /* a copy of wal_open failed: roll before anything else is acknowledged */
     unsigned wal_capacity_blocks; /* of the next one to be made; follows the write rate */
     uint64_t wal_opened_ns;
@@ -183,6 +186,9 @@ void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned coun
 void budget_pressure(struct memory_budget *budget);
 /* Runs run(volume) on a fiber that close waits for. */
 void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg));
+
+/* slow.c: leaves disks that have become slow; cheap, for every batch. */
+void slow_check(struct volume *volume);
 
 /* own.c: takes the root (X1); -EBUSY with *ret_owner, else as volume_acquire. */
 MAY_SUSPEND int ownership_take(struct volume_host *host, struct volume_root *root, unsigned flags,
