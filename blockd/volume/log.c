@@ -408,6 +408,17 @@ int log_next_shrink(struct volume *v)
     return v->wal_next && v->wal_next->capacity_blocks > WAL_BLOCKS_MIN ? drop_next(v) : 0;
 }
 
+int log_fill_up(struct volume *v, unsigned copies)
+{
+    int r = v->wal_next && v->wal_next->copies < copies ? drop_next(v) : 0;
+    if (r < 0 || !v->wal_open || v->wal_open->copies >= copies)
+        return r;
+    v->wal_roll = v->destage_all = true;
+    fiber_queue_wake_all(&v->committer_wake);
+    fiber_queue_wake_all(&v->destager_wake);
+    return 0;
+}
+
 /* Everything is in rows, the logs are about to be freed: nobody makes another one. */
 static bool closing(const struct volume *v)
 {

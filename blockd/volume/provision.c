@@ -50,6 +50,14 @@ static int copies_place(struct volume *v, enum shard_kind kind, unsigned copies_
     return placement_choose(v->host->disks, &request, ret_disks);
 }
 
+unsigned copies_placeable(struct volume *v, enum shard_kind kind)
+{
+    struct disk *disks[CODE_M_MAX + 1];
+    int placed =
+        copies_place(v, kind, v->pool.code.m + 1u, 1, 256, SHARD_PRIORITY_SYSTEM, NULL, 0, disks);
+    return placed > 0 ? (unsigned)placed : 0;
+}
+
 static void create_remove(
     struct volume *v, struct disk *disk, struct shard_key key, uint64_t instance)
 {

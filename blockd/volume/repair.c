@@ -286,8 +286,10 @@ static int repair_logs(struct volume *v)
         for (unsigned i = 0; i < v->manifest.chain[c].count; i++) {
             bad = bad || disk_lost(v, v->manifest.chain[c].places[i].disk);
         }
+        bad = bad || v->manifest.chain[c].count < copies_placeable(v, SHARD_MANIFEST);
     }
-    return bad ? manifest_rewrite(v) : 0;
+    int r = bad ? manifest_rewrite(v) : 0;
+    return r == 0 ? log_fill_up(v, copies_placeable(v, SHARD_LOG)) : r;
 }
 
 /* One round over everything that is wrong; the first error that is not just "later" is kept. */

@@ -261,10 +261,15 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
         const struct wal *wal = list_entry(it, struct wal, link);
         /* One with nothing but what is in rows already only waits to be freed. */
         bool needed = wal == volume->wal_open || wal->last_seq > volume->state.committed_seq;
+        log_degraded = log_degraded || (needed && wal->copies < volume->pool.code.m + 1u);
         for (unsigned i = 0; i < wal->copies; i++)
             log_degraded = log_degraded || (needed && wal->shards[i].state != CHUNK_SHARD_OK);
         info.stored_bytes += (uint64_t)wal->capacity_blocks * BLOCK_BYTES * wal->copies;
     }
+    bool manifest_degraded = false;
+    for (unsigned i = 0; i < volume->manifest.chain_count; i++)
+        manifest_degraded =
+            manifest_degraded || volume->manifest.chain[i].count < volume->pool.code.m + 1u;
     info.health = "ok";
     if (volume->halted) {
         info.health = "halted";
@@ -279,11 +284,12 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     } else if (!volume->serving) {
         info.health = "degraded";
         snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
-    } else if (info.chunks_degraded > 0 || log_degraded) {
+    } else if (info.chunks_degraded > 0 || log_degraded || manifest_degraded) {
         info.health = "degraded";
-        snprintf(info.problem, sizeof(info.problem), "%llu of %llu chunks lack shards%s%s",
+        snprintf(info.problem, sizeof(info.problem), "%llu of %llu chunks lack shards%s%s%s",
             (unsigned long long)info.chunks_degraded, (unsigned long long)info.chunks,
             log_degraded ? "; the log lacks a copy" : "",
+            manifest_degraded ? "; the manifest lacks a copy" : "",
             volume->repair_result < 0 ? "; repair waits for a healthy disk to rebuild to" : "");
     } else if (volume->problem[0]) {
         snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);

@@ -236,6 +236,8 @@ void log_roll_if_long(struct volume *volume, unsigned blocks);
 bool log_is_long(const struct volume *volume);
 /* Gives the next log's space back when it is a large one; a smaller one is made then. */
 MAY_SUSPEND int log_next_shrink(struct volume *volume);
+/* Logs that were made while too few disks were up are left for such as have more copies (S3). */
+MAY_SUSPEND int log_fill_up(struct volume *volume, unsigned copies);
 #define WAL_BLOCKS_MIN 512
 /* Frees logs whose records are all committed: appends to `records`; the shards are removed by
  * log_remove_freed. */
@@ -306,6 +308,8 @@ MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root
 MAY_SUSPEND void copies_remove(struct volume *volume, const struct copies_ref *ref);
 
 /* placement of copies and chunks (provision.c) */
+/* On how many disks a log or manifest could be now, at most m + 1. */
+unsigned copies_placeable(struct volume *volume, enum shard_kind kind);
 MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, uint64_t chunk,
     unsigned copies_max, unsigned copies_min, uint32_t capacity_blocks,
     uint32_t capacity_blocks_min, enum shard_priority priority, struct chunk_shard *ret_shards,

@@ -113,8 +113,11 @@ static void do_read(struct life *l)
         uint64_t since = history_now(history);
         int r = attach_read(
             l->attachment, (uint64_t)first * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, l->buf);
-        if (!answered(l, r))
+        if (!answered(l, r) ||
+            (r == -EIO && cluster_touched(l->client->cluster) > l->client->cluster->pool.code.m)) {
+            env_sleep_ns(20 * CLUSTER_MS); /* more nodes may be away than the code can do without */
             continue;
+        }
         CHECK_MSG(r == 0, "client %u: read: %s", l->client->number, strerror(-r));
         history_read(history, since, first, count, l->buf);
         return;

@@ -141,6 +141,8 @@ MAY_SUSPEND void cluster_read_all(
 /* --- faults.c --- */
 void cluster_draw_faults(struct cluster *cluster);
 void cluster_fault(struct cluster *cluster);
+/* Nodes that something has happened to since it was quiet. */
+unsigned cluster_touched(const struct cluster *cluster);
 void cluster_heal(struct cluster *cluster);
 
 /* --- judge.c --- */

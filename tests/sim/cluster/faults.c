@@ -46,7 +46,7 @@ void cluster_draw_faults(struct cluster *c)
     c->fault_pace_ms = (unsigned)rng_between(&c->rng, 100, 4000);
 }
 
-static unsigned touched(const struct cluster *c)
+unsigned cluster_touched(const struct cluster *c)
 {
     unsigned n = 0;
     for (unsigned i = 0; i < c->node_count; i++)
@@ -57,7 +57,7 @@ static unsigned touched(const struct cluster *c)
 static bool may_lose(const struct cluster_node *node)
 {
     const struct cluster *c = node->cluster;
-    return touched(c) + !node->dirty <= c->pool.code.m;
+    return cluster_touched(c) + !node->dirty <= c->pool.code.m;
 }
 
 static struct sim_disk *some_disk(struct cluster_node *node)
