@@ -301,7 +301,7 @@ def complete(node, line):
 def test_bash_completion(node):
     node.volume("vm1", 64)
     node.volume("vm2", 64)
-    assert complete(node, "holdfast ") == ["disk", "pool", "status", "top", "version", "volume"]
+    assert complete(node, "holdfast ") == ["cluster", "disk", "node", "pool", "status", "top", "version", "volume"]
     assert complete(node, "holdfast vo") == ["volume"]
     assert complete(node, "holdfast disk ") == ["add", "format", "list", "remove", "scrub"]
     assert complete(node, "holdfast volume info ") == ["vm1", "vm2"]

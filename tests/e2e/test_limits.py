@@ -24,7 +24,8 @@ def test_an_idle_node_uses_no_cpu(node, fuse):
     before = node.cpu_seconds(), fuse.cpu_seconds()
     time.sleep(3)
     used = node.cpu_seconds() - before[0], fuse.cpu_seconds() - before[1]
-    assert used[0] <= 0.01 and used[1] <= 0.01, f"blockd used {used[0]:.2f} s and holdfast-fuse {used[1]:.2f} s of 3 s"
+    # Two ticks of the clock that this is counted in.
+    assert max(used) < 0.025, f"blockd used {used[0]:.2f} s and holdfast-fuse {used[1]:.2f} s of 3 s"
 
 
 def test_memory_stays_under_its_bound_under_load(make_node):

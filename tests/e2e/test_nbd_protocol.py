@@ -46,7 +46,8 @@ class MemoryServer:
         wait_until(lambda: "ready\n" in tail(self.log, 100), 10, f"the server: {tail(self.log)}")
         self.port = int(re.search(r"listening tcp:127.0.0.1:(\d+)", tail(self.log, 100)).group(1))
         self.control = socket.socket(socket.AF_UNIX)
-        self.control.connect(str(directory / "control"))
+        # It says that it is ready just before it listens there.
+        wait_until(lambda: self.control.connect_ex(str(directory / "control")) == 0, 10, "the server's control socket")
 
     def uri(self, name="vm1"):
         return f"nbd+unix:///{name}?socket={self.socket}"
