@@ -126,6 +126,8 @@ int sim_check_main(int argc, char **argv, const struct sim_check *check)
             usage(option == 'h' ? 0 : 2);
         }
     }
+    if (minutes && getenv("HOLDFAST_TEST_LONG") && strcmp(getenv("HOLDFAST_TEST_LONG"), "1") == 0)
+        minutes *= 60; /* ./check --long */
     catch_failures();
     if (one) {
         run_round(check, seed);

@@ -95,10 +95,18 @@ static void round_checked(uint64_t seed)
         round_of(seed);
 }
 
+/* What has failed once: a lost shard rebuilt onto the disk it was on (14, 15, 26); a volume that said "ok" with a
+ * manifest (28) or a log (41) on two of three copies, so that the loss of two nodes closed it. */
+static const uint64_t seeds_kept[] = {14, 15, 26, 28, 41};
+
 int main(int argc, char **argv)
 {
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-    int code = sim_check_main(argc, argv, &(struct sim_check){.round = round_checked, .rounds = 8});
+    int code = sim_check_main(argc, argv,
+        &(struct sim_check){.round = round_checked,
+            .rounds = 6,
+            .seeds_kept = seeds_kept,
+            .seeds_kept_count = ARRAY_SIZE(seeds_kept)});
     print_totals();
     return code;
 }
