@@ -676,6 +676,15 @@ static int bad_record(const char *key, char *error)
 
 int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_root)
 {
+    char *text = NULL;
+    int r = volume_root_load_text(store, id, ret_root, &text);
+    mem_free(text);
+    return r;
+}
+
+int volume_root_load_text(
+    struct store *store, uint64_t id, struct volume_root *ret_root, char **text)
+{
     char key[KEY_BYTES_MAX], *error;
     struct store_value value;
     struct volume_root root;
@@ -688,6 +697,10 @@ int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_r
         r = -EBADMSG;
     }
     root.revision = value.revision;
+    if (r == 0) {
+        mem_free(*text);
+        *text = mem_strdup(value.data);
+    }
     store_value_fini(&value);
     if (r < 0)
         return bad_record(key, error);
@@ -697,12 +710,7 @@ int volume_root_load(struct store *store, uint64_t id, struct volume_root *ret_r
 
 int volume_root_save(struct store *store, struct volume_root *root)
 {
-    return volume_root_save_unless(store, root, 0);
-}
-
-int volume_root_save_unless(struct store *store, struct volume_root *root, uint64_t session)
-{
-    char key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
+    char key[KEY_BYTES_MAX];
     struct store_value old = {0};
     key_volume(root->id, key);
     int r = store_get(store, key, &old);
@@ -712,12 +720,28 @@ int volume_root_save_unless(struct store *store, struct volume_root *root, uint6
         store_value_fini(&old);
         return -ECANCELED;
     }
-    CLEANUP_FREE char *text = volume_root_encode(root, old.data);
+    CLEANUP_FREE char *text = old.data ? mem_strdup(old.data) : NULL;
     store_value_fini(&old);
+    return volume_root_save_unless(store, root, 0, &text);
+}
+
+int volume_root_save_unless(
+    struct store *store, struct volume_root *root, uint64_t session, char **text)
+{
+    char key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
+    key_volume(root->id, key);
+    char *new_text = volume_root_encode(root, *text);
     struct store_compare compares[] = {
         {key, root->revision}, {key_session(session, session_key), 0}};
-    struct store_op op = {STORE_PUT, key, text, strlen(text), false};
-    return store_txn(store, compares, session ? 2 : 1, &op, 1, &root->revision);
+    struct store_op op = {STORE_PUT, key, new_text, strlen(new_text), false};
+    int r = store_txn(store, compares, session ? 2 : 1, &op, 1, &root->revision);
+    if (r == 0) {
+        mem_free(*text);
+        *text = new_text;
+    } else {
+        mem_free(new_text);
+    }
+    return r;
 }
 
 int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id)

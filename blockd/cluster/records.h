@@ -150,8 +150,12 @@ MAY_SUSPEND int volume_root_load(struct store *store, uint64_t id, struct volume
 /* One transaction: the record must still be at root->revision (0: be absent); on success
  * root->revision is the new one. -ECANCELED otherwise. */
 MAY_SUSPEND int volume_root_save(struct store *store, struct volume_root *root);
-/* The same, and the key of `session` must be absent (0 = no such condition). */
+/* The same in one round trip, and the key of `session` must be absent (0 = no such condition). *text
+ * (mem_free) is the record as of root->revision (NULL: absent), as it was loaded or last saved: it
+ * has the members that this daemon does not know. */
+MAY_SUSPEND int volume_root_load_text(
+    struct store *store, uint64_t id, struct volume_root *ret_root, char **text);
 MAY_SUSPEND int volume_root_save_unless(
-    struct store *store, struct volume_root *root, uint64_t session);
+    struct store *store, struct volume_root *root, uint64_t session, char **text);
 MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
 MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);

@@ -131,6 +131,8 @@ static int write_meta_row(
     int r = row_write(&v->row_io, &place, 0, blocks, row->count, true, NULL, NULL);
     if (r == 0)
         row->written = true;
+    if (r == -ESTALE)
+        volume_deposed(v);
     return r;
 }
 

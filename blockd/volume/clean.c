@@ -123,6 +123,8 @@ static int flush_row(struct cleaner *c)
     p->appending--;
     if (r < 0) {
         p->row_count = (uint8_t)row;
+        if (r == -ESTALE)
+            volume_deposed(v);
         return r;
     }
     record_row(&c->records, p->chunk, row, len);

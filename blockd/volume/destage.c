@@ -114,8 +114,7 @@ static int write_row(struct destage *d)
         if (r == 0 || r == -ESHUTDOWN)
             return r;
         if (r == -ESTALE) {
-            volume_halt(
-                v, r, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+            volume_deposed(v);
             return r;
         }
         v->trouble_ns = env_now_ns();

@@ -188,8 +188,7 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     list_remove(&large.link);
     fiber_queue_wake_all(&v->bypass_turn);
     if (r == -ESTALE)
-        volume_halt(
-            v, r, "another node has taken the volume over (epoch %u is over)", v->root.epoch);
+        volume_deposed(v);
     if (v->halted)
         return -ESHUTDOWN;
     if (r == -ENOMEM) /* no parity buffers just now */

@@ -186,6 +186,7 @@ void volume_free(struct volume *v)
         map_free(v->map);
     state_fini(&v->state);
     mem_free(v->manifest.chain);
+    mem_free(v->root_text);
     mem_free(v->replayed);
     row_codes_free(v->row_io.codes);
     mem_free(v);
@@ -336,7 +337,8 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     struct pool pool;
     char *error = NULL;
     uint64_t start_ns = env_now_ns();
-    int r = volume_root_load(host->store, id, &root);
+    CLEANUP_FREE char *text = NULL;
+    int r = volume_root_load_text(host->store, id, &root, &text);
     if (r < 0) {
         *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
         return r;
@@ -347,13 +349,15 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
             root.pool, strerror(-r));
         return r;
     }
-    r = ownership_take(host, &root, flags, ret_owner, ret_error);
+    r = ownership_take(host, &root, &text, flags, ret_owner, ret_error);
     if (r < 0)
         return r;
     /* One replay at a time: what it needs of the budget comes free because the volumes already
      * open destage, and a log is smaller than the budget. */
     fiber_mutex_lock(&host->budget->replay);
     struct volume *v = volume_new(host, &root, &pool);
+    v->root_text = text;
+    text = NULL;
     struct recovery rec = {.volume = v, .ret_error = &error, .phase_ns = {start_ns}};
     r = recover(&rec);
     if (r == 0)

@@ -81,7 +81,7 @@ static int may_take(const struct volume_host *host, const struct volume_root *ro
     return 0;
 }
 
-int ownership_take(struct volume_host *host, struct volume_root *root, unsigned flags,
+int ownership_take(struct volume_host *host, struct volume_root *root, char **text, unsigned flags,
     struct volume_owner *ret_owner, char **ret_error)
 {
     uint64_t delay_ns = RETRY_NS_MIN;
@@ -97,7 +97,7 @@ int ownership_take(struct volume_host *host, struct volume_root *root, unsigned 
         mine.successor[0] = 0;
         snprintf(mine.owner, sizeof(mine.owner), "%s", host->node_name);
         mine.owner_session = volume_host_session(host);
-        r = volume_root_save_unless(host->store, &mine, PLANTED(takeover_blind) ? 0 : unless);
+        r = volume_root_save_unless(host->store, &mine, PLANTED(takeover_blind) ? 0 : unless, text);
         if (r == 0) {
             *root = mine;
             return 0;
@@ -109,7 +109,7 @@ int ownership_take(struct volume_host *host, struct volume_root *root, unsigned 
         } else if (r != -ECANCELED) {
             break;
         }
-        int loaded = volume_root_load(host->store, root->id, root);
+        int loaded = volume_root_load_text(host->store, root->id, root, text);
         if (loaded < 0) {
             *ret_error = mem_printf("the volume's root cannot be read: %s", store_strerror(loaded));
             return loaded;
@@ -164,14 +164,14 @@ static int change_locked(
     struct volume_root root = v->root;
     for (;;) {
         change(&root, arg);
-        int r = volume_root_save(v->host->store, &root);
+        int r = volume_root_save_unless(v->host->store, &root, 0, &v->root_text);
         if (r == 0 || (PLANTED(unknown_is_success) && r == -ETIMEDOUT)) {
             v->root = root;
             return 0;
         }
         if (r == -ECANCELED) {
             /* Somebody renamed the volume, an earlier attempt got through, or it is not ours. */
-            r = volume_root_load(v->host->store, v->root.id, &root);
+            r = volume_root_load_text(v->host->store, v->root.id, &root, &v->root_text);
             if (r == 0 && root.epoch == v->root.epoch && root.state == VOLUME_RELEASED)
                 return -EALREADY;
             if (r == -ENOENT || (r == 0 && !is_ours(v, &root)))

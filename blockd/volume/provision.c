@@ -134,8 +134,10 @@ int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsign
             if (creation.results[i] == 0)
                 create_remove(v, disks[i], creation.creates[i].key, creation.creates[i].instance);
         }
-        if (r == -ESTALE)
+        if (r == -ESTALE) {
+            volume_deposed(v);
             return r;
+        }
     }
     return r;
 }
@@ -226,6 +228,8 @@ int chunk_new(
         if (r == 0 || r == -ESTALE || v->halted || r == -ENOSPC)
             break;
     }
+    if (r == -ESTALE)
+        volume_deposed(v);
     if (r < 0)
         return r;
     if (kind == SHARD_DATA && place.capacity_blocks >= capacity)
@@ -360,7 +364,7 @@ static int seal_one(struct volume *v, struct place *p)
         true; /* the provisioner and volume_clean both come here; nobody frees it meanwhile */
     int r = chunk_seal(&v->row_io, &full, v->root.epoch);
     if (r == -ESTALE) {
-        volume_halt(v, r, "another node has taken the volume over");
+        volume_deposed(v);
         return r;
     }
     /* A shard that could not be sealed is reported by row_io.trouble and rebuilt; the chunk itself

@@ -58,6 +58,7 @@ struct volume {
     struct volume_host *host;
     struct list budget_link;
     struct volume_root root;
+    char *root_text; /* the record of root.revision (volume_root_save_unless) */
     struct pool pool;
     struct state state;
     struct manifest manifest;
@@ -191,8 +192,8 @@ void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg
 void slow_check(struct volume *volume);
 
 /* own.c: takes the root (X1); -EBUSY with *ret_owner, else as volume_acquire. */
-MAY_SUSPEND int ownership_take(struct volume_host *host, struct volume_root *root, unsigned flags,
-    struct volume_owner *ret_owner, char **ret_error);
+MAY_SUSPEND int ownership_take(struct volume_host *host, struct volume_root *root, char **text,
+    unsigned flags, struct volume_owner *ret_owner, char **ret_error);
 /* A fence was refused during recovery: -EAGAIN when somebody else took the volume over, else the
  * store was set back (X5). */
 MAY_SUSPEND int ownership_set_back(

@@ -392,8 +392,14 @@ static void in_store(void *arg)
     char session_key[KEY_BYTES_MAX];
     put(store, key_session(0xabc, session_key), "{}");
     assert_string_equal(session_key, "holdfast/sessions/0000000000000abc");
-    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabc), -ECANCELED);
-    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabd), 0);
+    char *root_text = NULL;
+    assert_int_equal(volume_root_load_text(store, root.id, &loaded, &root_text), 0);
+    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabc, &root_text), -ECANCELED);
+    loaded.epoch = 77;
+    assert_int_equal(volume_root_save_unless(store, &loaded, 0xabd, &root_text), 0);
+    assert_non_null(strstr(root_text, "\"epoch\":77"));
+    assert_non_null(strstr(root_text, "\"layers\":7"));
+    mem_free(root_text);
 
     put(store, key_volume(5, key), "{}");
     assert_int_equal(volume_root_load(store, 5, &loaded), -EBADMSG);
