@@ -107,6 +107,17 @@ static bool disk_removed(void *ctx, uint32_t number)
     return members_disk_known(((struct node *)ctx)->members, number);
 }
 
+/* It is there for as long as the operator has not forgotten it. */
+static bool disk_expected(void *ctx, uint32_t number)
+{
+    const struct node *node = ctx;
+    list_for_each (it, disks_entries(node->disks)) {
+        if (list_entry(it, struct disks_entry, link)->record.number == number)
+            return true;
+    }
+    return members_disk_record(node->members, number) || !members_disk_known(node->members, number);
+}
+
 static bool volume_is_ours(void *ctx, uint64_t id)
 {
     return members_volume_is_ours(((struct node *)ctx)->members, id);
@@ -114,7 +125,10 @@ static bool volume_is_ours(void *ctx, uint64_t id)
 
 struct volume_cluster node_volume_cluster(struct node *node)
 {
-    return (struct volume_cluster){disk_removed, volume_is_ours, node};
+    return (struct volume_cluster){.disk_removed = disk_removed,
+        .disk_expected = disk_expected,
+        .volume_is_ours = volume_is_ours,
+        .ctx = node};
 }
 
 /* Since when the session is gone, as far as we know: its node is down, or has another one. */

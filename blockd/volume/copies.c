@@ -27,13 +27,19 @@ static void use_copies(
     }
 }
 
+static bool disk_may_come(const struct volume_host *host, uint32_t number)
+{
+    return volume_host_disk(host, number) ||
+           (host->map.disk_expected && host->map.disk_expected(host->map.ctx, number));
+}
+
 bool copies_away(
     const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards)
 {
     for (unsigned i = 0; i < set->count; i++) {
         bool counts = shards[i].state != CHUNK_SHARD_LOST || set->lost_only;
         if (counts && set->errors[i] < 0 && set->errors[i] != -ENOENT &&
-            volume_host_disk(host, shards[i].place.disk))
+            disk_may_come(host, shards[i].place.disk))
             return !PLANTED(unreachable_is_absent);
     }
     return false;

@@ -168,9 +168,20 @@ static int replay_append(
     return r;
 }
 
-/* Replays blocks [0, length) of a log; *ret_end = end of the last append that counts. */
+/* What the copies at hand lack, one that is away may have (S14). */
+static int wait_for_copy(struct recovery *rec, const struct copies_set *copies, const char *what)
+{
+    *rec->ret_error =
+        mem_printf("log %llx is %s in every copy that can be reached: bring back the disks that "
+                   "hold it, or forget them ('holdfast disk remove N --force')",
+            (unsigned long long)copies->chunk, what);
+    return -EHOSTUNREACH;
+}
+
+/* Replays blocks [0, length) of a log; *ret_end = end of the last append that counts. `away`: its length is
+ * on record, and a copy that cannot be reached now may have all of it. */
 static int replay_wal(struct recovery *rec, const struct copies_set *copies, uint32_t length,
-    uint64_t *ret_last_seq, uint32_t *ret_end)
+    bool away, uint64_t *ret_last_seq, uint32_t *ret_end)
 {
     uint8_t *window = mem_alloc_pages((size_t)WINDOW_BLOCKS * BLOCK_BYTES);
     uint32_t off = 0;
@@ -178,6 +189,10 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
     while (off < length && !rec->stopped && r == 0) {
         uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), at = 0, bad;
         r = copies_read(copies, off, count, window, &bad);
+        if (r < 0 && away) {
+            r = wait_for_copy(rec, copies, "damaged");
+            break;
+        }
         if (r < 0 && copies->suspect == copies->usable) {
             /* Power was lost: a later append may have survived an earlier one that nobody flushed.
              * What comes before counts. */
@@ -205,7 +220,7 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
         }
         off += at;
         if (r == 0 && at == 0 && !rec->stopped) {
-            if (copies->suspect == copies->usable) {
+            if (copies->suspect == copies->usable && !away) {
                 rec->stopped = true;
                 break;
             }
@@ -298,23 +313,20 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
      * others are suspect, so was that one. */
     unsigned chosen = 0;
     for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {
-        if (copies.disks[i] && copies.infos[i].sealed) {
+        if (copies.disks[i] && copies.infos[i].sealed &&
+            (!copies.infos[i].suspect || copies.suspect == copies.usable)) {
             length = MIN(length, copies.infos[i].length_blocks);
             chosen += !copies.infos[i].suspect;
         }
     }
     if (copies.suspect > 0)
         copies.suspect += chosen;
+    bool away = wal->sealed && copies_away(&copies, v->host, wal->shards);
     if (needed && wal->sealed && length < wal->length_blocks) {
         /* Only a power loss excuses that, and only if no copy is away that may have the rest
          * (S14); a disk that the operator has forgotten has none. */
-        if (copies.suspect < copies.usable || copies_away(&copies, v->host, wal->shards)) {
-            *rec->ret_error = mem_printf("log %llx is shorter than recorded in every copy that can "
-                                         "be reached: bring back the disks that hold it, or forget "
-                                         "them ('holdfast disk remove N --force')",
-                (unsigned long long)wal->chunk);
-            return -EHOSTUNREACH;
-        }
+        if (copies.suspect < copies.usable || away)
+            return wait_for_copy(rec, &copies, "shorter than recorded");
         rec->power_loss = rec->tail_lost = true;
     }
     if (needed && copies.suspect == copies.usable)
@@ -322,7 +334,7 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
     uint32_t end = 0;
     uint64_t last_seq = 0;
     if (needed)
-        r = replay_wal(rec, &copies, length, &last_seq, &end);
+        r = replay_wal(rec, &copies, length, away, &last_seq, &end);
     log_debug("volume %s: log %llx: %u of %u copies (%u suspect), replayed %u of %u blocks, up to "
               "record %llu",
         v->root.name, (unsigned long long)wal->chunk, copies.usable, copies.count, copies.suspect,

@@ -38,6 +38,9 @@ struct volume_session {
 struct volume_cluster {
     /* A disk that is not in the list is gone for good; otherwise we have not heard of it yet. */
     bool (*disk_removed)(void *ctx, uint32_t number);
+    /* A disk that is not in the list may come: it is on record (one of ours that could not be opened), or
+     * news that has not come here yet. */
+    bool (*disk_expected)(void *ctx, uint32_t number);
     /* Of the nodes that are up this one cares for what nobody owns. */
     bool (*volume_is_ours)(void *ctx, uint64_t id);
     void *ctx;

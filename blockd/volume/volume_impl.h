@@ -282,8 +282,9 @@ struct copies_set {
  * least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
-/* Whether a copy that would count is on a disk that is known and cannot be reached now: it may have
- * more than the others (S14). A disk that the operator has forgotten has nothing. */
+/* Whether a copy that would count is on a disk that cannot be reached now, or is missing, or that we have
+ * not heard of yet: it may have more than the others (S14). One that the operator has forgotten has
+ * nothing. */
 bool copies_away(
     const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards);
 /* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no

@@ -709,6 +709,54 @@ static void round_grow(uint64_t seed)
     world_fini();
 }
 
+/* --- A disk that is missing when the daemon starts ------------------------------------------------- */
+
+static void roll_and_flush(void *arg)
+{
+    struct world *w = arg;
+    write_log(w);
+    struct sim_fault fault = {.ops = SIM_OP_WRITE, .kind = SIM_FAULT_ERROR};
+    sim_disk_fault(sim_disk_of(w, w->log_disks[1]), &fault);
+    write_blocks(w, 450, 1); /* acknowledged in the next log */
+    flusher(w);
+}
+
+static bool on_record(void *ctx, uint32_t number)
+{
+    return true;
+}
+
+static void open_without(void *arg)
+{
+    struct world *w = arg;
+    char *error = NULL;
+    start_node(w);
+    w->host.map.disk_expected = on_record;
+    int r = volume_open(&w->host, w->volume_id, &w->volume, &error);
+    CHECK_MSG(r == 0 || r == -EHOSTUNREACH, "open: %s", strerror(-r));
+    if (r == 0)
+        verify(w); /* all of it was in rows */
+    mem_free(error);
+}
+
+/* S14: what was flushed is on the disk that the daemon does not find now, and not on the one that failed
+ * before and lost power since: that is no reason to give it up. */
+static void round_missing(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("make", make_only);
+    end_process(false);
+    must("roll, flush", roll_and_flush);
+    end_process(true);
+    sim_disk_clear_faults(sim_disk_of(&world, world.log_disks[1]));
+    pull_disk(&world, world.log_disks[0]);
+    must("open without", open_without);
+    end_process(false);
+    return_disk(&world, world.log_disks[0]);
+    must("verify", verify_only);
+    world_fini();
+}
+
 /* --- A store that was set back --------------------------------------------------------------------- */
 
 static void meet_equal_epoch(void *arg)
@@ -739,6 +787,8 @@ static void round_away(uint64_t seed)
 {
     if (seed / 8 % 4 == 0)
         round_set_back(seed);
+    else if (seed / 8 % 4 == 1)
+        round_missing(seed);
     else
         round_flush_unrolled(seed);
 }
