@@ -30,6 +30,20 @@ static int delete_session(struct members *members, const struct store_value *val
     return r == -ECANCELED ? 0 : r; /* its lease has ended meanwhile */
 }
 
+/* B2: what ran before this machine's boot, or on another machine with our name, is waited for: of a copy of
+ * our state directory our locks say nothing. */
+static bool on_this_boot(const struct members *members, const struct session_record *record)
+{
+    bool ours =
+        memcmp(record->boot_id, members->options.self.boot_id, sizeof(record->boot_id)) == 0;
+    if (!ours)
+        log_warn("a session of node %s from before this boot, or from another host with its name, "
+                 "is in the "
+                 "store: what it owns is taken over when that has run out",
+            record->node);
+    return ours;
+}
+
 int members_remove_predecessor(struct members *members, char **ret_error)
 {
     struct store_value *values;
@@ -40,7 +54,8 @@ int members_remove_predecessor(struct members *members, char **ret_error)
             struct session_record record;
             CLEANUP_FREE char *error = NULL;
             if (session_record_decode(values[i].data, &record, &error) == 0 &&
-                strcmp(record.node, members->options.self.node_name) == 0)
+                strcmp(record.node, members->options.self.node_name) == 0 &&
+                on_this_boot(members, &record))
                 r = delete_session(members, &values[i]);
         }
         store_list_free(values, count);

@@ -305,6 +305,25 @@ static void a_restarted_node_ends_its_predecessors_session(void **state)
     fixture_free(f);
 }
 
+/* B2: this machine has booted since, or it is another one with a copy of the state directory, and the
+ * first is alive: its lease is waited for. */
+static void a_session_of_another_boot_is_left_alone(void **state)
+{
+    struct fixture *f = fixture_new(3);
+    start(f, 0);
+    start(f, 1);
+    uint64_t before = members_session(f->nodes[1].members);
+    sim_node_power_cut(f->nodes[1].env, SIM_CUT_LOSE_ALL);
+    store_mem_env_crashed(f->mem, f->nodes[1].env);
+    f->nodes[1].members = NULL;
+    start(f, 1);
+    assert_true(members_session_alive(f->nodes[0].members, before));
+    assert_int_equal(see(f, 0, "n2")->session, members_session(f->nodes[1].members));
+    (void)sim_run_for(f->sim, 2 * TTL_NS);
+    assert_false(members_session_alive(f->nodes[0].members, before));
+    fixture_free(f);
+}
+
 /* B1, S16 */
 static void a_lost_session_is_followed_by_a_new_one_under_another_number(void **state)
 {
@@ -593,6 +612,7 @@ int main(void)
         cmocka_unit_test(nodes_see_one_another_come_and_go),
         cmocka_unit_test(a_crashed_node_is_down_when_its_lease_ends),
         cmocka_unit_test(a_restarted_node_ends_its_predecessors_session),
+        cmocka_unit_test(a_session_of_another_boot_is_left_alone),
         cmocka_unit_test(a_lost_session_is_followed_by_a_new_one_under_another_number),
         cmocka_unit_test(a_session_whose_key_was_deleted_is_lost),
         cmocka_unit_test(unclear_answers_leave_one_session_in_the_end),
