@@ -208,7 +208,8 @@ static void proxy_append(struct shard_append *append)
     struct call *call = call_new(append->disk, APPEND, append->key);
     size_t bytes = (size_t)append->entry_count * BLOCK_BYTES;
     call->append = *append;
-    memcpy(call->inline_bytes, append->inline_bytes, append->inline_len_bytes);
+    if (append->inline_len_bytes > 0)
+        memcpy(call->inline_bytes, append->inline_bytes, append->inline_len_bytes);
     call->append.inline_bytes = call->inline_bytes;
     if (bytes > 0) {
         call->entries = must(malloc(append->entry_count * sizeof(*call->entries)));
