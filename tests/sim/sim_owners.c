@@ -60,6 +60,7 @@ static struct world {
         end_one_in;   /* after an answer to a client the end comes at once, so often; 0 = never */
     bool short_lives; /* many processes, each ends soon, nothing else goes wrong */
     enum sim_cut_mode cut_mode;
+    uint64_t flush_after_ns;
     uint64_t delay_ns_max;
     unsigned write_percent, flush_percent, large_percent;
     uint64_t shuffle_percent; /* of events that are a takeover */
@@ -170,7 +171,7 @@ static void start_host(struct world *w, unsigned number)
         .map_cache = map_cache_new(64 * 1024),
         .delta_bytes_max = 8192,
         .bypass_bytes_min = 16 * 1024,
-        .flush_after_ns = 100 * MS_NS};
+        .flush_after_ns = w->flush_after_ns};
 }
 
 static void make_volume(struct world *w)
@@ -644,6 +645,17 @@ static void round_of(uint64_t seed)
         w->end_one_in = 2 + (unsigned)rng_below(&w->rng, 6);
         w->flush_percent = 5 + (unsigned)rng_below(&w->rng, 20);
         w->delay_ns_max /= 10;
+    }
+    /* An owner that is deposed and does not notice it, asked for what the next one has written. */
+    w->flush_after_ns = 100 * MS_NS;
+    if (!w->short_lives && rng_one_in(&w->rng, 3)) {
+        w->hold_writes = true;
+        w->old_host_percent = 80;
+        w->old_host_writes = 100;
+        w->shuffle_percent = 60;
+        w->hot_blocks = 1 + (unsigned)rng_below(&w->rng, 4);
+        w->flush_after_ns = 5000 * MS_NS;
+        w->flush_percent = 1;
     }
     unsigned lives = (w->short_lives ? 3 : 1) * (4 + (unsigned)rng_below(&w->rng, 8));
     for (unsigned i = 0; i < lives; i++) {
