@@ -373,6 +373,8 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     if (r < 0) {
         *ret_error = mem_printf("volume '%s': %s", root.name, error ? error : strerror(-r));
         mem_free(error);
+        if (r != -EUCLEAN)
+            ownership_give_up(v); /* X6 */
         volume_free(v);
         return r;
     }

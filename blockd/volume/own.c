@@ -21,6 +21,8 @@
  *     that was sent after they came and that all copies of the newest log took (S17). An answer that
  *     was looked up before the volume halted is not given after it.
  *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
+ *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
+ *     can for as long as its session lives.
  *  X5 A fence that is refused although the root names no later epoch: the store has been set back.
  *     The root is marked as halted, and no open comes near that volume any more (S15).
  */
@@ -229,6 +231,18 @@ int ownership_release(struct volume *v, const char *successor)
     int r = change_locked(v, set_released, successor, env_now_ns() + RELEASE_WAIT_NS);
     fiber_mutex_unlock(&v->root_mutex);
     return r == -EALREADY ? 0 : r;
+}
+
+/* It was taken and never served: another node may reach what this one cannot. Without an answer it stays
+ * ours, which is as before. */
+void ownership_give_up(struct volume *v)
+{
+    struct volume_root root = v->root;
+    set_released(&root, "");
+    int r = volume_root_save(v->host->store, &root);
+    if (r < 0 && r != -ECANCELED)
+        log_warn_limited("volume %s: could not be opened, and the store was not told so: %s",
+            v->root.name, store_strerror(r));
 }
 
 /* --- Reading ------------------------------------------------------------------------------------ */

@@ -208,6 +208,8 @@ bool ownership_by_lease(const struct volume *volume);
 MAY_SUSPEND int ownership_confirm(struct volume *volume);
 /* X4: closed_to_io is set. -ETIMEDOUT, -EHOSTUNREACH: perhaps released, perhaps not. */
 MAY_SUSPEND int ownership_release(struct volume *volume, const char *successor);
+/* Of a volume that was taken and could not be opened (X6). */
+MAY_SUSPEND void ownership_give_up(struct volume *volume);
 
 /* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The
  * caller has put it into the memtable. */

@@ -734,8 +734,13 @@ static void open_without(void *arg)
     w->host.map.disk_expected = on_record;
     int r = volume_open(&w->host, w->volume_id, &w->volume, &error);
     CHECK_MSG(r == 0 || r == -EHOSTUNREACH, "open: %s", strerror(-r));
-    if (r == 0)
+    if (r == 0) {
         verify(w); /* all of it was in rows */
+        return;
+    }
+    struct volume_root root; /* X6: another node may have the disk */
+    CHECK(volume_root_load(w->host.store, w->volume_id, &root) == 0);
+    CHECK_MSG(root.state == VOLUME_RELEASED && !root.successor[0], "state %d", (int)root.state);
     mem_free(error);
 }
 
