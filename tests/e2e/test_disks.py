@@ -311,7 +311,7 @@ def verifying_fio(uri, name, seconds):
     return subprocess.Popen(["fio", *job], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-@pytest.mark.parametrize("what", ["write", "sync"])
+@pytest.mark.parametrize("what", ["write", "sync", "read write sync"])
 def test_a_disk_whose_kernel_says_eio_is_retired_and_rebuilt(failing_disks, what):
     node, mount, disk = failing_disks
     uri, history = filled(node, seed=71, ops=800)
