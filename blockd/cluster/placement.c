@@ -88,7 +88,7 @@ static int compare_candidates(const void *a, const void *b)
     return x->disk->number < y->disk->number ? -1 : 1;
 }
 
-uint64_t placement_slow_limit_ns(const struct list *disks)
+uint64_t placement_slow_limit_ns(const struct list *disks, uint64_t now_ns)
 {
     unsigned count = 0;
     list_for_each (it, disks)
@@ -98,7 +98,7 @@ uint64_t placement_slow_limit_ns(const struct list *disks)
     list_for_each (it, disks) {
         const struct disk *disk = list_entry(it, struct disk, link);
         if (placement_disk_up(disk) && disk->latency_ewma_ns > 0)
-            latencies[n++] = disk->latency_ewma_ns;
+            latencies[n++] = disk_latency_ns(disk, now_ns);
     }
     if (n < 3)
         return UINT64_MAX;
@@ -146,7 +146,7 @@ int placement_choose(
     list_for_each (it, disks)
         total++;
     CLEANUP_FREE struct candidate *candidates = mem_zalloc(total + 1, sizeof(*candidates));
-    uint64_t slow_ns = placement_slow_limit_ns(disks), chance = request->chance;
+    uint64_t slow_ns = placement_slow_limit_ns(disks, request->now_ns), chance = request->chance;
     list_for_each (it, disks) {
         struct disk *disk = list_entry(it, struct disk, link);
         double u = draw(&chance);
@@ -159,8 +159,9 @@ int placement_choose(
         if (disk->free_bytes < reserve + request->shard_bytes)
             continue;
         double weight = (double)(disk->free_bytes - reserve) + 1;
-        candidates[n++] = (struct candidate){
-            .disk = disk, .score = -log(u) / weight, .slow = disk->latency_ewma_ns > slow_ns};
+        candidates[n++] = (struct candidate){.disk = disk,
+            .score = -log(u) / weight,
+            .slow = disk_latency_ns(disk, request->now_ns) > slow_ns};
     }
     if (domains_up < request->count_min)
         return -EHOSTUNREACH;

@@ -17,6 +17,7 @@ struct placement_request {
     unsigned exclude_count;
     bool local_first; /* one of them on a disk of this node, if one can take it and is not slow */
     uint64_t chance;  /* seed */
+    uint64_t now_ns;  /* latencies count as of then (disk_latency_ns); 0 = as they are */
 };
 
 /* Chooses distinct failure domains, disks weighted by free space; disks much slower than the median
@@ -28,8 +29,8 @@ struct placement_request {
 int placement_choose(
     const struct list *disks, const struct placement_request *request, struct disk **ret_disks);
 
-/* A disk whose latency_ewma_ns is above this is slow beside the others; UINT64_MAX: too few to
+/* A disk whose disk_latency_ns is above this is slow beside the others; UINT64_MAX: too few to
  * compare. */
-uint64_t placement_slow_limit_ns(const struct list *disks);
+uint64_t placement_slow_limit_ns(const struct list *disks, uint64_t now_ns);
 /* Whether the disk can take shards at all. */
 bool placement_disk_up(const struct disk *disk);

@@ -236,8 +236,11 @@ static void take_over(struct remote_disk *remote, const struct wire_disk *status
     disk->error_count = status->error_count;
     disk->damage_count = status->damage_count;
     /* Ours has the network in it, too; without appends of ours it would stay what it was for ever. */
-    if (!remote->measured)
+    if (!remote->measured && remote->told_latency_ns != status->latency_ewma_ns) {
         disk->latency_ewma_ns = status->latency_ewma_ns;
+        disk->latency_at_ns = env_now_ns();
+    }
+    remote->told_latency_ns = status->latency_ewma_ns;
     remote->measured = false;
 }
 

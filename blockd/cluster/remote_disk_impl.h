@@ -14,8 +14,9 @@ struct remote_disk {
     struct peer *peer;
     uint64_t timeout_ns;
 
-    uint64_t told_ns; /* when home_state was told */
-    bool measured;    /* latency_ewma_ns has appends of ours since the last refresh */
+    uint64_t told_ns;         /* when home_state was told */
+    uint64_t told_latency_ns; /* by the node itself, last */
+    bool measured;            /* latency_ewma_ns has appends of ours since the last refresh */
 
     struct list free_appends, free_reads, free_syncs; /* pools */
     unsigned in_flight;

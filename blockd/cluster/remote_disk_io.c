@@ -55,8 +55,8 @@ static void measure(struct append_op *op)
     struct disk *disk = &remote->base;
     if (op->call.result != 0 && op->call.result != -ETIMEDOUT)
         return;
-    uint64_t latency_ns = env_now_ns() - op->submitted_ns;
-    disk->latency_ewma_ns += (int64_t)(latency_ns - disk->latency_ewma_ns) / 16;
+    uint64_t now_ns = env_now_ns();
+    disk_note_latency(disk, now_ns - op->submitted_ns, now_ns);
     remote->measured = true;
 }
 

@@ -100,8 +100,8 @@ static void append_done(struct env_io *io)
     if (io->result < 0) {
         local_retire(disk, (int)io->result, "an append failed");
     } else {
-        uint64_t latency_ns = env_now_ns() - io->submitted_ns;
-        disk->base.latency_ewma_ns += (int64_t)(latency_ns - disk->base.latency_ewma_ns) / 16;
+        uint64_t now_ns = env_now_ns();
+        disk_note_latency(&disk->base, now_ns - io->submitted_ns, now_ns);
     }
     int result = disk->failed ? -EIO : 0;
     struct shard_append *append = op->append;

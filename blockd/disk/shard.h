@@ -202,8 +202,29 @@ struct disk {
     uint64_t free_bytes; /* as last known */
     uint64_t error_count, damage_count;
     uint64_t latency_ewma_ns; /* of appends, for fail-slow avoidance */
+    uint64_t latency_at_ns;   /* env_now_ns() when it was measured last */
     struct list link;         /* in the node's list */
 };
+
+/* A slow disk takes that many times what others take, and more than that. */
+#define DISK_SLOW_FACTOR 8
+#define DISK_SLOW_FLOOR_NS 20000000ull
+
+/* What the disk's appends take. A slow disk is not written to, so nobody learns that it has
+ * recovered: what was measured halves each minute, until it is tried again. */
+static inline uint64_t disk_latency_ns(const struct disk *disk, uint64_t now_ns)
+{
+    uint64_t minutes =
+        now_ns > disk->latency_at_ns ? (now_ns - disk->latency_at_ns) / 60000000000ull : 0;
+    return minutes < 64 ? disk->latency_ewma_ns >> minutes : 0;
+}
+
+static inline void disk_note_latency(struct disk *disk, uint64_t latency_ns, uint64_t now_ns)
+{
+    uint64_t before_ns = disk_latency_ns(disk, now_ns);
+    disk->latency_ewma_ns = before_ns + (uint64_t)((int64_t)(latency_ns - before_ns) / 16);
+    disk->latency_at_ns = now_ns;
+}
 
 /* Makes the shard; ret_info (may be NULL) has its actual capacity. Durable when answered (S1, S7). */
 MAY_SUSPEND int shard_create(

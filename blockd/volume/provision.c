@@ -46,7 +46,8 @@ static int copies_place(struct volume *v, enum shard_kind kind, unsigned copies_
         .reserve_percent = reserve_percent(priority),
         .exclude = exclude,
         .exclude_count = exclude_count,
-        .chance = env_random_u64()};
+        .chance = env_random_u64(),
+        .now_ns = env_now_ns()};
     return placement_choose(v->host->disks, &request, ret_disks);
 }
 
@@ -178,7 +179,8 @@ static int chunk_place_disks(struct volume *v, struct shard_code code, const cha
         .class_name = class_name,
         .shard_bytes = (uint64_t)capacity_min * BLOCK_BYTES,
         .reserve_percent = reserve_percent(priority),
-        .chance = env_random_u64()};
+        .chance = env_random_u64(),
+        .now_ns = env_now_ns()};
     int placed = placement_choose(v->host->disks, &request, ret_disks);
     if (placed < 0 || placed == (int)count)
         return placed;

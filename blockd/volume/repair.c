@@ -165,7 +165,8 @@ static int choose_target(
         .reserve_percent = p->kind == SHARD_META ? 0 : 2,
         .exclude = exclude,
         .exclude_count = n,
-        .chance = env_random_u64()};
+        .chance = env_random_u64(),
+        .now_ns = env_now_ns()};
     int r = placement_choose(v->host->disks, &request, ret_disk);
     return r < 0 ? r : 0;
 }

@@ -6,6 +6,7 @@
 
 #include "blockd/volume/row_impl.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
 
 struct disk *row_disk(
@@ -29,6 +30,22 @@ bool row_shard_good(const struct row_io *io, const struct chunk_place *place, un
     int error;
     const struct disk *disk = row_disk(io, place, shard, &error);
     return disk && disk->state != DISK_FAILED && place->shards[shard].state == CHUNK_SHARD_OK;
+}
+
+bool row_shard_slow(const struct row_io *io, const struct chunk_place *place, unsigned shard)
+{
+    int error;
+    const struct disk *disk = row_disk(io, place, shard, &error);
+    if (!disk || disk->latency_ewma_ns <= DISK_SLOW_FLOOR_NS)
+        return false;
+    uint64_t now_ns = env_now_ns(), latency_ns = disk_latency_ns(disk, now_ns);
+    unsigned faster = 0;
+    for (unsigned i = 0; i < place->code.k + place->code.m; i++) {
+        const struct disk *other = row_disk(io, place, i, &error);
+        faster += other && row_shard_good(io, place, i) &&
+                  disk_latency_ns(other, now_ns) * DISK_SLOW_FACTOR < latency_ns;
+    }
+    return latency_ns > DISK_SLOW_FLOOR_NS && faster >= place->code.k;
 }
 
 void row_trouble(const struct row_io *io, const struct chunk_place *place, unsigned shard,

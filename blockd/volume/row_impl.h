@@ -17,6 +17,9 @@
 struct disk *row_disk(
     const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error);
 
+/* Is its disk much slower than those of k other shards? Then decoding around it is faster. */
+bool row_shard_slow(const struct row_io *io, const struct chunk_place *place, unsigned shard);
+
 /* Is the shard a source of first choice? (Its disk may still be missing.) */
 bool row_shard_good(const struct row_io *io, const struct chunk_place *place, unsigned shard);
 

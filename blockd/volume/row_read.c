@@ -14,7 +14,8 @@
 #include "common/mem.h"
 
 #define STACK_ENTRIES 32
-#define RECOVER_WIDTH 8 /* pieces decoded at once: bounds buffers, not correctness */
+#define NOT_ASKED (-EBUSY) /* its disk is slow: decoded around */
+#define RECOVER_WIDTH 8    /* pieces decoded at once: bounds buffers, not correctness */
 
 struct row_piece {
     struct shard_read read;
@@ -42,7 +43,7 @@ static void piece_done(struct shard_read *read)
     fiber_group_done(container_of(read, struct row_piece, read)->group, 0);
 }
 
-/* Copies: the first good one on a local disk, else a good one, else any. Ties are spread by
+/* Copies: the first good one on a local disk, else a good one, else any; slow disks last. Ties are spread by
  * address,
  * coarsely enough that a sequential reader stays on one disk for a while. */
 static unsigned pick_copy(
@@ -56,7 +57,8 @@ static unsigned pick_copy(
         const struct disk *disk = row_disk(io, place, shard, &error);
         if (!disk)
             continue;
-        unsigned score = 1 + row_shard_good(io, place, shard) * 2u + disk->local;
+        unsigned score = 1 + row_shard_good(io, place, shard) * 4u +
+                         !row_shard_slow(io, place, shard) * 2u + disk->local;
         if (score > best_score) {
             best = shard;
             best_score = score;
@@ -73,6 +75,10 @@ static void piece_submit(const struct row_io *io, const struct chunk_place *plac
     struct disk *disk = row_disk(io, place, piece->shard, &piece->read.result);
     if (!disk)
         return;
+    if (place->code.k > 1 && row_shard_slow(io, place, piece->shard)) {
+        piece->read.result = NOT_ASKED;
+        return;
+    }
     piece->group = group;
     piece->read = (struct shard_read){
         .disk = disk,
@@ -101,7 +107,7 @@ static int piece_check(
             r = -EBADMSG;
         }
     }
-    if (r < 0)
+    if (r < 0 && r != NOT_ASKED)
         row_trouble(io, place, piece->shard, r, bad);
     piece->read.result = r;
     return r;
@@ -113,7 +119,8 @@ static MAY_SUSPEND int piece_recover(
     uint32_t column =
         piece->position.off_blocks - chunk_row_off_blocks(place, piece->position.row) - 1;
     struct row_columns columns = {piece->position.row, column, piece->count};
-    return row_recover(io, place, columns, piece->position.shard, piece->shard, piece->read.result,
+    int tried = piece->read.result == NOT_ASKED ? 0 : piece->read.result;
+    return row_recover(io, place, columns, piece->position.shard, piece->shard, tried,
         piece->address, piece->iov.iov_base, NULL);
 }
 

@@ -5,16 +5,15 @@
  * the manifest is written afresh, open chunks are sealed where they are.
  *
  * Whether a disk is slow is told by its moving average beside that of the others, and by a floor
- * well above what any healthy disk under load has. The average of a disk that is left stays as it
- * was, so it is not taken again at once; where nothing better is there, leaving is tried again less
- * and less often.
+ * well above what any healthy disk under load has. The average of a disk that is left halves each
+ * minute, so it is not taken again at once, but some time; where nothing better is there, leaving is
+ * tried again less and less often.
  */
 #include "blockd/cluster/placement.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/log.h"
 
-#define LEAVE_NS 20000000ull
 #define CHECK_NS 100000000ull
 #define AGAIN_NS_MIN 5000000000ull
 #define AGAIN_NS_MAX 300000000000ull
@@ -22,7 +21,7 @@
 static bool is_slow(const struct volume *v, uint32_t number, uint64_t limit_ns)
 {
     const struct disk *disk = volume_disk(v, number);
-    return disk && disk->latency_ewma_ns > limit_ns;
+    return disk && disk_latency_ns(disk, env_now_ns()) > limit_ns;
 }
 
 static bool wal_is_slow(const struct volume *v, const struct wal *wal, uint64_t limit_ns)
@@ -95,14 +94,14 @@ void slow_check(struct volume *v)
     v->slow_next_ns = now_ns + CHECK_NS;
     bool any = false;
     list_for_each (it, v->host->disks)
-        any = any || list_entry(it, struct disk, link)->latency_ewma_ns > LEAVE_NS;
-    uint64_t limit_ns = any ? placement_slow_limit_ns(v->host->disks) : UINT64_MAX;
-    if (limit_ns == UINT64_MAX || !anything_slow(v, MAX(limit_ns, LEAVE_NS)))
+        any = any || list_entry(it, struct disk, link)->latency_ewma_ns > DISK_SLOW_FLOOR_NS;
+    uint64_t limit_ns = any ? placement_slow_limit_ns(v->host->disks, now_ns) : UINT64_MAX;
+    if (limit_ns == UINT64_MAX || !anything_slow(v, MAX(limit_ns, DISK_SLOW_FLOOR_NS)))
         return;
     bool again = v->slow_left_ns && now_ns - v->slow_left_ns < 4 * v->slow_backoff_ns;
     v->slow_backoff_ns = again ? MIN(2 * v->slow_backoff_ns, AGAIN_NS_MAX) : AGAIN_NS_MIN;
     v->slow_left_ns = now_ns;
     v->slow_next_ns = now_ns + v->slow_backoff_ns;
     log_warn("volume %s: a disk has become slow: going on elsewhere", v->root.name);
-    leave(v, MAX(limit_ns, LEAVE_NS));
+    leave(v, MAX(limit_ns, DISK_SLOW_FLOOR_NS));
 }

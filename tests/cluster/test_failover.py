@@ -7,8 +7,9 @@ import time
 import nbd
 import pytest
 from conftest import LONG
-from hftest.pattern import BLOCK
+from hftest.faultfs import FaultFs
 from hftest.load import Load
+from hftest.pattern import BLOCK
 from hftest.process import wait_until
 
 TTL_S = 3
@@ -120,6 +121,42 @@ def test_stopped_owner_comes_back_as_a_zombie(make_cluster):
     assert cluster.n1.owner_of("v") == cluster.n2.owner_of("v")
 
 
+def test_a_disk_that_becomes_slow_is_left(make_cluster, figure):
+    """Its writes take 200 ms and never fail: log and manifest go on elsewhere by themselves, and nothing counts as lost."""
+    cluster = make_cluster(nodes=3, disks=1)
+    slow = cluster.n3
+    mount = FaultFs(slow.dir)
+    slow.helpers.append(mount)
+    slow.restart()  # its namespace has the mounts of the time it was started
+    slow.cli("disk", "remove", slow.disk_path(0), timeout_s=60)
+    slow.cli("disk", "format", mount.path / "disk", "--size", "256MiB")
+    slow.cli("disk", "add", mount.path / "disk")
+    wait_until(lambda: len(cluster.up_disks(cluster.n1)) == 3, 30, "the disks")
+    cluster.n1.volume("v", 256)
+    with Load([cluster.n1.uri("v")] * 2) as load:
+        settle(load)
+        load.stop()
+    # So its log and manifest are on all three, and there is a fourth.
+    cluster.add_node("n4")
+    wait_until(lambda: len(cluster.up_disks(cluster.n1)) == 4, 30, "the disks")
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n1.uri("v"))
+    handle.zero(4 * 1024 * 1024, 0)
+    mount.fail("slow")
+    with Load([cluster.n1.uri("v")] * 2, seed=2) as load:
+        first = load.gap_since(0)
+        settle(load, 4)
+        begin = time.monotonic()
+        settle(load, 3)
+        later = load.gap_since(begin)
+        load.stop()
+    assert first > 0.19, "the slow disk was not used at all"
+    assert later < 0.15, f"{later:.3f} s"
+    figure("writes of a disk take 200 ms: longest answer 4 s later", later, 0.05)
+    assert all(disk["state"] == "in" for disk in cluster.n1.disks())
+    load.verify(cluster.n2.uri("v"))
+
+
 def test_every_node_restarts_in_turn_under_load(make_cluster, figure):
     """A rolling upgrade: clean restarts, clients stay connected where their own node does not restart."""
     cluster = make_cluster(nodes=4, disks=1)
@@ -152,6 +189,21 @@ def test_m_nodes_lost_at_once(make_cluster, code):
     load.verify(cluster.n2.uri("v"))
 
 
+def kill_all(cluster):
+    for node in cluster.nodes.values():
+        node.process.send_signal(signal.SIGKILL)
+    for node in cluster.nodes.values():
+        node.process.wait()
+        node.process = None
+
+
+def start_all(cluster):
+    for node in cluster.nodes.values():
+        node.start_process()
+    for node in cluster.nodes.values():
+        node.wait_ready()
+
+
 def test_all_nodes_killed_at_once_keep_every_acked_write(make_cluster):
     cluster = make_cluster(nodes=3, disks=2)
     cluster.n1.volume("v", 256)
@@ -159,15 +211,8 @@ def test_all_nodes_killed_at_once_keep_every_acked_write(make_cluster):
         with Load([cluster.n1.uri("v")]) as load:
             settle(load)
             load.stop()
-        for node in cluster.nodes.values():
-            node.process.send_signal(signal.SIGKILL)
-        for node in cluster.nodes.values():
-            node.process.wait()
-            node.process = None
-        for node in cluster.nodes.values():
-            node.start_process()
-        for node in cluster.nodes.values():
-            node.wait_ready()
+        kill_all(cluster)
+        start_all(cluster)
         load.verify(cluster.n2.uri("v"))
         handle = nbd.NBD()
         handle.connect_uri(cluster.n1.uri("v"))

@@ -9,9 +9,10 @@ import time
 
 import nbd
 import pytest
-from hftest.node import BUILD, MIB
+from hftest.faultfs import FaultFs
+from hftest.node import MIB
 from hftest.pattern import BLOCK, History, Writer, block_bytes, verify_volume
-from hftest.process import spawn, wait_until
+from hftest.process import wait_until
 
 VOLUME_MIB = 96
 
@@ -270,30 +271,11 @@ def test_deleted_volumes_give_their_space_back(make_node):
         assert free() >= before - 16 * MIB, "the space of a deleted volume did not come back"
 
 
-class FailingDisks:
-    """A mount whose files fail with EIO when told so (tests/lib/fault_fs.c)."""
-
-    def __init__(self, directory):
-        self.backing, self.path = directory / "fault.backing", directory / "fault"
-        self.backing.mkdir()
-        self.path.mkdir()
-        self.process = spawn([BUILD / "tests/lib/fault_fs", self.backing, self.path], directory / "fault_fs.log")
-        wait_until(lambda: os.path.ismount(self.path), 10, "fault_fs to be mounted")
-
-    def fail(self, what):
-        (self.backing / ".fail").write_text(what)
-
-    def close(self):
-        subprocess.run(["fusermount3", "-u", "-z", self.path], check=False)
-        self.process.terminate()
-        self.process.wait(10)
-
-
 @pytest.fixture
 def failing_disks(make_node):
     """(node, mount): five disks of a 4+2 pool and a spare on real files, one disk on the mount."""
     node = make_node(disks=6)
-    mount = FailingDisks(node.dir)
+    mount = FaultFs(node.dir)
     disk = mount.path / "disk"
     node.cli("disk", "remove", node.disk_path(5))
     os.remove(node.disk_path(5))

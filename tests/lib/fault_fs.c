@@ -2,7 +2,7 @@
  *
  * A file system whose disks fail: fault_fs BACKING MOUNTPOINT shows the files of the directory BACKING and
  * stays in the foreground. While BACKING/.fail exists its words say what fails with EIO, by the kernel, for
- * every file: "read", "write", "sync".
+ * every file: "read", "write", "sync"; or "slow": each write takes 200 ms.
  */
 #define FUSE_USE_VERSION 314
 #include <errno.h>
@@ -77,6 +77,8 @@ static int fs_read(
 static int fs_write(const char *path, const char *buf, size_t len_bytes, off_t off_bytes,
     struct fuse_file_info *info)
 {
+    if (fails("slow"))
+        usleep(200000);
     ssize_t n = fails("write") ? -1 : pwrite((int)info->fh, buf, len_bytes, off_bytes);
     return n < 0 ? -EIO : (int)n;
 }

@@ -194,6 +194,23 @@ static void slow_disks_come_last(void **state)
         assert_int_equal(placement_choose(&all, &r, chosen), 6);
         assert_ptr_equal(chosen[5], &disks[2]);
     }
+    /* What was measured long ago counts less and less: it is tried again. */
+    struct placement_request late = want(6, 6, DOMAIN_NODE);
+    late.count = late.count_min = 1;
+    unsigned again = 0;
+    for (late.chance = 0; late.chance < 100; late.chance++) {
+        late.now_ns = 60000000000ull * 2;
+        assert_int_equal(placement_choose(&all, &late, chosen), 1);
+        assert_ptr_not_equal(chosen[0], &disks[2]);
+        late.now_ns = 60000000000ull * 10;
+        disks[0].latency_at_ns = disks[1].latency_at_ns = disks[3].latency_at_ns =
+            disks[4].latency_at_ns = disks[5].latency_at_ns = late.now_ns;
+        assert_int_equal(placement_choose(&all, &late, chosen), 1);
+        again += chosen[0] == &disks[2];
+    }
+    assert_true(again > 0);
+    for (unsigned i = 0; i < 6; i++)
+        disks[i].latency_at_ns = 0;
     /* Slow by a factor, but fast enough: below the floor nothing is avoided. */
     for (unsigned i = 0; i < 6; i++)
         disks[i].latency_ewma_ns = 50000;

@@ -464,6 +464,31 @@ static void one_copy_on_a_local_disk_is_preferred(void *arg)
     end();
 }
 
+static void disks_much_slower_than_the_others_are_read_around(void *arg)
+{
+    static const struct shard_code codes[] = {{1, 2}, {4, 2}};
+    for (unsigned c = 0; c < ARRAY_SIZE(codes); c++) {
+        begin(codes[c], 0);
+        create_and_fill();
+        fx.fakes[1]->disk.latency_ewma_ns = 200000000;
+        read_everything();
+        assert_int_equal(fx.fakes[1]->reads, 0);
+        assert_int_equal(fx.trouble_count, 0);
+        fx.fakes[2]->error = -EHOSTUNREACH; /* but rather slow than not at all */
+        fx.fakes[3 % shards()]->error = c ? -EHOSTUNREACH : 0;
+        read_everything();
+        /* When all are slow none is. */
+        for (unsigned i = 0; i < shards(); i++) {
+            fx.fakes[i]->error = 0;
+            fx.fakes[i]->disk.latency_ewma_ns = 200000000;
+            fx.fakes[i]->reads = 0;
+        }
+        read_everything();
+        assert_true(fx.fakes[c]->reads > 0);
+        end();
+    }
+}
+
 static void disks_that_failed_a_write_are_still_read(void *arg)
 {
     begin((struct shard_code){4, 2}, 0);
@@ -827,6 +852,7 @@ int main(void)
         FIBER_TEST(absent_everywhere_is_told_as_absent),
         FIBER_TEST(absence_is_not_concluded_from_damage),
         FIBER_TEST(one_copy_on_a_local_disk_is_preferred),
+        FIBER_TEST(disks_much_slower_than_the_others_are_read_around),
         FIBER_TEST(disks_that_failed_a_write_are_still_read),
         FIBER_TEST(a_failed_append_fails_the_row),
         FIBER_TEST(deposed_wins_over_other_errors),
