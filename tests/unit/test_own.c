@@ -1,0 +1,371 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Who owns a volume, over disks in memory and two hosts in one process: X1-X5 of
+ * blockd/volume/own.c one by one. What happens when all goes wrong at once is in sim_owner.
+ */
+#include "fake_env.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockd/volume/map.h"
+#include "blockd/volume/volume.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "common/rng.h"
+#include "tests/lib/fake_disk.h"
+
+#define SECOND_NS 1000000000ull
+#define DISKS 4
+#define SIZE_BYTES (1u << 20)
+
+static struct fake_env fake;
+static struct env_ops ops;
+static struct rng rng;
+static struct store_mem *mem;
+static struct store *store;
+static struct fake_disk *fakes[DISKS];
+static struct list disks;
+static uint64_t id;
+static void (*body)(void);
+static bool finished;
+
+static struct host {
+    struct volume_host host;
+    struct memory_budget budget;
+    uint64_t session, valid_until_ns;
+} a, b;
+
+static void fake_random(struct env *env, void *buf, size_t len_bytes)
+{
+    for (size_t i = 0; i < len_bytes; i++)
+        ((uint8_t *)buf)[i] = (uint8_t)rng_u64(&rng);
+}
+
+static uint64_t session_of(void *ctx)
+{
+    return ((struct host *)ctx)->session;
+}
+
+static uint64_t valid_until_ns(void *ctx)
+{
+    return ((struct host *)ctx)->valid_until_ns;
+}
+
+static void session_put(uint64_t session, bool there)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {there ? STORE_PUT : STORE_DELETE, key_session(session, key), "{}", 2};
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+}
+
+static void host_init(struct host *h, const char *name, uint64_t session)
+{
+    *h = (struct host){.session = session, .valid_until_ns = UINT64_MAX};
+    memory_budget_init(&h->budget, 16ull << 20);
+    h->host = (struct volume_host){.store = store,
+        .node_name = name,
+        .lease = {session_of, valid_until_ns, h},
+        .disks = &disks,
+        .budget = &h->budget,
+        .map_cache = map_cache_new(64 * 1024),
+        .row_blocks_max = 16};
+    session_put(session, true);
+}
+
+static void host_fini(struct host *h)
+{
+    map_cache_free(h->host.map_cache);
+    memory_budget_fini(&h->budget);
+}
+
+static int acquire(
+    struct host *h, unsigned flags, struct volume **volume, struct volume_owner *owner)
+{
+    char *error = NULL;
+    int r = volume_acquire(&h->host, id, flags, volume, owner, &error);
+    if (r < 0)
+        assert_true(error && error[0]);
+    mem_free(error);
+    return r;
+}
+
+static struct volume *must_acquire(struct host *h)
+{
+    struct volume *volume = NULL;
+    assert_int_equal(acquire(h, 0, &volume, NULL), 0);
+    return volume;
+}
+
+static uint8_t page[BLOCK_BYTES] __attribute__((aligned(BLOCK_BYTES)));
+
+static int read_one(struct volume *v)
+{
+    return volume_read(v, 0, BLOCK_BYTES, page);
+}
+
+static void run_body(void *arg)
+{
+    char key[KEY_BYTES_MAX], *error = NULL;
+    store = store_mem_open(mem);
+    list_init(&disks);
+    for (unsigned i = 0; i < DISKS; i++) {
+        fakes[i] = fake_disk_new(i + 1, 65536);
+        list_push_back(&disks, &fakes[i]->disk.link);
+    }
+    struct pool pool = {.name = "pool", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
+    char *text = pool_encode(&pool, NULL);
+    struct store_op op = {STORE_PUT, key_pool("pool", key), text, strlen(text)};
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+    mem_free(text);
+    host_init(&a, "a", 0xa);
+    host_init(&b, "b", 0xb);
+    assert_int_equal(volume_create(&a.host, "vol", SIZE_BYTES, "pool", &id, &error), 0);
+    body();
+    host_fini(&a);
+    host_fini(&b);
+    for (unsigned i = 0; i < DISKS; i++)
+        fake_disk_free(fakes[i]);
+    store_close(store);
+    finished = true;
+}
+
+static void run(void (*fn)(void))
+{
+    body = fn;
+    finished = false;
+    rng = rng_fork(1, "test");
+    mem = store_mem_new();
+    fiber_sched_init(256);
+    fake_env_init(&fake);
+    ops = fake_env_ops;
+    ops.random = fake_random;
+    fake.env.ops = &ops;
+    log_set_level(LOG_LEVEL_ERROR);
+    fake_env_run(&fake, run_body, NULL);
+    assert_true(finished);
+    assert_int_equal(mem_used_bytes(&fake.env), 0);
+    fiber_set_default_env(NULL);
+    env_fini(&fake.env);
+    fiber_sched_fini();
+    store_mem_free(mem);
+}
+
+#define BODY(name)                 \
+    static void name##_body(void); \
+    static void name(void **state) \
+    {                              \
+        run(name##_body);          \
+    }                              \
+    static void name##_body(void)
+
+static struct volume_root root_now(void)
+{
+    struct volume_root root;
+    assert_int_equal(volume_root_load(store, id, &root), 0);
+    return root;
+}
+
+/* X1 */
+BODY(a_living_owner_is_not_robbed)
+{
+    struct volume *v = must_acquire(&a), *w = NULL;
+    struct volume_owner owner = {0};
+    assert_int_equal(volume_epoch(v), 1);
+    assert_int_equal(acquire(&b, 0, &w, &owner), -EBUSY);
+    assert_string_equal(owner.node, "a");
+    assert_int_equal(owner.session, 0xa);
+    assert_int_equal(owner.epoch, 1);
+    assert_int_equal(root_now().epoch, 1);
+    session_put(0xa, false);
+    b.valid_until_ns = 0; /* a taker without a lease would be robbed in its turn */
+    assert_int_equal(acquire(&b, 0, &w, &owner), -EHOSTUNREACH);
+    b.valid_until_ns = UINT64_MAX;
+    w = must_acquire(&b);
+    assert_int_equal(volume_epoch(w), 2);
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), -ESHUTDOWN);
+    assert_true(volume_halted(v));
+    assert_int_equal(read_one(v), -ESHUTDOWN);
+    volume_close(v);
+    assert_int_equal(read_one(w), 0);
+    assert_int_equal(volume_close(w), 0);
+    assert_int_equal(root_now().state, VOLUME_RELEASED);
+}
+
+BODY(a_process_takes_its_own_volume_again)
+{
+    struct volume *v = must_acquire(&a);
+    store_mem_set_fault(mem, -EHOSTUNREACH, 0);
+    assert_true(volume_close(v) < 0); /* not released */
+    store_mem_set_fault(mem, 0, 0);
+    assert_int_equal(root_now().state, VOLUME_OWNED);
+    v = must_acquire(&a);
+    assert_int_equal(volume_epoch(v), 2);
+    assert_int_equal(volume_close(v), 0);
+}
+
+/* X4, S20 */
+BODY(a_volume_that_is_handed_over_waits_for_its_successor)
+{
+    struct volume *v = must_acquire(&a), *w = NULL;
+    struct volume_owner owner = {0};
+    uint64_t pause_ns = 0;
+    memset(page, 7, sizeof(page));
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_hand_over(v, "b", &pause_ns), 0);
+    assert_true(volume_halted(v));
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), -ESHUTDOWN);
+    assert_int_equal(read_one(v), -ESHUTDOWN);
+    assert_int_equal(volume_hand_over(v, "b", &pause_ns), -ESHUTDOWN);
+    assert_int_equal(volume_close(v), 0);
+    assert_int_equal(acquire(&a, 0, &w, &owner), -EBUSY);
+    assert_string_equal(owner.node, "b");
+    assert_int_equal(owner.session, 0);
+    w = must_acquire(&b);
+    assert_string_equal(root_now().successor, "");
+    memset(page, 0, sizeof(page));
+    assert_int_equal(read_one(w), 0);
+    assert_int_equal(page[0], 7);
+    assert_int_equal(volume_hand_over(w, "c", NULL), 0);
+    volume_close(w);
+    assert_int_equal(acquire(&a, 0, &v, &owner), -EBUSY);
+    assert_int_equal(acquire(&a, VOLUME_ACQUIRE_FROM_SUCCESSOR, &v, &owner), 0);
+    assert_int_equal(volume_close(v), 0);
+}
+
+static struct fiber_group group;
+static struct volume *reader_volume;
+
+static void reader(void *arg)
+{
+    static uint8_t bufs[64][BLOCK_BYTES] __attribute__((aligned(BLOCK_BYTES)));
+    fiber_group_done(&group, volume_read(reader_volume, 0, BLOCK_BYTES, bufs[(uintptr_t)arg]));
+}
+
+static uint64_t noops_of_reads(struct volume *v, unsigned count)
+{
+    uint64_t before = volume_stats(v)->read_noops;
+    reader_volume = v;
+    fiber_group_init(&group);
+    fiber_group_add(&group, count);
+    for (uintptr_t i = 0; i < count; i++)
+        fiber_spawn("reader", reader, (void *)i);
+    assert_int_equal(fiber_group_wait(&group), 0);
+    return volume_stats(v)->read_noops - before;
+}
+
+/* X3 */
+BODY(without_a_lease_reads_take_a_place_in_the_log)
+{
+    struct volume *v = must_acquire(&a);
+    struct volume_extent extent;
+    unsigned count;
+    assert_int_equal(noops_of_reads(v, 5), 0);
+    a.valid_until_ns = env_boottime_ns(); /* just over */
+    assert_int_equal(noops_of_reads(v, 1), 1);
+    uint64_t noops = noops_of_reads(v, 64);
+    assert_in_range(noops, 1, 3); /* one serves all that came before it was sent */
+    noops = volume_stats(v)->read_noops;
+    assert_int_equal(volume_flush(v), 0);
+    assert_int_equal(volume_block_status(v, 0, BLOCK_BYTES, &extent, 1, &count), 0);
+    assert_int_equal(volume_stats(v)->read_noops - noops, 2);
+    a.valid_until_ns = UINT64_MAX;
+    assert_int_equal(noops_of_reads(v, 5), 0);
+    /* A new session says nothing of the time between: the root has to be asserted first. */
+    session_put(0xa, false);
+    a.session = 0xaa;
+    session_put(0xaa, true);
+    assert_true(noops_of_reads(v, 5) > 0);
+    assert_int_equal(volume_session_renewed(v), 0);
+    assert_int_equal(noops_of_reads(v, 5), 0);
+    assert_int_equal(root_now().owner_session, 0xaa);
+    assert_int_equal(root_now().epoch, 1);
+    assert_int_equal(volume_close(v), 0);
+}
+
+BODY(no_ops_alone_do_not_fill_the_log)
+{
+    struct volume_info info;
+    a.host.log_bytes_max = 4 << 20;
+    struct volume *v = must_acquire(&a);
+    a.valid_until_ns = 0;
+    for (unsigned i = 0; i < 3000; i++)
+        assert_int_equal(read_one(v), 0);
+    volume_get_info(v, &info);
+    assert_true(info.log_bytes <= 8 << 20);
+    a.valid_until_ns = UINT64_MAX;
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_close(v), 0);
+}
+
+BODY(a_new_session_finds_that_somebody_else_has_it)
+{
+    struct volume *v = must_acquire(&a);
+    session_put(0xa, false);
+    a.session = 0xaa;
+    session_put(0xaa, true);
+    struct volume *w = must_acquire(&b);
+    assert_int_equal(volume_session_renewed(v), -ESHUTDOWN);
+    assert_true(volume_halted(v));
+    volume_close(v);
+    assert_int_equal(volume_close(w), 0);
+}
+
+BODY(an_unknown_outcome_is_resolved_by_a_later_one)
+{
+    struct volume *v = NULL, *w = NULL;
+    struct volume_owner owner;
+    store_mem_set_fault(mem, -ETIMEDOUT, 1000000);
+    assert_int_equal(acquire(&a, 0, &v, &owner), -ETIMEDOUT);
+    store_mem_set_fault(mem, 0, 0);
+    v = must_acquire(&a); /* also if it had become ours */
+    assert_int_equal(acquire(&b, 0, &w, &owner), -EBUSY);
+    store_mem_set_fault(mem, -ETIMEDOUT, 1000000);
+    assert_int_equal(volume_session_renewed(v), -EAGAIN);
+    int r = volume_hand_over(v, "b", NULL);
+    assert_true(r == -ETIMEDOUT || r == 0);
+    assert_true(volume_halted(v)); /* whatever became of it */
+    volume_close(v);
+    store_mem_set_fault(mem, 0, 0);
+    /* Released or not, one of the two has it now. */
+    r = acquire(&b, 0, &w, &owner);
+    if (r == -EBUSY)
+        w = must_acquire(&a);
+    assert_int_equal(volume_close(w), 0);
+}
+
+/* X5 */
+BODY(a_store_that_was_set_back_halts_the_volume)
+{
+    struct volume *v = must_acquire(&a);
+    assert_int_equal(volume_close(v), 0);
+    struct volume_root root = root_now();
+    for (unsigned i = 0; i < root.manifest.count; i++) {
+        struct shard_key key = {.volume = id, .chunk = root.manifest.chunk, .index = (uint8_t)i};
+        struct disk *disk = volume_host_disk(&a.host, root.manifest.places[i].disk);
+        assert_int_equal(shard_fence(disk, key, 40, NULL), 0);
+    }
+    assert_int_equal(acquire(&a, 0, &v, NULL), -EUCLEAN);
+    root = root_now();
+    assert_int_equal(root.state, VOLUME_HALTED);
+    for (unsigned i = 0; i < 50; i++) /* it does not creep up to the fence */
+        assert_int_equal(acquire(&b, 0, &v, NULL), -EUCLEAN);
+    assert_int_equal(root_now().epoch, root.epoch);
+}
+
+int main(void)
+{
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_living_owner_is_not_robbed),
+        cmocka_unit_test(a_process_takes_its_own_volume_again),
+        cmocka_unit_test(a_volume_that_is_handed_over_waits_for_its_successor),
+        cmocka_unit_test(without_a_lease_reads_take_a_place_in_the_log),
+        cmocka_unit_test(no_ops_alone_do_not_fill_the_log),
+        cmocka_unit_test(a_new_session_finds_that_somebody_else_has_it),
+        cmocka_unit_test(an_unknown_outcome_is_resolved_by_a_later_one),
+        cmocka_unit_test(a_store_that_was_set_back_halts_the_volume),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
