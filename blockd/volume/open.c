@@ -268,6 +268,8 @@ static int begin_epoch(struct volume *v)
 static void start(struct volume *v)
 {
     v->serving = true;
+    v->synced_seq = v->acked_seq; /* O4; flushes wait until here */
+    fiber_queue_wake_all(&v->sync_waiters);
     volume_start_fibers(v);
     for (unsigned i = 0; i < v->replayed_count; i++)
         copies_remove(v, &v->replayed[i]);

@@ -402,6 +402,8 @@ int recovery_logs(struct recovery *rec)
                  "not flushed may be lost (up to write %llu is there)",
             v->root.name, (unsigned long long)v->acked_seq);
     v->next_seq = v->acked_seq + 1;
-    v->synced_seq = v->sent_seq = v->acked_seq;
+    v->sent_seq = v->acked_seq;
+    v->synced_seq =
+        v->state.committed_seq; /* the rest once it is on enough copies that are on record */
     return 0;
 }

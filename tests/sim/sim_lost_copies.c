@@ -33,7 +33,7 @@ static struct world {
     uint64_t bypass_bytes_min;
     uint32_t tag;
     uint32_t acked[SPAN_BLOCKS], begun[SPAN_BLOCKS], durable[SPAN_BLOCKS];
-    bool made, linger;
+    bool made, linger, flushed;
     unsigned log_disks[2], log_disk_count;
     unsigned has[DISKS_MAX + 1];
     uint64_t log_blocks;
@@ -330,8 +330,10 @@ static void flusher(void *arg)
     struct world *w = arg;
     uint32_t before[SPAN_BLOCKS];
     memcpy(before, w->acked, sizeof(before));
-    if (volume_flush(w->volume) == 0)
+    if (volume_flush(w->volume) == 0) {
+        w->flushed = true;
         memcpy(w->durable, before, sizeof(before));
+    }
 }
 
 static void flush_unrolled(void *arg)
@@ -461,11 +463,15 @@ static void open_then_add(void *arg)
     struct volume_info info;
     volume_get_info(w->volume, &info);
     CHECK(strcmp(info.health, "degraded") == 0);
+    fiber_spawn("flusher", flusher, w);
     env_sleep_ns(SECOND_NS);
+    CHECK_MSG(!w->flushed, "a flush was answered while the log is on one disk");
     unsigned third = 6 - w->log_disks[0] - w->log_disks[1];
     return_disk(w, third);
     add_disk(w, third);
     write_blocks(w, 0, 1); /* waits until a log is there */
+    env_sleep_ns(SECOND_NS / 100);
+    CHECK(w->flushed);
     if (!w->linger)
         return;
     env_sleep_ns(2 * SECOND_NS);
