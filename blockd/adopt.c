@@ -15,6 +15,7 @@
 
 #define SECOND_NS 1000000000ull
 #define REPORTS_MAX 256
+#define HALT_LOOK_NS (10 * 1000000ull)
 /* A repair that gets no further in this time waits for something else (a spare disk, say). */
 #define STUCK_NS (60 * SECOND_NS)
 
@@ -40,6 +41,15 @@ static bool same_shard(const struct report *a, const struct report *b)
            a->key.index == b->key.index;
 }
 
+/* A volume that halts waits for its holders before it can be opened anew, here or elsewhere (V3): a
+ * handover must not wait for us. */
+static void pause_unless_halted(struct adopt *adopt, const struct volume *volume)
+{
+    uint64_t until_ns = env_now_ns() + SECOND_NS;
+    while (!adopt->stopping && !volume_halted(volume) && env_now_ns() < until_ns)
+        (void)fiber_queue_wait_until(&adopt->wake, env_now_ns() + HALT_LOOK_NS);
+}
+
 /* Holds the open volume until it needs no repair, gets no further, or the node stops. */
 static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
 {
@@ -47,7 +57,7 @@ static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
     while (!adopt->stopping && !volume_halted(volume)) {
         struct volume_info info;
         /* Not before the repair fiber has looked. */
-        (void)fiber_queue_wait_until(&adopt->wake, env_now_ns() + SECOND_NS);
+        pause_unless_halted(adopt, volume);
         volume_get_info(volume, &info);
         if (strcmp(info.health, "degraded") != 0)
             return;

@@ -21,7 +21,7 @@
 
 struct volume {
     uint64_t degraded; /* chunks; one is repaired a second while it is held, unless stuck */
-    bool open, stuck, fails;
+    bool open, stuck, fails, halted;
     enum volume_state state;
     unsigned users, gets, damage_reports;
     uint64_t held_at_ns, held_ns;
@@ -77,7 +77,7 @@ const char *volume_name(const struct volume *volume)
 
 bool volume_halted(const struct volume *volume)
 {
-    return false;
+    return volume->halted;
 }
 
 void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
@@ -195,6 +195,19 @@ BODY(repair_that_gets_no_further_is_let_go)
     assert_int_equal(all[1].gets, 1);
 }
 
+/* Whoever opens it anew waits for this (V3). */
+BODY(halted_volume_is_let_go_at_once)
+{
+    all[0].degraded = 5;
+    all[0].stuck = true;
+    adopt_all(adopt, 0);
+    env_sleep_ns(5 * SECOND_NS + SECOND_NS / 2);
+    assert_int_equal(all[0].users, 1);
+    all[0].halted = true;
+    env_sleep_ns(SECOND_NS / 50);
+    assert_int_equal(all[0].users, 0);
+}
+
 BODY(earlier_time_replaces_a_later_one)
 {
     adopt_all(adopt, 600 * SECOND_NS);
@@ -267,6 +280,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(closed_volumes_are_held_until_they_are_whole),
         cmocka_unit_test(repair_that_gets_no_further_is_let_go),
+        cmocka_unit_test(halted_volume_is_let_go_at_once),
         cmocka_unit_test(earlier_time_replaces_a_later_one),
         cmocka_unit_test(store_that_does_not_list_is_asked_again),
         cmocka_unit_test(damage_is_told_to_its_volume_once_a_shard),
