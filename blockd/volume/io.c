@@ -264,6 +264,8 @@ static int read_again(struct volume *v, uint64_t off, uint64_t len, void *buf, i
     uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
     bool confirmed = false;
     while (r < 0 && !v->halted && (!confirmed || r == -EHOSTUNREACH) && env_now_ns() < until_ns) {
+        if (v->closed_to_io)
+            return -ESHUTDOWN; /* the front end holds it meanwhile */
         if (confirmed)
             env_sleep_ns(UNREACHABLE_RETRY_NS);
         int owner = ownership_confirm(v);
@@ -289,10 +291,10 @@ int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
         r = read_again(v, off, len, buf, r);
     if (v->halted)
         r = -ESHUTDOWN;
+    if (r == -EBADMSG || r == -ENOENT || r == -EIO)
+        v->damaged_ranges = true; /* what is only away or busy is not */
     if (r == -EBADMSG || r == -ENOENT || r == -EHOSTUNREACH || r == -ENOMEM)
         r = -EIO;
-    if (r == -EIO)
-        v->damaged_ranges = true;
     v->stats.reads++;
     v->stats.read_bytes += len;
     note_latency(&v->stats.read_latency_ns_sum, v->stats.read_latency_us, start_ns);
@@ -371,6 +373,16 @@ static int write_log(struct volume *v, uint64_t block, unsigned count, const uin
     return place_blocks(v, block, count, data, entries, flags, request);
 }
 
+/* The rest of the block is on disks that are away for the moment (as in read_again). */
+static bool comes_back(const struct volume *v, int r, uint64_t until_ns)
+{
+    if (r != -EHOSTUNREACH || !v->host->lease.id || v->halted || v->closed_to_io ||
+        env_now_ns() >= until_ns)
+        return false;
+    env_sleep_ns(UNREACHABLE_RETRY_NS);
+    return true;
+}
+
 static int write_partial(struct volume *v, uint64_t off, unsigned len, const uint8_t *buf,
     unsigned flags, struct request *request)
 {
@@ -384,11 +396,12 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
         space_unreserve(v, 1);
         return r;
     }
+    uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
     list_push_back(&v->partials, &partial.link);
     do {
         partial.touched = false;
         r = read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES);
-    } while (r == 0 && partial.touched && !PLANTED(lost_update));
+    } while ((r == 0 && partial.touched && !PLANTED(lost_update)) || comes_back(v, r, until_ns));
     list_remove(&partial.link);
     if (r < 0) {
         volume_put_block(v, data[0]);

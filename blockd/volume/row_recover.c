@@ -63,10 +63,11 @@ static void note_failure(struct recovery *rec, unsigned shard, int error)
         rec->dead |= (row_shard_mask)1 << shard;
 }
 
+/* What is away may come back and make up for what is damaged (S14). */
 static int final_error(const struct recovery *rec)
 {
     if (rec->damage_seen)
-        return -EIO;
+        return rec->unreachable_seen ? -EHOSTUNREACH : -EIO;
     return rec->absent_seen ? -ENOENT : rec->unreachable_seen ? -EHOSTUNREACH : -EIO;
 }
 

@@ -217,3 +217,30 @@ def test_all_nodes_killed_at_once_keep_every_acked_write(make_cluster):
         handle = nbd.NBD()
         handle.connect_uri(cluster.n1.uri("v"))
         handle.zero(256 * 1024 * 1024, 0)
+
+
+def test_more_than_m_nodes_away_for_a_moment_is_latency_only(make_cluster):
+    """Two of four nodes cut off under 2+1: neither reads nor writes fail, they wait until one is back."""
+    cluster = make_cluster(nodes=4, disks=1, code="2+1")
+    uri = cluster.n1.volume("v", 128)
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    for offset in range(0, 128, 16):
+        handle.pwrite(bytes([offset + 1]) * (16 << 20), offset << 20)
+    handle.flush()
+    with Load([cluster.n1.volume("load", 16)]) as load:
+        settle(load)
+        cluster.network.cut("n3")
+        cluster.network.cut("n4")
+        answers = [nbd.Buffer(4096) for _ in range(64)]
+        for number, answer in enumerate(answers):
+            handle.aio_pread(answer, number << 21)
+        time.sleep(5)
+        cluster.network.heal("n3")
+        wait_until(lambda: handle.poll(100) >= 0 and handle.aio_in_flight() == 0, 60, "the reads")
+        for number, answer in enumerate(answers):
+            assert bytes(answer.to_bytearray()) == bytes([number // 8 * 16 + 1]) * 4096
+        cluster.network.heal("n4")
+        load.progress(100)
+        load.stop()
+    assert cluster.n1.owner_of("v") == "n1"
