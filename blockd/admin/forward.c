@@ -11,6 +11,7 @@
 #include "blockd/cluster/server.h"
 #include "blockd/node.h"
 #include "common/check.h"
+#include "common/json_text.h"
 #include "common/mem.h"
 
 #define ANSWER_BYTES_MAX (1u << 20)
@@ -31,7 +32,8 @@ static int read_answer(const char *node_name, const char *text, size_t len_bytes
     json_t **ret_result, char **ret_error)
 {
     const char *code = NULL, *message = NULL;
-    json_t *answer = json_loadb(text, len_bytes, JSON_REJECT_DUPLICATES, NULL);
+    CLEANUP_FREE char *fault = NULL;
+    json_t *answer = json_text_decode(text, len_bytes, &fault);
     json_t *result = json_object_get(answer, "result");
     int r = 0;
     if (json_is_object(result)) {
@@ -42,8 +44,9 @@ static int read_answer(const char *node_name, const char *text, size_t len_bytes
         *ret_error = mem_printf("node '%s': %s", node_name, message);
         r = -error_number(code);
     } else {
-        *ret_error = mem_printf(
-            "node '%s' answered what is no answer; does it run another version?", node_name);
+        *ret_error =
+            mem_printf("node '%s' answered what is no answer (%s); does it run another version?",
+                node_name, fault ? fault : "neither 'result' nor 'error'");
         r = -EPROTO;
     }
     json_decref(answer);
@@ -184,10 +187,12 @@ MAY_SUSPEND static void serve(void *arg)
     struct cluster_server *server = request->user;
     const char *method = NULL;
     json_t *params = NULL, *json;
-    json_t *asked = json_loadb(
-        (const char *)request->body, request->body_len_bytes, JSON_REJECT_DUPLICATES, NULL);
-    if (json_unpack(asked, "{s:s, s:o}", "method", &method, "params", &params) < 0 ||
-        !json_is_object(params))
+    CLEANUP_FREE char *fault = NULL;
+    json_t *asked = json_text_decode((const char *)request->body, request->body_len_bytes, &fault);
+    if (!asked)
+        json = error_json(-EBADMSG, fault);
+    else if (json_unpack(asked, "{s:s, s:o}", "method", &method, "params", &params) < 0 ||
+             !json_is_object(params))
         json = error_json(-EBADMSG, "not an admin request");
     else
         json = run(server->node, method, params);

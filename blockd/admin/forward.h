@@ -6,6 +6,7 @@
  * Invariants
  *  F1 A request is forwarded once: the node it came to executes it, or says why not.
  *  F2 What fails on the way names the node; what fails there has that node's sentence.
+ *  F3 What another node sends is decoded within a fiber's stack, whatever it is (json_text.h).
  */
 #pragma once
 
