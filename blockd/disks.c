@@ -243,7 +243,7 @@ int disks_open_all(struct disks *disks, char **ret_error)
             strcpy(other, record.node);
     }
     store_list_free(values, count);
-    if (*other && list_empty(&disks->entries))
+    if (disks->options.alone && *other && list_empty(&disks->entries))
         log_warn(
             "no disk is recorded for node '%s', but some are for '%s': if this host was renamed, "
             "set [node] name = %s",

@@ -21,6 +21,8 @@ struct disks_options {
     const char *node_name;
     const char *rack; /* NULL = none */
     struct uuid cluster, node;
+    bool
+        alone; /* the store is this node's alone: disks of another name are of its own earlier one */
     uint64_t trailer_cache_bytes; /* of all disks together */
     /* A disk came, went or failed; blocks are damaged. From the env's loop or a fiber. */
     void (*changed)(void *ctx);

@@ -47,6 +47,7 @@ static int start_disks(struct node *node, char **ret_error)
         .rack = node->config->rack,
         .cluster = node->identity.cluster.uuid,
         .node = node->identity.node.uuid,
+        .alone = node->config->store_type == STORE_TYPE_EMBEDDED,
         .trailer_cache_bytes = node->config->trailer_cache_bytes,
         .changed = disks_changed,
         .damaged = disk_damaged,
