@@ -16,6 +16,9 @@
 #define RETRY_NS_MIN 10000000ull
 /* A connection that lived that long was a good one: the next attempt comes soon. */
 #define GOOD_NS 1000000000ull
+/* That long without a connection is worth a warning: a node that starts is announced a moment before
+ * it listens. */
+#define QUIET_NS 1000000000ull
 
 static const struct uuid nil;
 
@@ -40,6 +43,16 @@ static void set_problem(struct rpc_client *client, const char *format, ...)
         return;
     strcpy(client->logged, client->problem);
     log_warn_limited("rpc: %s", client->problem);
+}
+
+static void cannot_connect(struct rpc_client *client, const char *address, int error)
+{
+    static const char format[] = "cannot connect to %s at %s: %s";
+    if (env_now_ns() < client->loud_from_ns)
+        snprintf(client->problem, sizeof(client->problem), format, wanted_name(client), address,
+            strerror(-error));
+    else
+        set_problem(client, format, wanted_name(client), address, strerror(-error));
 }
 
 /* NULL, or why we do not speak to who answered. */
@@ -114,8 +127,7 @@ MAY_SUSPEND static bool attempt(struct rpc_client *client)
     CLEANUP_FREE char *address = mem_strdup(client->address); /* that may change meanwhile */
     int rc = rpc_stream_connect(address, deadline_ns, &stream);
     if (rc < 0) {
-        set_problem(
-            client, "cannot connect to %s at %s: %s", wanted_name(client), address, strerror(-rc));
+        cannot_connect(client, address, rc);
         return false;
     }
     rpc_conn_init(&client->conn, &rpc_client_conn_ops, stream);
@@ -144,6 +156,7 @@ MAY_SUSPEND static void serve(struct rpc_client *client)
 
     client->connected = false;
     client->have_stream = false;
+    client->loud_from_ns = 0;
     rpc_conn_finish(conn);
     set_problem(client, "lost the connection to node %s at %s: %s", client->peer.self.node_name,
         client->address, conn->reason);
@@ -211,6 +224,7 @@ struct rpc_client *rpc_client_new(const struct rpc_options *options, const char 
     fiber_queue_init(&client->gone);
     rpc_calls_init(client);
     client->main_runs = true;
+    client->loud_from_ns = env_now_ns() + QUIET_NS;
     fiber_spawn("rpc-client", client_main, client);
     return client;
 }

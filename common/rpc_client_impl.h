@@ -45,6 +45,7 @@ struct rpc_client {
     bool stopping, orphaned, main_runs;
     struct fiber_queue wake, gone;
     struct rpc_hello peer;
+    uint64_t loud_from_ns; /* a peer that cannot be connected to before that is not logged */
     char problem[RPC_REASON_BYTES + 256], logged[RPC_REASON_BYTES + 256];
 
     /* rpc_call.c */
