@@ -181,9 +181,11 @@ static void print_info(struct cli *cli, const json_t *info)
         count_text(json_number(info, "connections"), "client"));
     const json_t *attached = json_object_get(info, "attached"), *node;
     size_t i;
-    if (*json_text(info, "owner"))
-        printf("%-14s %s (epoch %" PRIu64 ")\n", "Owner:", json_text(info, "owner"),
-            json_number(info, "epoch"));
+    const char *owner = json_text(info, "owner");
+    if (*owner && json_object_get(info, "epoch"))
+        printf("%-14s %s (epoch %" PRIu64 ")\n", "Owner:", owner, json_number(info, "epoch"));
+    else if (*owner) /* that is away */
+        printf("%-14s %s\n", "Owner:", owner);
     json_array_foreach (attached, i, node)
         printf("%-14s %s\n", i == 0 ? "Used on:" : "", json_string_value(node));
     if (json_object_get(info, "allocated_bytes")) {

@@ -74,7 +74,7 @@ static void member_health(struct health *health, struct node *node, const struct
     unsigned disks = admin_node_disks(node, member->record.name);
     if (member->session || strcmp(member->record.name, node->config->name) == 0)
         return;
-    CLEANUP_FREE char *text = mem_printf("node '%s' is down since %" PRIu64 " s%s",
+    CLEANUP_FREE char *text = mem_printf("node '%s' has been down for %" PRIu64 " s%s",
         member->record.name, (env_now_ns() - member->down_since_ns) / 1000000000,
         disks == 0
             ? ""
