@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nodes and links fail under a load that knows what every block holds: nothing fails, nothing is lost, the gap is short."""
 
+import random
 import signal
 import time
 
@@ -9,7 +10,7 @@ import pytest
 from conftest import LONG
 from hftest.faultfs import FaultFs
 from hftest.load import Load
-from hftest.pattern import BLOCK
+from hftest.pattern import BLOCK, History, Writer, verify_volume
 from hftest.process import wait_until
 
 TTL_S = 3
@@ -244,3 +245,23 @@ def test_more_than_m_nodes_away_for_a_moment_is_latency_only(make_cluster):
         load.progress(100)
         load.stop()
     assert cluster.n1.owner_of("v") == "n1"
+
+
+@pytest.mark.parametrize("flush_every", [24, 0])
+def test_power_lost_everywhere_keeps_every_flushed_write_and_a_prefix(make_cluster, flush_every):
+    """Disks keep only what was synced (HOLDFAST_TEST_POWER_CUT)."""
+    cluster = make_cluster(nodes=3, disks=2, env={"HOLDFAST_TEST_POWER_CUT": "1"})
+    cluster.n1.volume("v", 64)
+    history = History(64 * 1024 * 1024 // BLOCK, 11 + flush_every)
+    rng = random.Random(flush_every)
+    acked = 0
+    for round_number in range(20 if LONG else 3):
+        node = cluster.nodes[f"n{1 + round_number % 3}"]
+        writer = Writer(node.uri("v"), history, seed=round_number, flush_every=flush_every)
+        writer.run(at={rng.randint(200, 3000): lambda: kill_all(cluster)})
+        writer.close()
+        acked += writer.acked
+        start_all(cluster)
+        verify_volume(cluster.n2.uri("v"), history, only_flushed=True)
+    assert acked > 100
+    assert all("are suspect" in node.log.read_text() for node in cluster.nodes.values()), "no power was cut"
