@@ -58,7 +58,7 @@ struct node {
     struct peers *peers;  /* NULL: a node alone */
     struct members *members;
     struct cluster_server *cluster_server; /* NULL: a node alone */
-    uint64_t nodes_up;                     /* a hash of who is */
+    uint64_t cluster_hash;                 /* of the nodes that are up and the disks */
     struct env_timer repair_due;           /* a missing disk has been waited for long enough */
     struct memory_budget budget;
     struct map_cache *map_cache;

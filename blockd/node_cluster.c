@@ -74,14 +74,18 @@ void node_disks_changed(struct node *node)
     if (!node->adopt)
         return; /* starting or stopping */
     volumes_each_open(node->volumes, tell_volume, NULL);
+    volumes_cluster_changed(node->volumes);
     adopt_all(node->adopt, ADOPT_DELAY_NS);
 }
 
-static uint64_t hash_of_nodes_up(const struct node *node)
+/* Of the nodes that are up and the disks there are. */
+static uint64_t hash_of_cluster(const struct node *node)
 {
     uint64_t hash = 0;
     list_for_each (it, members_all(node->members))
         hash = hash * 31 + list_entry(it, struct member, link)->session;
+    list_for_each (it, members_disks(node->members))
+        hash = hash * 31 + list_entry(it, struct disk, link)->number;
     return hash;
 }
 
@@ -94,10 +98,10 @@ static void members_changed(void *ctx)
         return; /* starting or stopping */
     volumes_each_open(node->volumes, tell_volume, NULL);
     node_watch_disks(node);
-    uint64_t up = hash_of_nodes_up(node);
-    if (up != node->nodes_up)
-        volumes_nodes_changed(node->volumes);
-    node->nodes_up = up;
+    uint64_t hash = hash_of_cluster(node);
+    if (hash != node->cluster_hash)
+        volumes_cluster_changed(node->volumes);
+    node->cluster_hash = hash;
 }
 
 /* --- What volumes and adoption ask ------------------------------------------------------------- */

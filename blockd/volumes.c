@@ -409,7 +409,7 @@ void volumes_session_renewed(struct volumes *volumes)
     fiber_queue_wake_all(&volumes->changed);
 }
 
-void volumes_nodes_changed(struct volumes *volumes)
+void volumes_cluster_changed(struct volumes *volumes)
 {
     volumes_purge_look(volumes->purge);
 }

@@ -86,8 +86,9 @@ struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_
 void volumes_each_open(
     struct volumes *volumes, void (*fn)(void *ctx, struct volume *volume), void *ctx);
 
-/* The nodes that are up have changed: deleted volumes may be ours to purge now (V4). */
-void volumes_nodes_changed(struct volumes *volumes);
+/* The nodes that are up or the disks have changed: deleted volumes may be ours to purge now, or wait
+ * for nothing more (V4). */
+void volumes_cluster_changed(struct volumes *volumes);
 
 /* Admin: as volume_*, and keep the open ones in step. Renaming one with users: -EBUSY. Deleting one
  * with users: -EBUSY unless `force`, which ends their connections. volumes_close: destages, seals,

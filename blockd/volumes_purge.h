@@ -13,7 +13,7 @@ struct volumes_purge;
 struct volumes_purge *volumes_purge_start(struct volume_host *host, uint64_t retry_ns);
 /* Another one, deleted just now. */
 void volumes_purge_add(struct volumes_purge *purge, uint64_t id);
-/* Others may have left some: the nodes that are up are others than before. */
+/* Others may have left some, or a disk that was waited for is back or forgotten. */
 void volumes_purge_look(struct volumes_purge *purge);
 /* Waits for the purge under way, not for those to come (the next start does them). */
 MAY_SUSPEND void volumes_purge_stop(struct volumes_purge *purge);

@@ -271,6 +271,22 @@ def test_deleted_volumes_give_their_space_back(make_node):
         assert free() >= before - 16 * MIB, "the space of a deleted volume did not come back"
 
 
+def test_a_deleted_volume_waits_for_a_disk_that_is_away_until_it_is_forgotten(make_node):
+    node = make_node(disks=4, code="1+1")
+    filled(node, seed=81, ops=300)
+    node.kill9()
+    take_away(node, [2])
+    node.start()
+    node.cli("volume", "delete", "v")
+    wait_until(lambda: "deleted volume" in node.log.read_text(), 20, "the purge to wait for disk 3")
+    assert "holdfast disk remove N --force" in node.log.read_text()
+    assert node.cli_run("pool", "delete", "main").returncode != 0
+    number = next(disk["number"] for disk in node.disks() if disk["state"] == "missing")
+    node.cli("disk", "remove", str(number), "--force")
+    # At once, not with the next try in a minute.
+    wait_until(lambda: node.cli_run("pool", "delete", "main").returncode == 0, 10, "the deleted volume to be gone")
+
+
 @pytest.fixture
 def failing_disks(make_node):
     """(node, mount): five disks of a 4+2 pool and a spare on real files, one disk on the mount."""

@@ -26,6 +26,20 @@
         CHECK(strcmp(bare, bare2) == 0);                 \
     } while (0)
 
+static int purge_round_trip(const char *text, char **ret_error)
+{
+    CLEANUP_FREE uint32_t *disks = NULL, *again = NULL;
+    unsigned count, count_again;
+    int r = purge_record_decode(text, &disks, &count, ret_error);
+    if (r < 0)
+        return r;
+    CHECK(count <= strlen(text)); /* memory bounded by the input */
+    CLEANUP_FREE char *out = purge_record_encode(disks, count);
+    CHECK(purge_record_decode(out, &again, &count_again, ret_error) == 0);
+    CHECK(count == count_again && memcmp(disks, again, count * sizeof(*disks)) == 0);
+    return 0;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
 {
     if (len_bytes == 0)
@@ -46,6 +60,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len_bytes)
         break;
     case 4:
         ROUND_TRIP(node_record, node_record_decode, node_record_encode, text);
+        break;
+    case 5:
+        r = purge_round_trip(text, &error);
         break;
     case 3:
         ROUND_TRIP(volume_root, volume_root_decode, volume_root_encode, text);

@@ -400,6 +400,17 @@ static void store_records_version_1(void **state)
             .owner = "node-1",
             .owner_session = 0xabc,
             .manifest = some_ref});
+    static const uint32_t disks[] = {3, 17, UINT32_MAX};
+    CLEANUP_FREE char *text = purge_record_encode(disks, 3);
+    golden_compare("store-purge-v1", "JSON text of a record of the store", text, strlen(text));
+    uint8_t bytes[GOLDEN_BYTES_MAX + 1];
+    bytes[golden_load("store-purge-v1", bytes)] = 0;
+    CLEANUP_FREE uint32_t *back = NULL;
+    unsigned count = 0;
+    char *error = NULL;
+    assert_int_equal(purge_record_decode((char *)bytes, &back, &count, &error), 0);
+    assert_int_equal(count, 3);
+    assert_memory_equal(back, disks, sizeof(disks));
 }
 
 /* --- Wire --------------------------------------------------------------------------------------- */
