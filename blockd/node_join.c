@@ -233,6 +233,20 @@ MAY_SUSPEND static int check_waits(struct node *node, char **ret_error)
     return node->phase == NODE_RUNNING ? -EEXIST : -EAGAIN;
 }
 
+/* Before the store knows it: a node that has joined and cannot listen ends, and stays in the list. */
+MAY_SUSPEND static int check_address(struct node *node, char **ret_error)
+{
+    struct env_listener *listener;
+    int r = env_listen(node->config->cluster_address, 0, &listener);
+    if (r == 0)
+        env_listener_close(listener);
+    else
+        *ret_error = mem_printf("cannot listen for other nodes at %s: %s; [cluster] address in "
+                                "blockd.conf has to be one of this host's, with a free port",
+            node->config->cluster_address, strerror(-r));
+    return r;
+}
+
 static int wait_running(struct node *node, char **ret_error)
 {
     fiber_queue_wake_all(&node->phase_queue);
@@ -248,6 +262,8 @@ int node_cluster_join(struct node *node, char **ret_error)
 {
     int r = check_waits(node, ret_error);
     if (r == 0)
+        r = check_address(node, ret_error);
+    if (r == 0)
         r = identity_join(node->store, node->config->name, node->state, ret_error);
     return r == 0 ? wait_running(node, ret_error) : r;
 }
@@ -255,6 +271,8 @@ int node_cluster_join(struct node *node, char **ret_error)
 int node_cluster_init(struct node *node, char **ret_error)
 {
     int r = check_waits(node, ret_error);
+    if (r == 0)
+        r = check_address(node, ret_error);
     if (r == 0)
         r = identity_init(node->store, node->state, ret_error);
     return r == 0 ? node_cluster_join(node, ret_error) : r;

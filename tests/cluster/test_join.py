@@ -158,6 +158,15 @@ def test_nodes_wait_until_they_are_joined(site):
     assert n1.json("status")["cluster"] == cluster
 
 
+def test_a_node_that_cannot_listen_does_not_join(site):
+    site.etcd.start()
+    node = site.node("n1", address="tcp:192.0.2.1:7100")  # no host's
+    wait_state(node, "not joined")
+    for command in ("init", "join"):
+        assert "cannot listen for other nodes at tcp:192.0.2.1:7100" in fails(node, "cluster", command)
+    assert node.json("status")["state"] == "not joined" and "no cluster in the store yet" in problem(node)
+
+
 def test_a_node_waits_for_a_store_that_is_not_there_yet(site):
     n1 = site.node("n1")
     wait_state(n1, "waiting for the store")
