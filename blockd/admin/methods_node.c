@@ -74,7 +74,7 @@ static void member_health(struct health *health, struct node *node, const struct
     unsigned disks = admin_node_disks(node, member->record.name);
     if (member->session || strcmp(member->record.name, node->config->name) == 0)
         return;
-    CLEANUP_FREE char *text = mem_printf("node '%s' has been down for %" PRIu64 " s%s",
+    CLEANUP_FREE char *text = mem_printf("node '%s' is down (for %" PRIu64 " s)%s",
         member->record.name, (env_now_ns() - member->down_since_ns) / 1000000000,
         disks == 0
             ? ""
@@ -153,8 +153,9 @@ static json_t *scrub_json(const struct node *node)
 static json_t *waiting_json(const struct node *node)
 {
     json_t *problems = json_array();
-    if (node->waits_for)
-        add_problem(problems, node->waits_for);
+    add_problem(problems, node->waits_for                ? node->waits_for
+                          : node->phase == NODE_STOPPING ? "this node is stopping"
+                                                         : "this node is starting");
     return json_pack("{s:s, s:s, s:s, s:I, s:s, s:o}", "version", HOLDFAST_VERSION, "node",
         node->config->name, "state", node_phase_name(node->phase), "uptime_s",
         (json_int_t)((env_now_ns() - node->started_ns) / 1000000000), "health", "waiting",
@@ -179,8 +180,11 @@ int method_status(struct admin_call *call)
     if (r < 0 || rv < 0) { /* I/O goes on, and so does this command */
         CLEANUP_FREE char *text =
             mem_printf("the store does not answer: %s; volumes that are open go on, nothing can be "
-                       "opened or changed: see the log, and restart the daemon",
-                store_strerror(r < 0 ? r : rv));
+                       "opened or changed: %s",
+                store_strerror(r < 0 ? r : rv),
+                node->config->store_type == STORE_TYPE_EMBEDDED
+                    ? "see the log, and restart the daemon"
+                    : "look after etcd, and leave the daemons running");
         add_problem(health.problems, text);
         worsen(&health, "degraded");
     }
