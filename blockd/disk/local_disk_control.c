@@ -31,11 +31,32 @@ static unsigned reserved_percent(enum shard_priority priority)
     return 0;
 }
 
+/* A reserve of fragments would be none: writes leave whole slabs, too, to cleaning, which makes more of them. */
 static uint32_t reserved_slabs(const struct local_disk *disk, enum shard_priority priority)
 {
-    uint32_t slabs =
-        (uint32_t)DIV_ROUND_UP((uint64_t)disk->slabs.slab_count * reserved_percent(priority), 100);
-    return slabs + (priority == SHARD_PRIORITY_USER);
+    if (priority != SHARD_PRIORITY_USER)
+        return 0;
+    return 1 + (uint32_t)DIV_ROUND_UP(
+                   (uint64_t)disk->slabs.slab_count * reserved_percent(priority), 100);
+}
+
+/* Logs, manifests and map pages come even then, but leave whole slabs, without which cleaning makes none, as long as
+ * they find room elsewhere. */
+static bool slabs_are_scarce(const struct local_disk *disk)
+{
+    return disk->slabs.free_slabs <= reserved_slabs(disk, SHARD_PRIORITY_USER);
+}
+
+/* Without a log nothing is acknowledged, trims neither: writes and cleaning leave room for some. */
+#define LOG_UNITS 16u /* of one when space is short */
+
+static bool logs_find_room(
+    const struct local_disk *disk, uint32_t units, enum shard_priority priority)
+{
+    uint32_t keep = priority == SHARD_PRIORITY_USER ? 2 : priority == SHARD_PRIORITY_CLEAN ? 1 : 0;
+    return keep == 0 ||
+           slab_count_with(&disk->slabs, LOG_UNITS, keep + DIV_ROUND_UP(units, SLAB_UNITS)) >=
+               keep + DIV_ROUND_UP(units, SLAB_UNITS);
 }
 
 static bool space_allows(
@@ -47,11 +68,10 @@ static bool space_allows(
         return false;
     if ((disk->slabs.free_units - units) * UINT64_C(100) < disk->unit_total * percent)
         return false;
-    /* A reserve of fragments would be none: whole slabs are kept back, too, for cleaning one more than it may be
-     * left with itself. */
-    uint32_t slabs = DIV_ROUND_UP(units, SLAB_UNITS);
+    if (!logs_find_room(disk, units, priority))
+        return false;
     if (!slab_fits_partly_used(&disk->slabs, units) &&
-        disk->slabs.free_slabs < slabs + reserved_slabs(disk, priority))
+        disk->slabs.free_slabs < DIV_ROUND_UP(units, SLAB_UNITS) + reserved_slabs(disk, priority))
         return false;
     return !new_slot ||
            (table->free_count - 1) * UINT64_C(100) >= (uint64_t)table->entry_count * percent;
@@ -69,6 +89,13 @@ static int choose_extent(struct local_disk *disk, const struct shard_create *cre
     uint32_t units_min =
         slab_round_units(shard_units_for(create->kind, create->capacity_blocks_min));
     uint32_t units = slab_round_units(shard_units_for(create->kind, create->capacity_blocks));
+    if (create->priority == SHARD_PRIORITY_SYSTEM && slabs_are_scarce(disk)) {
+        uint32_t partly = units;
+        while (partly > units_min && !slab_fits_partly_used(&disk->slabs, partly))
+            partly = smaller_units(partly);
+        if (slab_fits_partly_used(&disk->slabs, partly))
+            units = partly;
+    }
     for (; units >= units_min && units > 0; units = smaller_units(units)) {
         if (space_allows(disk, units, new_slot, create->priority) &&
             slab_alloc(&disk->slabs, units, ret_first) == 0) {

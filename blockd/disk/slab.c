@@ -157,6 +157,16 @@ bool slab_fits_partly_used(struct slab_map *map, uint32_t units)
     return false;
 }
 
+uint32_t slab_count_with(const struct slab_map *map, uint32_t units, uint32_t max)
+{
+    uint32_t count = 0;
+    for (unsigned order = (unsigned)__builtin_ctz(units); order < SLAB_ORDERS; order++) {
+        for (uint32_t w = map->first_hint[order]; w < map->word_count && count < max; w++)
+            count += (uint32_t)__builtin_popcountll(map->by_order[order][w]);
+    }
+    return MIN(count, max);
+}
+
 /* First fit over the wholly free slabs. */
 static int alloc_slabs(struct slab_map *map, uint32_t slabs, uint32_t *ret_first_unit)
 {

@@ -38,6 +38,8 @@ uint32_t slab_round_units(uint32_t units);
 int slab_alloc(struct slab_map *map, uint32_t units, uint32_t *ret_first_unit);
 /* Whether slab_alloc would find it in a slab that is partly used already. */
 bool slab_fits_partly_used(struct slab_map *map, uint32_t units);
+/* How many slabs have a free run of `units`, a power of two; counts no further than `max`. */
+uint32_t slab_count_with(const struct slab_map *map, uint32_t units, uint32_t max);
 /* Takes exactly these units (rebuilding). -EEXIST: one is taken already; -ERANGE: not on this disk.
  * Nothing is taken then. */
 int slab_take(struct slab_map *map, uint32_t first_unit, uint32_t units);

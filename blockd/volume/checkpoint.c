@@ -82,7 +82,7 @@ static int claim_meta(struct volume *v, struct place **ret_place)
         if (p)
             place_retire(v, p);
         uint64_t index;
-        int r = chunk_new(v, SHARD_META, SHARD_PRIORITY_SYSTEM, &index);
+        int r = chunk_new(v, SHARD_META, SHARD_PRIORITY_SYSTEM, false, &index);
         if (r < 0)
             return r;
         v->meta_chunk.index = index;
@@ -374,6 +374,24 @@ static unsigned find_dead(
     return places;
 }
 
+/* Dead parts of places that stay, in one commit; the last part goes with its place. */
+static int free_parts(struct volume *v, const uint64_t *chunks, unsigned count)
+{
+    struct records records = {0};
+    for (unsigned i = 0; i < count; i++)
+        state_chunk(&v->state, chunks[i])->place->scratch_live = 0;
+    for (unsigned i = 0; i < count; i++) {
+        struct place *p = state_chunk(&v->state, chunks[i])->place;
+        if (p->scratch_live + 1 < p->chunk_refs) {
+            p->scratch_live++;
+            record_chunk_freed(&records, chunks[i]);
+        }
+    }
+    int r = records.len_bytes > 0 ? manifest_commit(v, &records, NULL, NULL) : 0;
+    records_fini(&records);
+    return r;
+}
+
 int free_dead_chunks(struct volume *v)
 {
     for (;;) {
@@ -381,7 +399,7 @@ int free_dead_chunks(struct volume *v)
         unsigned chunk_count, place_count = find_dead(v, chunks, &chunk_count, places);
         if (chunk_count + place_count == 0)
             return 0;
-        int r = 0;
+        int r = free_parts(v, chunks, chunk_count);
         for (unsigned i = 0; i < chunk_count && r == 0; i++) {
             struct lchunk *chunk = state_chunk(&v->state, chunks[i]);
             if (chunk && dead(chunk) && !chunk->place->freeing)

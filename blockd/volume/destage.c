@@ -55,7 +55,7 @@ static int claim_chunk(struct destage *d, unsigned len, struct place **ret_place
             struct place *p = chunk ? chunk->place : NULL;
             if (p && !p->sealed && !p->retired && p->row_count < CHUNK_ROWS_MAX &&
                 place_length_blocks(p, p->row_count) + 1 + len <= p->capacity_blocks) {
-                d->chunk_index = chunk->index;
+                d->chunk_index = row_chunk(v, chunk->index, p);
                 *ret_place = p;
                 return 0;
             }

@@ -66,7 +66,7 @@ static int claim_place(struct volume *v, unsigned len, struct place **ret_place)
             continue;
         }
         uint64_t index;
-        int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
+        int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, false, &index);
         if (r == -ESHUTDOWN || v->halted || v->closed_to_io)
             return -ESHUTDOWN;
         if (r == -ENOSPC) {
@@ -87,7 +87,7 @@ static void claim_row(struct volume *v, struct large *large, struct place *p, un
     struct chunk_place *ret_place)
 {
     place_expand(&v->state, p, ret_place); /* length: where this row begins */
-    large->chunk_index = v->bypass_chunk.index;
+    large->chunk_index = row_chunk(v, v->bypass_chunk.index, p);
     large->place_chunk = p->chunk;
     large->linear = place_linear_end(p, p->row_count);
     large->len = len;

@@ -197,8 +197,8 @@ static int chunk_place_disks(struct volume *v, struct shard_code code, const cha
     return placed;
 }
 
-int chunk_new(
-    struct volume *v, enum shard_kind kind, enum shard_priority priority, uint64_t *ret_index)
+int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priority, bool whole,
+    uint64_t *ret_index)
 {
     struct shard_code code =
         kind == SHARD_META ? (struct shard_code){.k = 1, .m = v->pool.code.m} : v->pool.code;
@@ -208,7 +208,7 @@ int chunk_new(
         capacity_min = META_BLOCKS_FULL;
         if (space_is_short(v))
             capacity = META_BLOCKS_SHORT;
-    } else if (priority == SHARD_PRIORITY_USER && !v->take_fragments) {
+    } else if (whole || (priority == SHARD_PRIORITY_USER && !v->take_fragments)) {
         capacity_min = capacity; /* whole slabs, while cleaning can make some (E4) */
     }
     struct disk *disks[CODE_SHARDS_MAX];
@@ -238,14 +238,28 @@ int chunk_new(
         v->take_fragments = false;
     uint64_t index = v->chunk_index_claimed =
         MAX(v->chunk_index_claimed + 1, v->state.chunk_index_next);
+    unsigned parts = kind == SHARD_DATA && priority == SHARD_PRIORITY_USER &&
+                             place.capacity_blocks >= capacity && space_may_get_short(v)
+                         ? PLACE_PARTS
+                         : 1;
+    v->chunk_index_claimed += parts - 1;
     struct records records = {0};
     record_new_place(&records, &place);
-    record_chunk(&records, index, place.chunk, 0, 0, NULL, 0);
+    for (unsigned part = 0; part < parts; part++)
+        record_chunk(&records, index + part, place.chunk, 0, 0, NULL, 0);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     if (r == 0)
         *ret_index = index;
     return r;
+}
+
+uint64_t row_chunk(const struct volume *v, uint64_t index, const struct place *p)
+{
+    uint64_t part =
+        (uint64_t)place_length_blocks(p, p->row_count) * PLACE_PARTS / p->capacity_blocks;
+    const struct lchunk *chunk = state_chunk(&v->state, index + MIN(part, PLACE_PARTS - 1));
+    return chunk && chunk->place == p ? chunk->index : index;
 }
 
 /* --- Room -------------------------------------------------------------------------------------- */
@@ -440,10 +454,10 @@ static int provision_destage(struct volume *v)
     if (n == SPARE_CHUNKS_MAX)
         return -ENOSPC;
     uint64_t index;
-    int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
+    int r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, false, &index);
     if (r == -ENOSPC && provisioned_blocks(v) < v->memtable.block_total)
         r = chunk_new(
-            v, SHARD_DATA, SHARD_PRIORITY_CLEAN, &index); /* what is acked must get home */
+            v, SHARD_DATA, SHARD_PRIORITY_CLEAN, false, &index); /* what is acked must get home */
     if (r == 0)
         v->destage_chunks[v->destage_chunk_count++] = (struct open_chunk){.index = index};
     return r;
@@ -478,7 +492,7 @@ static int provision_step(struct volume *v)
     }
     if (want_spare(v)) {
         uint64_t index;
-        r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, &index);
+        r = chunk_new(v, SHARD_DATA, SHARD_PRIORITY_USER, false, &index);
         if (r == 0)
             v->bypass_spare.index = index;
         return r < 0 ? r : 1;

@@ -25,6 +25,7 @@
 #include "common/mem.h"
 
 #define SHORT_PERCENT 15       /* free space below which garbage is not left lying */
+#define HALF_PERCENT 60        /* below it chunks are made so that they can be cleaned well */
 #define STUCK_POLL_NS 20000000 /* how often a round looks whether destage has got stuck */
 
 /* --- How much there is -------------------------------------------------------------------------- */
@@ -58,6 +59,11 @@ static unsigned free_percent(const struct volume *v)
 bool space_is_short(const struct volume *v)
 {
     return free_percent(v) < SHORT_PERCENT;
+}
+
+bool space_may_get_short(const struct volume *v)
+{
+    return free_percent(v) < HALF_PERCENT;
 }
 
 /* --- Cleaning ---------------------------------------------------------------------------------- */
@@ -144,6 +150,10 @@ static void let_go(struct volume *v)
         v->has_written = false;
         while (v->destage_chunk_count > 0)
             let_go_chunk(v, &v->destage_chunks[--v->destage_chunk_count]);
+    }
+    if (fiber_mutex_trylock(&v->clean_mutex)) { /* cleaning had nothing more for it */
+        let_go_chunk(v, &v->clean_chunk);
+        fiber_mutex_unlock(&v->clean_mutex);
     }
     (void)log_next_shrink(v);
 }

@@ -318,9 +318,15 @@ MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, uint6
     unsigned copies_max, unsigned copies_min, uint32_t capacity_blocks,
     uint32_t capacity_blocks_min, enum shard_priority priority, struct chunk_shard *ret_shards,
     unsigned *ret_copies, uint32_t *ret_capacity);
-MAY_SUSPEND int chunk_new(
-    struct volume *volume, enum shard_kind kind, enum shard_priority priority, uint64_t *ret_index);
+/* `whole`: -ENOSPC rather than a chunk of less than a slab a shard. */
+MAY_SUSPEND int chunk_new(struct volume *volume, enum shard_kind kind, enum shard_priority priority,
+    bool whole, uint64_t *ret_index);
 MAY_SUSPEND int wal_new(struct volume *volume, struct wal *ret_wal);
+/* Parts of a place have logical chunks of their own, when space may get short: cleaning then moves each where there is
+ * room, and fills its targets (K5). */
+#define PLACE_PARTS 4u
+/* The logical chunk of the next row of `place`, whose first logical chunk is `index`. */
+uint64_t row_chunk(const struct volume *volume, uint64_t index, const struct place *place);
 void provisioner(void *arg);
 uint64_t place_room_blocks(const struct volume *volume, const struct place *place);
 uint64_t provisioned_blocks(const struct volume *volume);
@@ -370,6 +376,7 @@ void volume_forget_target(struct volume *volume, const struct place *place);
 
 /* reclaim.c */
 bool space_is_short(const struct volume *volume);
+bool space_may_get_short(const struct volume *volume);
 MAY_SUSPEND void clean_if_due(struct volume *volume);
 /* Somebody needs space that cannot be had: asks all volumes of the node for a round of reclaim_round. */
 void reclaim_kick(struct volume *volume);

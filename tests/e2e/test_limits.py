@@ -58,3 +58,33 @@ def test_a_volume_with_much_log_opens_in_under_a_second(make_node):
     assert opened - begin < 2, (
         f"ready after {ready - begin:.2f} s, first read after {opened - begin:.2f} s with {log_bytes} bytes of log"
     )
+
+
+def trim_and_write_again(uri, mib, rounds):
+    """Whole MiB trimmed, then written: both need a log, and the second space that the first has made."""
+    handle = nbd.NBD()
+    handle.connect_uri(uri)
+    for number in range(rounds):
+        at = (number * 7 % mib) * MIB
+        handle.trim(MIB, at)
+        assert handle.pread(4096, at) == bytes(4096)
+        handle.pwrite(bytes([number % 255 + 1]) * MIB, at)
+    handle.flush()
+    for number in range(max(0, rounds - mib), rounds):
+        at = (number * 7 % mib) * MIB
+        assert handle.pread(MIB, at) == bytes([number % 255 + 1]) * MIB
+
+
+def test_overwriting_a_pool_that_is_two_thirds_full_goes_on_for_ever(make_node):
+    """Garbage is space: no write gets ENOSPC, however often everything is overwritten, and everything reads back."""
+    disk_mib = 224
+    node = make_node(disks=3, code="2+1", disk_mib=disk_mib, config={"volume": {"log_limit": "16MiB"}})
+    mib = 2 * disk_mib * 60 // 100
+    uri = node.volume("v", mib)
+    small, large = (mib * 8, mib * 12) if LONG else (mib // 4, 2 * mib)
+    verify = ("--verify=crc32c", "--verify_fatal=1", "--do_verify=1")
+    fio(uri, "--rw=write", "--bs=1M", "--iodepth=8", f"--size={mib}M")
+    fio(uri, "--rw=randwrite", "--bs=1M", "--iodepth=8", f"--size={mib}M", f"--io_size={large}M", "--norandommap")
+    fio(uri, "--rw=randwrite", "--bs=4k", "--iodepth=32", f"--size={mib}M", f"--io_size={small}M", "--norandommap")
+    trim_and_write_again(uri, mib, 2 * mib if LONG else mib // 4)
+    fio(uri, "--rw=randwrite", "--bs=64k", "--iodepth=16", f"--size={mib}M", *verify)
