@@ -39,7 +39,7 @@ def test_memory_stays_under_its_bound_under_load(make_node):
         block = ("4k", "64k", "1M", "16k")[number]
         fio(uri, "--rw=randwrite", f"--bs={block}", "--iodepth=64", "--size=200M", "--time_based", f"--runtime={seconds}")
     peak = node.peak_rss_bytes()
-    assert peak <= (budget_mib + 96) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
+    assert peak <= (budget_mib + 32) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
 
 
 def test_a_volume_with_much_log_opens_in_under_a_second(make_node):
