@@ -259,6 +259,7 @@ static int seal_copies(
 {
     struct volume *v = rec->volume;
     unsigned sealed = 0;
+    bool away = false;
     struct sealing sealing = {.volume = v, .copies = copies, .chunk = wal->chunk, .end = end};
     fanout_run("seal copies", wal->copies, MAX(wal->copies, 1u), seal_one, &sealing);
     for (unsigned i = 0; i < wal->copies; i++) {
@@ -267,13 +268,14 @@ static int seal_copies(
             return r;
         wal->shards[i].state = r == 0 ? CHUNK_SHARD_OK : CHUNK_SHARD_LOST;
         sealed += r == 0;
+        away = away || r == -EHOSTUNREACH;
     }
     wal->sealed = true;
     wal->length_blocks = wal->synced_blocks = end;
     if (sealed == 0 && end > 0) {
         *rec->ret_error =
             mem_printf("no copy of log %llx could be sealed", (unsigned long long)wal->chunk);
-        return -EIO;
+        return away ? -EHOSTUNREACH : -EIO;
     }
     /* Fewer copies than wanted: what they hold goes into full rows at once (S3). */
     if (sealed < wal->copies)

@@ -25,7 +25,7 @@ struct header_reader {
     struct fiber_group group;
     struct header_read reads[CODE_K_MAX];
     uint8_t *blocks; /* k of them */
-    bool absent_seen, damage_seen;
+    bool absent_seen, damage_seen, unreachable_seen;
     unsigned good;
 };
 
@@ -40,6 +40,7 @@ static bool header_submit(struct header_reader *hr, unsigned slot, unsigned shar
     int error;
     struct disk *disk = row_disk(hr->io, hr->place, shard, &error);
     if (!disk) {
+        hr->unreachable_seen |= error == -EHOSTUNREACH;
         row_trouble(hr->io, hr->place, shard, error, hr->off_blocks);
         return false;
     }
@@ -123,11 +124,15 @@ static MAY_SUSPEND int headers_gather(struct header_reader *hr, struct row_heade
         while (hr->good + asked < k && next < shards)
             asked += header_submit(hr, asked, next++);
         if (asked == 0)
-            return hr->absent_seen && !hr->damage_seen ? -ENOENT : -EIO;
+            return hr->damage_seen        ? -EIO
+                   : hr->absent_seen      ? -ENOENT
+                   : hr->unreachable_seen ? -EHOSTUNREACH
+                                          : -EIO;
         fiber_group_wait(&hr->group);
         for (unsigned i = 0; i < asked; i++) {
             int r = header_take(hr, &hr->reads[i], headers);
             hr->absent_seen |= r == -ENOENT;
+            hr->unreachable_seen |= r == -EHOSTUNREACH;
             hr->damage_seen |= r == -EBADMSG || r == -ERANGE;
             if (r < 0)
                 row_trouble(hr->io, hr->place, hr->reads[i].read.key.index, r, hr->off_blocks);
