@@ -12,8 +12,9 @@
  *  B2 A node deletes a session key other than its own only if that was its own predecessor, on this
  *     machine in this boot, and dead: this process holds the lock of the state directory and of
  *     every disk that the predecessor had open (S10).
- *  B3 A remote disk is DISK_IN/DISK_OUT (as recorded) only while its node has a session and is
- *     connected; otherwise DISK_MISSING. Nothing is concluded from that but where not to write.
+ *  B3 A remote disk is DISK_IN/DISK_OUT (as recorded) only while its node is connected; otherwise
+ *     DISK_MISSING. Its session does not matter: after an outage of the store all sessions are gone for a
+ *     moment, and no disk is. Nothing is concluded from that but where not to write.
  *  B4 The list of disks only grows while a volume is open; a removed disk stays with number 0.
  */
 #pragma once

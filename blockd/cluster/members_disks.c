@@ -1,8 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The disks of other nodes in the list that volumes see. What a disk's state is follows from four
- * things: its record, whether its node has a session, whether that is connected, and what it says
- * of the disk (B3). Whoever changes one of them has it judged anew.
+ * The disks of other nodes in the list that volumes see. What a disk's state is follows from three
+ * things: its record, whether its node is connected, and what that says of the disk (B3). Whoever changes one of them has it judged anew.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -28,7 +27,7 @@ static bool node_up(const struct members *members, const char *node)
 {
     const struct member *member = members_find(members, node);
     const struct peer *peer = peer_of(members, node);
-    return member && member->session && peer && peer_connected(peer) && peer->disk_status_ns;
+    return member && peer && peer_connected(peer) && peer->disk_status_ns;
 }
 
 static enum disk_state state_of(const struct members *members, const struct remote_entry *entry)
