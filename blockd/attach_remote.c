@@ -118,6 +118,7 @@ MAY_SUSPEND static int exchange(struct remote *remote, struct exchange *x)
     x->request.epoch = remote->epoch;
     wire_volume_request_encode(&x->request, body);
     struct rpc_call call = {.method = x->method,
+        .patient = true,
         .body = body,
         .body_len_bytes = sizeof(body),
         .payload = &x->payload,

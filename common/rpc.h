@@ -18,6 +18,9 @@
  *  C5 What a peer can make us hold in memory is bounded by the window told in the hello; a client
  *     queues beyond it, a server breaks the connection of one that does not.
  *  C6 A peer that is silent for rpc_options.silence_ns, though pinged, is gone.
+ *  C7 Patient calls, whose handlers may have to wait for calls in the other direction (volume I/O
+ *     waits for shards), have at most half of the window and a queue of their own: two nodes that are
+ *     full of each other's volume I/O still get at each other's disks. C2 holds within each kind.
  */
 #pragma once
 
@@ -85,6 +88,7 @@ struct rpc_call {
     const struct iovec *payload; /* sent as it is, without a copy; must not change until done() */
     unsigned payload_count;      /* <= 1024 */
     uint64_t deadline_ns;        /* env_now_ns(); 0 = none but the connection's life */
+    bool patient; /* may take long at the server, waiting for other calls perhaps: see C7 */
 
     void *reply_body;                  /* may be NULL */
     uint32_t reply_body_max;           /* a longer one breaks the connection */

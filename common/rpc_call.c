@@ -96,9 +96,11 @@ static struct rpc_slot *slot_get(struct rpc_client *client)
 static void slot_put(struct rpc_client *client, struct rpc_slot *slot)
 {
     CHECK(slot->used && !slot->call && slot->out.state == RPC_OUT_IDLE);
-    CHECK(client->open_calls > 0 && client->open_bytes >= slot->charge_bytes);
-    client->open_calls--;
-    client->open_bytes -= slot->charge_bytes;
+    for (int kind = 0; kind <= slot->patient; kind++) {
+        CHECK(client->open_calls[kind] > 0 && client->open_bytes[kind] >= slot->charge_bytes);
+        client->open_calls[kind]--;
+        client->open_bytes[kind] -= slot->charge_bytes;
+    }
     slot->used = false;
     list_push_front(&client->free_slots, &slot->link);
 }
@@ -110,12 +112,18 @@ static struct rpc_slot *slot_find(struct rpc_client *client, uint64_t id)
     return slot && slot->used && slot->id == id ? slot : NULL;
 }
 
-static bool window_allows(const struct rpc_client *client, uint64_t charge_bytes)
+/* C5; patient calls have half of it (C7). */
+static bool window_allows(const struct rpc_client *client, bool patient, uint64_t charge_bytes)
 {
-    if (client->open_calls == 0)
+    unsigned calls_max = MIN(client->peer.window_calls, RPC_SLOTS_MAX);
+    if (client->open_calls[0] == 0)
         return true;
-    return client->open_calls < MIN(client->peer.window_calls, RPC_SLOTS_MAX) &&
-           client->open_bytes + charge_bytes <= client->peer.window_bytes;
+    if (client->open_calls[0] >= calls_max ||
+        client->open_bytes[0] + charge_bytes > client->peer.window_bytes)
+        return false;
+    return !patient || client->open_calls[1] == 0 ||
+           (client->open_calls[1] < calls_max / 2 &&
+               client->open_bytes[1] + charge_bytes <= client->peer.window_bytes / 2);
 }
 
 static void slot_open(struct rpc_client *client, struct rpc_call *call, uint64_t charge_bytes)
@@ -131,24 +139,30 @@ static void slot_open(struct rpc_client *client, struct rpc_call *call, uint64_t
     slot->out.body = call->body;
     slot->out.payload = call->payload;
     slot->out.payload_count = call->payload_count;
-    client->open_calls++;
-    client->open_bytes += charge_bytes;
+    slot->patient = call->patient;
+    for (int kind = 0; kind <= call->patient; kind++) {
+        client->open_calls[kind]++;
+        client->open_bytes[kind] += charge_bytes;
+    }
     call->id = slot->id;
     call->state = RPC_CALL_OPEN;
     rpc_conn_queue(&client->conn, &slot->out);
 }
 
-/* Gives slots to those whose turn it is (C2, C5). */
+/* Gives slots to those whose turn it is (C2, C5, C7). */
 static void pump(struct rpc_client *client)
 {
-    while (!list_empty(&client->queued) && client->connected && rpc_conn_open(&client->conn)) {
-        struct rpc_call *call = list_entry(client->queued.next, struct rpc_call, link);
-        uint64_t charge_bytes =
-            iov_bytes(call->payload, call->payload_count) + reply_bytes_max(call);
-        if (!window_allows(client, charge_bytes))
-            return;
-        list_remove(&call->link);
-        slot_open(client, call, charge_bytes);
+    for (int kind = 0; kind < 2; kind++) {
+        struct list *queue = &client->queued[kind];
+        while (!list_empty(queue) && client->connected && rpc_conn_open(&client->conn)) {
+            struct rpc_call *call = list_entry(queue->next, struct rpc_call, link);
+            uint64_t charge_bytes =
+                iov_bytes(call->payload, call->payload_count) + reply_bytes_max(call);
+            if (!window_allows(client, call->patient, charge_bytes))
+                break;
+            list_remove(&call->link);
+            slot_open(client, call, charge_bytes);
+        }
     }
 }
 
@@ -213,11 +227,13 @@ static void deadline_fired(struct env_timer *timer)
         if (slot->used && slot->call && !slot->given_up && is_late(client, slot->call, now_ns))
             give_up(client, slot, -ETIMEDOUT);
     }
-    list_for_each_safe (link, &client->queued) {
-        struct rpc_call *call = list_entry(link, struct rpc_call, link);
-        if (is_late(client, call, now_ns)) {
-            list_remove(link);
-            call_end(client, call, -ETIMEDOUT);
+    for (int kind = 0; kind < 2; kind++) {
+        list_for_each_safe (link, &client->queued[kind]) {
+            struct rpc_call *call = list_entry(link, struct rpc_call, link);
+            if (is_late(client, call, now_ns)) {
+                list_remove(link);
+                call_end(client, call, -ETIMEDOUT);
+            }
         }
     }
     pump(client);
@@ -351,7 +367,7 @@ void rpc_call_submit(struct rpc_client *client, struct rpc_call *call)
         return;
     }
     call->state = RPC_CALL_QUEUED;
-    list_push_back(&client->queued, &call->link);
+    list_push_back(&client->queued[call->patient], &call->link);
     deadline_heard(client, call->deadline_ns);
     pump(client);
 }
@@ -391,7 +407,8 @@ int rpc_call(struct rpc_client *client, struct rpc_call *call)
 
 void rpc_calls_init(struct rpc_client *client)
 {
-    list_init(&client->queued);
+    list_init(&client->queued[0]);
+    list_init(&client->queued[1]);
     list_init(&client->ended);
     list_init(&client->free_slots);
     env_timer_init(&client->ended_timer, ended_fired);
@@ -416,10 +433,12 @@ void rpc_calls_end(struct rpc_client *client)
         else if (call)
             call_end(client, call, -EHOSTUNREACH);
     }
-    while ((link = list_pop_front(&client->queued)))
-        call_end(client, list_entry(link, struct rpc_call, link), -EHOSTUNREACH);
+    for (int kind = 0; kind < 2; kind++)
+        while ((link = list_pop_front(&client->queued[kind])))
+            call_end(client, list_entry(link, struct rpc_call, link), -EHOSTUNREACH);
     client->incoming = NULL;
-    CHECK(client->open_calls == 0 && client->open_bytes == 0);
+    CHECK(client->open_calls[0] == 0 && client->open_bytes[0] == 0);
+    CHECK(client->open_calls[1] == 0 && client->open_bytes[1] == 0);
     env_timer_cancel(&client->deadline_timer);
     env_timer_cancel(&client->ended_timer);
     ended_fired(&client->ended_timer);
@@ -427,7 +446,8 @@ void rpc_calls_end(struct rpc_client *client)
 
 void rpc_calls_fini(struct rpc_client *client)
 {
-    CHECK(client->open_calls == 0 && list_empty(&client->queued) && list_empty(&client->ended));
+    CHECK(client->open_calls[0] == 0 && list_empty(&client->queued[0]));
+    CHECK(list_empty(&client->queued[1]) && list_empty(&client->ended));
     env_timer_cancel(&client->deadline_timer);
     env_timer_cancel(&client->ended_timer);
     for (unsigned i = 0; i < client->slot_count; i++)

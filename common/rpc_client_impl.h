@@ -24,6 +24,7 @@ struct rpc_slot {
     struct rpc_call *call; /* NULL: free, or its caller has gone */
     uint64_t id;           /* low 16 bits: index */
     uint64_t charge_bytes; /* of the window */
+    bool patient;
     bool used;
     bool begun;     /* the request's sending has begun: the server may know of it */
     bool receiving; /* the payload of the reply is coming */
@@ -49,13 +50,13 @@ struct rpc_client {
     char problem[RPC_REASON_BYTES + 256], logged[RPC_REASON_BYTES + 256];
 
     /* rpc_call.c */
-    struct list queued, ended; /* rpc_call.link */
+    struct list queued[2], ended; /* rpc_call.link; queued: [1] the patient ones */
     struct env_timer ended_timer, deadline_timer;
     struct rpc_slot **slots;
     unsigned slot_count, slot_capacity;
     struct list free_slots;
-    unsigned open_calls;
-    uint64_t open_bytes;
+    unsigned open_calls[2]; /* in all; patient ones of these */
+    uint64_t open_bytes[2];
     uint64_t generation;
     struct rpc_slot *incoming;
 };

@@ -138,6 +138,49 @@ static int many_main(void *arg)
     return 0;
 }
 
+static unsigned waited;
+
+static void one_waited(struct rpc_call *call)
+{
+    CHECK(call->result == 0);
+    waited++;
+}
+
+#define PATIENT 24
+
+static bool half_waits(void)
+{
+    return fx.waiting_count == 8;
+}
+
+/* C7: the window is full of calls that wait; another kind of call gets through, and their turn comes. */
+static int patient_main(void *arg)
+{
+    static struct rpc_call calls[PATIENT];
+    node_b.window_calls = 16;
+    fixture_start(node_b, node_a);
+    for (unsigned i = 0; i < PATIENT; i++) {
+        calls[i] = (struct rpc_call){.method = WAIT, .patient = true, .done = one_waited};
+        rpc_call_submit(fx.client, &calls[i]);
+    }
+    CHECK(wait_until(half_waits, 5000 * RPC_MS));
+    for (unsigned i = 0; i < 20; i++)
+        echo_one(4096, 1, 1);
+    CHECK(fx.waiting_count == 8 && waited == 0);
+    while (waited < PATIENT) {
+        fixture_release();
+        env_sleep_ns(RPC_MS);
+    }
+    fixture_stop();
+    return 0;
+}
+
+static void calls_that_wait_leave_half_of_the_window(void **state)
+{
+    waited = 0;
+    assert_int_equal(run(patient_main), 0);
+}
+
 static void many_calls_wait_for_the_window_and_are_handled_in_order(void **state)
 {
     assert_int_equal(run(many_main), 0);
@@ -378,6 +421,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(payloads_of_any_length_and_shape_go_there_and_back),
         cmocka_unit_test(many_calls_wait_for_the_window_and_are_handled_in_order),
+        cmocka_unit_test(calls_that_wait_leave_half_of_the_window),
         cmocka_unit_test(statuses_arrive_as_the_handler_gave_them),
         cmocka_unit_test(a_late_or_cancelled_call_ends_and_the_server_is_told),
         cmocka_unit_test(wrong_clusters_and_nodes_are_refused_in_words_on_both_sides),
