@@ -3,7 +3,7 @@
  * The inside of a volume, shared by the files of this folder only. README.md has the invariants.
  *
  *   io.c          read, write, trim, flush: the front ends' calls
- *   log.c         group commit, roll, sync
+ *   log.c         group commit, roll;   log_sync.c   sync
  *   destage.c     memtable generations -> rows;   large_write.c   rows before their log record
  *   checkpoint.c  delta table -> map pages
  *   manifest.c    the one place where durable state changes
