@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Shards: append-only objects on disks. This is the interface that volumes use, the same for a disk
- * of this node and (by RPC, later) of another: nothing here may assume that a disk is local.
+ * of this node and (by RPC) of another: nothing here may assume that a disk is local.
  *
  * A shard is a sequence of 4 KiB blocks, made of appends: one header block and its payload blocks.
  * Offsets count ALL blocks from the shard's start, headers included. The header names the shard

@@ -2,7 +2,7 @@
 """A cluster on one machine: each node in a network namespace of its own on one bridge, etcd in others.
 
 Unix sockets are files, so clients outside the namespaces use a node's NBD and admin sockets as they are. Links are cut without
-a reset: the bridge's end of a pair goes down, or packets between two nodes are dropped.
+a reset: the bridge's end of a pair leaves the bridge.
 """
 
 import ipaddress
@@ -73,10 +73,6 @@ class Network:
 
     def heal(self, name):
         ip("link", "set", self.outer(name), "master", f"{self.tag}br")
-
-    def drop(self, name, source, on=True):
-        """The node does not hear `source` (an address) any more: one way."""
-        run([*self.enter(name), "iptables", "-A" if on else "-D", "INPUT", "-s", source, "-j", "DROP"])
 
     def close(self):
         for name in self.names:
