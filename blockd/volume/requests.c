@@ -28,6 +28,7 @@ struct request_entry {
 };
 
 struct request_session {
+    struct list link; /* requests->by_use */
     uint64_t id;
     uint64_t answered_below;
     uint64_t number_max;
@@ -36,20 +37,6 @@ struct request_session {
     struct list order; /* of their coming */
     struct fiber_queue ended;
 };
-
-static struct request_session *session_get(struct requests *requests, uint64_t id)
-{
-    struct request_session *s = idmap_get(&requests->sessions, id);
-    if (s)
-        return s;
-    s = NEW(struct request_session);
-    s->id = id;
-    s->used_ns = env_now_ns();
-    list_init(&s->order);
-    fiber_queue_init(&s->ended);
-    idmap_put(&requests->sessions, id, s);
-    return s;
-}
 
 static void entry_drop(
     struct requests *requests, struct request_session *s, struct request_entry *entry)
@@ -62,17 +49,66 @@ static void entry_drop(
     requests->count--;
 }
 
+static void session_free(struct requests *requests, struct request_session *s)
+{
+    while (!list_empty(&s->order))
+        entry_drop(requests, s, list_entry(s->order.next, struct request_entry, link));
+    list_remove(&s->link);
+    idmap_remove(&requests->sessions, s->id);
+    idmap_fini(&s->entries);
+    mem_free(s);
+}
+
+static bool is_full(const struct requests *requests, bool of_sessions)
+{
+    return of_sessions ? requests->sessions.count >= REQUEST_SESSIONS_MAX
+                       : requests->count >= REQUESTS_MAX;
+}
+
+/* E3. Those that run or are waited for stay. */
+static void make_room(struct requests *requests, bool for_session)
+{
+    list_for_each_safe (it, &requests->by_use) {
+        struct request_session *s = list_entry(it, struct request_session, link);
+        if (!is_full(requests, for_session))
+            return;
+        list_for_each_safe (entry_it, &s->order) {
+            struct request_entry *entry = list_entry(entry_it, struct request_entry, link);
+            if (is_full(requests, for_session) && !entry->running && entry->waiters == 0) {
+                log_warn_limited("session %016llx has left too many requests without an answer",
+                    (unsigned long long)s->id);
+                entry_drop(requests, s, entry);
+            }
+        }
+        if (for_session && list_empty(&s->order))
+            session_free(requests, s);
+    }
+}
+
+static struct request_session *session_get(struct requests *requests, uint64_t id)
+{
+    struct request_session *s = idmap_get(&requests->sessions, id);
+    if (!requests->by_use.next)
+        list_init(&requests->by_use);
+    if (!s) {
+        make_room(requests, true);
+        s = NEW(struct request_session);
+        s->id = id;
+        list_init(&s->order);
+        list_init(&s->link);
+        fiber_queue_init(&s->ended);
+        idmap_put(&requests->sessions, id, s);
+    }
+    s->used_ns = env_now_ns();
+    list_remove(&s->link);
+    list_push_back(&requests->by_use, &s->link);
+    return s;
+}
+
 static struct request_entry *entry_new(
     struct requests *requests, struct request_session *s, uint64_t number)
 {
-    if (requests->count >= REQUESTS_MAX && !list_empty(&s->order)) { /* E3 */
-        struct request_entry *oldest = list_entry(s->order.next, struct request_entry, link);
-        if (!oldest->running && oldest->waiters == 0) {
-            log_warn_limited("session %016llx has too many requests without an answer",
-                (unsigned long long)s->id);
-            entry_drop(requests, s, oldest);
-        }
-    }
+    make_room(requests, false);
     struct request_entry *entry = NEW(struct request_entry);
     entry->number = number;
     idmap_put(&s->entries, number, entry);
@@ -83,19 +119,11 @@ static struct request_entry *entry_new(
     return entry;
 }
 
-static void session_free(struct requests *requests, struct request_session *s)
-{
-    while (!list_empty(&s->order))
-        entry_drop(requests, s, list_entry(s->order.next, struct request_entry, link));
-    idmap_fini(&s->entries);
-    mem_free(s);
-}
-
 void requests_fini(struct requests *requests)
 {
-    uint32_t pos = 0;
-    for (struct request_session *s; (s = idmap_next(&requests->sessions, &pos));)
-        session_free(requests, s);
+    if (requests->by_use.next)
+        list_for_each_safe (it, &requests->by_use)
+            session_free(requests, list_entry(it, struct request_session, link));
     idmap_fini(&requests->sessions);
 }
 
@@ -132,7 +160,6 @@ int request_begin(struct requests *requests, const struct request_id *id,
     if (id->session == 0 && id->number == 0)
         return 0;
     struct request_session *s = session_get(requests, id->session);
-    s->used_ns = env_now_ns();
     answered(requests, s, id->answered_below);
     if (id->number < s->answered_below)
         return -ESTALE;
@@ -227,13 +254,16 @@ static uint64_t committed_end(const struct request_entry *entry, uint64_t commit
 
 struct runs {
     struct request_run *runs;
-    uint32_t count, capacity;
+    uint32_t count, capacity, total;
 };
 
 static void runs_add(struct runs *runs, uint64_t session, uint64_t number, uint64_t end_block)
 {
     struct request_run *last = runs->count > 0 ? &runs->runs[runs->count - 1] : NULL;
     bool whole = end_block == UINT64_MAX;
+    if (runs->total == REQUEST_RUNS_MAX) /* those that run come on top of E3's bound */
+        return;
+    runs->total++;
     if (whole && last && last->session == session && last->count > 0 &&
         last->number + last->count == number) {
         last->count++;
@@ -270,8 +300,6 @@ void requests_record(struct requests *requests, const struct state *state, uint6
     if (runs.count > 0 || state->request_count > 0)
         record_requests(records, runs.runs, runs.count);
     mem_free(runs.runs);
-    if (silent) { /* one at a time: there is no hurry */
-        idmap_remove(&requests->sessions, silent->id);
+    if (silent) /* one at a time: there is no hurry */
         session_free(requests, silent);
-    }
 }

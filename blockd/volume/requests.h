@@ -14,8 +14,10 @@
  *  E2 It goes on where its records in the order end, also on the next owner: they are found in the log
  *     by replay, and in the manifest (REC_REQUESTS) once the log up to them may be released. The
  *     manifest never claims a record above committed_seq: that one may still get lost with power.
- *  E3 At most REQUESTS_MAX are remembered a volume; then the oldest finished ones go, answered or
- *     not. A client that keeps its window (attach.c) never gets there.
+ *  E3 At most REQUESTS_MAX are remembered a volume, of all sessions (beside those that run), so that
+ *     the manifest's record can always hold them, and at most REQUEST_SESSIONS_MAX sessions. Then the
+ *     oldest finished ones go, answered or not, of the session first that has been silent for longest:
+ *     clients that left without a last word. One that keeps its window (attach.c) never gets there.
  */
 #pragma once
 
@@ -31,9 +33,11 @@ struct request_id;
 struct state;
 
 #define REQUESTS_MAX 65536
+#define REQUEST_SESSIONS_MAX 16384
 
-struct requests {
+struct requests {          /* all zero: empty */
     struct idmap sessions; /* struct request_session */
+    struct list by_use;    /* the same, the longest silent one first */
     unsigned count;        /* entries of all sessions */
 };
 

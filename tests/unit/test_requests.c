@@ -212,6 +212,51 @@ BODY(what_is_remembered_is_bounded)
     assert_int_equal(begin(REQUESTS_MAX + 100, 1, &request, &from), 1);
 }
 
+/* Clients that came, wrote and went, each leaving what its last request did not declare answered. */
+static void come_and_go(uint64_t session, unsigned count)
+{
+    for (uint64_t n = 1; n <= count; n++) {
+        struct request_id id = {.session = session, .number = n, .answered_below = 1};
+        struct request request;
+        uint64_t from;
+        assert_int_equal(request_begin(&requests, &id, &request, &from), 0);
+        request_note(&request, 8, n);
+        request_end(&requests, &request, 0);
+    }
+}
+
+BODY(what_is_remembered_of_many_sessions_is_bounded_and_can_be_recorded)
+{
+    struct request request;
+    struct state state;
+    uint64_t from;
+    state_init(&state, 1);
+    assert_int_equal(begin(1, 1, &request, &from), 0); /* under way all the while */
+    for (uint64_t session = 100; session < 100 + 6000; session++)
+        come_and_go(session, 24);
+    assert_true(requests.count <= REQUESTS_MAX);
+    record_into(&state, 100);
+    request_note(&request, 8, 101);
+    request_end(&requests, &request, 0);
+    assert_int_equal(begin(1, 1, &request, &from), 1);
+    struct request_id last = {.session = 100 + 5999, .number = 1, .answered_below = 1};
+    assert_int_equal(request_begin(&requests, &last, &request, &from), 1);
+    state_fini(&state);
+}
+
+BODY(sessions_without_requests_are_bounded)
+{
+    for (uint64_t session = 1; session <= REQUEST_SESSIONS_MAX + 1000; session++) {
+        struct request_id id = {.session = session, .number = 1, .answered_below = 1};
+        struct request request;
+        uint64_t from;
+        assert_int_equal(request_begin(&requests, &id, &request, &from), 0);
+        request_end(&requests, &request, -EIO); /* nothing happened: no entry stays */
+    }
+    assert_int_equal(requests.count, 0);
+    assert_true(requests.sessions.count <= REQUEST_SESSIONS_MAX);
+}
+
 int main(void)
 {
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
@@ -221,6 +266,8 @@ int main(void)
         cmocka_unit_test(the_same_request_meanwhile_waits_for_the_first),
         cmocka_unit_test(the_next_owner_knows_what_the_manifest_and_the_log_say),
         cmocka_unit_test(what_is_remembered_is_bounded),
+        cmocka_unit_test(what_is_remembered_of_many_sessions_is_bounded_and_can_be_recorded),
+        cmocka_unit_test(sessions_without_requests_are_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
