@@ -13,6 +13,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define WINDOW_BLOCKS 512
 
@@ -155,7 +156,8 @@ int recovery_copy_logs(struct volume *v)
     list_for_each (it, &v->state.wals) {
         struct wal *wal = list_entry(it, struct wal, link);
         unsigned good = good_copies(v, wal);
-        if (wal == v->wal_open || wal->length_blocks == 0 || good >= wanted)
+        if (wal == v->wal_open || wal->length_blocks == 0 || good >= wanted ||
+            PLANTED(log_left_short))
             continue;
         int r = replace_log(v, wal);
         if (r < 0 && (good < needed || r == -ESTALE))
