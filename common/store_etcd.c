@@ -85,6 +85,16 @@ static int error_of_answer(const struct etcd_answer_json *answer)
     }
 }
 
+/* Printable text of an answer that is not JSON, up to its first line's end. */
+static void first_line(const char *data, size_t len_bytes, char ret_line[static ETCD_WHY_BYTES])
+{
+    size_t n = 0;
+    while (n < len_bytes && n < ETCD_WHY_BYTES - 1 && data[n] >= ' ' && data[n] <= '~')
+        n++;
+    memcpy(ret_line, data, n);
+    ret_line[n] = '\0';
+}
+
 /* What an attempt came to: 0, an error for the caller, or "try another member". */
 struct attempt {
     int error;
@@ -119,8 +129,10 @@ static MAY_SUSPEND void attempt(struct store_etcd *etcd, unsigned endpoint, cons
         /* Not etcd's words: nobody knows what was done. */
         ret->error = repeatable ? -EHOSTUNREACH : -ETIMEDOUT;
         ret->again = repeatable;
-        ret->why = mem_printf("%s answers what etcd would not (HTTP status %ld)",
-            etcd->endpoints[endpoint], http.status);
+        char said[ETCD_WHY_BYTES];
+        first_line(http.data, http.len_bytes, said);
+        ret->why = mem_printf("%s answers with HTTP status %ld%s%s", etcd->endpoints[endpoint],
+            http.status, *said ? ": " : " and nothing", said);
     } else if (answer.error_code) {
         ret->log_in = etcd->user && etcd_is_token_refused(&answer);
         ret->error = error_of_answer(&answer);
@@ -186,7 +198,7 @@ static MAY_SUSPEND int ask_members(struct store_etcd *etcd, const struct etcd_ca
     }
 }
 
-int etcd_login(struct store_etcd *etcd)
+int etcd_login(struct store_etcd *etcd, char **ret_why)
 {
     if (!etcd->user || etcd->token)
         return 0;
@@ -210,6 +222,9 @@ int etcd_login(struct store_etcd *etcd)
             log_error_limited("etcd refuses user %s: %s", etcd->user, why);
             r = -EACCES;
         }
+        if (r < 0 && ret_why)
+            *ret_why = mem_printf(
+                "user %s cannot log in%s%s", etcd->user, why ? ": " : "", why ? why : "");
     }
     fiber_mutex_unlock(&etcd->login);
     return r;
@@ -224,11 +239,9 @@ int etcd_call(struct store_etcd *etcd, const struct etcd_call *call,
         bool log_in = false;
         mem_free(why);
         why = NULL;
-        r = etcd_login(etcd);
+        r = etcd_login(etcd, &why);
         if (r == 0)
             r = ask_members(etcd, call, ret_answer, &log_in, &why);
-        else
-            why = mem_printf("user %s cannot log in", etcd->user);
         if (r == 0 || !log_in)
             break;
         etcd_forget_token(etcd);

@@ -47,8 +47,8 @@ struct etcd_call {
  * those of store_etcd.h. `ret_why` (may be NULL; mem_free; set only for errors): in words. */
 MAY_SUSPEND int etcd_call(struct store_etcd *etcd, const struct etcd_call *call,
     struct etcd_answer_json *ret_answer, char **ret_why);
-/* Logs in if need be. */
-MAY_SUSPEND int etcd_login(struct store_etcd *etcd);
+/* Logs in if need be. `ret_why` as above. */
+MAY_SUSPEND int etcd_login(struct store_etcd *etcd, char **ret_why);
 /* The token is refused: the next request logs in again. */
 void etcd_forget_token(struct store_etcd *etcd);
 /* Whether an error answer says so. */

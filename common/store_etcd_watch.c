@@ -219,7 +219,7 @@ static MAY_SUSPEND int check_history(struct etcd_watch *watch)
 static MAY_SUSPEND int follow(struct etcd_watch *watch, bool *ret_created)
 {
     struct store_etcd *etcd = watch->etcd;
-    int r = etcd_login(etcd);
+    int r = etcd_login(etcd, NULL);
     if (r < 0 || watch->stop)
         return r < 0 ? r : -ECANCELED;
     watch->endpoint = etcd->preferred;

@@ -100,7 +100,9 @@ class Loopback:
 
 
 class Etcd:
-    """`count` members, each in its namespace."""
+    """`count` members, each in its namespace. Subclasses say how it is secured."""
+
+    scheme = "http"
 
     def __init__(self, network, base, count=1):
         self.network, self.base = network, base
@@ -108,12 +110,26 @@ class Etcd:
         self.clients, self.peers = {}, {}
         for name in names:
             address = network.add(name)
-            self.clients[name] = f"http://{address}:{network.port(ETCD_CLIENT)}"
-            self.peers[name] = f"http://{address}:{network.port(ETCD_PEER)}"
+            self.clients[name] = f"{self.scheme}://{address}:{network.port(ETCD_CLIENT)}"
+            self.peers[name] = f"{self.scheme}://{address}:{network.port(ETCD_PEER)}"
+            self.prepare(name, address)
         self.processes = {}
         for name in names:
             self.start(name)
         wait_until(lambda: self.healthy(names[0]), 30, "etcd")
+
+    def prepare(self, name, address):
+        pass
+
+    def server_options(self, name):
+        return []
+
+    def client_options(self):
+        return []
+
+    def store_config(self):
+        """What [store] of blockd.conf needs besides the endpoints."""
+        return {}
 
     @property
     def endpoints(self):
@@ -137,13 +153,14 @@ class Etcd:
                 f"--initial-cluster={initial}",
                 "--logger=zap",
                 "--log-level=warn",
+                *self.server_options(name),
             ],
             self.log(name),
         )
 
     def ctl(self, name, *words, check=False):
         return run(
-            [*self.network.enter(name), "etcdctl", f"--endpoints={self.clients[name]}", *words],
+            [*self.network.enter(name), "etcdctl", f"--endpoints={self.clients[name]}", *self.client_options(), *words],
             timeout_s=20,
             check=check,
             env={**os.environ, "ETCDCTL_API": "3"},
@@ -191,7 +208,7 @@ class ClusterNode(Node):
         self.config = {
             **self.config,
             "node": {"name": self.name, **self.config.get("node", {})},
-            "store": {"type": "etcd", "endpoints": self.cluster.etcd.endpoints, "path": None, **self.config.get("store", {})},
+            "store": {"type": "etcd", "endpoints": self.cluster.etcd.endpoints, "path": None, **self.cluster.etcd.store_config(), **self.config.get("store", {})},
             "cluster": {
                 "address": self.address,
                 "session_ttl": self.cluster.session_ttl,
@@ -213,17 +230,17 @@ class ClusterNode(Node):
 class Cluster:
     """Starts etcd and nodes n1..nN with their disks and one pool. Use as a context manager, or call close()."""
 
-    def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None, base=None, loopback=False):
+    def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None, base=None, loopback=False, etcd_class=Etcd):
         self.dir = Path(tempfile.mkdtemp(prefix="hfc.", dir=base or os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
         self.loopback = loopback
         self.pool, self.code, self.domain, self.session_ttl = "main", code, domain, session_ttl
         self.network, self.etcd, self.nodes = None, None, {}
         self.options = {"disks": disks, "disk_mib": disk_mib, "config": config, "env": env}
-        self.count, self.etcd_count = nodes, etcd
+        self.count, self.etcd_count, self.etcd_class = nodes, etcd, etcd_class
 
     def create(self):
         self.network = Loopback() if self.loopback else Network()
-        self.etcd = Etcd(self.network, self.dir, self.etcd_count)
+        self.etcd = self.etcd_class(self.network, self.dir, self.etcd_count)
         for number in range(1, self.count + 1):
             self.add_node(f"n{number}")
         first = self.nodes["n1"]
