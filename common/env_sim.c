@@ -86,17 +86,38 @@ void sim_event_arm(struct sim *sim, struct sim_event *event, uint64_t at_ns)
 
 /* --- Trace -------------------------------------------------------------- */
 
+static uint64_t word_at(const char *at)
+{
+    uint64_t word;
+    memcpy(&word, at, sizeof(word));
+    return word;
+}
+
+static uint64_t lane(uint64_t hash, const char *at)
+{
+    hash = (hash ^ word_at(at)) * 0x9fb21c651e98df25;
+    return hash ^ hash >> 32;
+}
+
+/* Four lanes, since most of a simulation's time would go into waiting for one multiplication after another. */
 uint64_t sim_hash(uint64_t hash, const void *buf, size_t len_bytes)
 {
     const char *at = buf;
-    for (; len_bytes >= 8; at += 8, len_bytes -= 8) {
-        uint64_t word;
-        memcpy(&word, at, 8);
-        hash = (hash ^ word) * 0x9fb21c651e98df25;
-        hash ^= hash >> 32;
+    size_t rest = len_bytes;
+    if (rest >= 64) {
+        uint64_t a = hash, b = ~hash, c = hash ^ 0x9e3779b97f4a7c15, d = ~c;
+        for (; rest >= 32; at += 32, rest -= 32) {
+            a = lane(a, at);
+            b = lane(b, at + 8);
+            c = lane(c, at + 16);
+            d = lane(d, at + 24);
+        }
+        hash = rng_mix(rng_mix(rng_mix(a) + b) + c) + d;
     }
-    uint64_t word = len_bytes;
-    memcpy(&word, at, MIN(len_bytes, (size_t)7));
+    for (; rest >= 8; at += 8, rest -= 8)
+        hash = lane(hash, at);
+    uint64_t word = 0;
+    memcpy(&word, at, rest);
     return rng_mix(hash ^ word ^ (uint64_t)len_bytes << 56);
 }
 

@@ -114,6 +114,7 @@ struct sim_machine {
     struct sim_clock clock;
     struct list disks;
     struct list nodes;
+    uint64_t asked_ns, answer_ns; /* of sim_clock_virtual_ns; asked_ns 0 = none */
 };
 
 struct sim_node {
@@ -161,7 +162,7 @@ static inline struct sim_node *sim_node_of(const struct env *env)
 
 uint64_t sim_clock_now_ns(const struct sim_machine *machine);
 /* The virtual time at which the machine's clock first shows `node_ns`. */
-uint64_t sim_clock_virtual_ns(const struct sim_machine *machine, uint64_t node_ns);
+uint64_t sim_clock_virtual_ns(struct sim_machine *machine, uint64_t node_ns);
 
 /* Suspends the calling fiber for `duration_ns` of virtual time; then runs `fn(arg)` (may be NULL)
  * in the loop. */

@@ -259,7 +259,9 @@ static void io_fire(struct sim_event *event)
     int error = io_perform(sio);
     io->result = error ? error : (int64_t)sio->len_bytes;
     io->done_bytes = error ? 0 : sio->len_bytes;
-    uint64_t hash = io->op == ENV_IO_SYNC || error ? 0 : io_hash(io);
+    uint64_t hash = io->op == ENV_IO_SYNC || error ? 0
+                    : io->op == ENV_IO_READ        ? io_hash(io)
+                                                   : sio->hash;
     sim_trace_node(sio->disk->sim, event->node, op_name(io->op), io->off_bytes, io->result);
     sio->disk->sim->trace_hash = rng_mix(sio->disk->sim->trace_hash ^ hash);
     io_free(sio);

@@ -212,14 +212,15 @@ void sim_media_write(struct sim_media *media, uint64_t page, const void *buf, ui
     uint32_t page_in_write, uint8_t sectors, bool durable)
 {
     uint8_t bytes[SIM_PAGE_BYTES];
-    sim_media_read(media, page, bytes);
-    for (unsigned s = 0; s < PAGE_SECTORS; s++) {
+    if (sectors != 0xff)
+        sim_media_read(media, page, bytes);
+    for (unsigned s = 0; s < PAGE_SECTORS && sectors != 0xff; s++) {
         if (sectors & 1u << s)
             memcpy(bytes + s * SIM_SECTOR_BYTES, (const char *)buf + s * SIM_SECTOR_BYTES,
                 SIM_SECTOR_BYTES);
     }
     struct sim_page *p = page_get(media, page);
-    struct sim_block *block = block_new(bytes);
+    struct sim_block *block = block_new(sectors == 0xff ? buf : bytes);
     if (durable) {
         page_settle(media, p, block);
         return;

@@ -28,11 +28,9 @@ uint64_t sim_clock_now_ns(const struct sim_machine *machine)
     return clock_at(&machine->clock, machine->sim->now_ns);
 }
 
-uint64_t sim_clock_virtual_ns(const struct sim_machine *machine, uint64_t node_ns)
+static uint64_t clock_virtual_ns(const struct sim_machine *machine, uint64_t node_ns)
 {
     const struct sim_clock *clock = &machine->clock;
-    if (clock_at(clock, machine->sim->now_ns) >= node_ns)
-        return machine->sim->now_ns;
     __int128 wait_ns =
         (__int128)(node_ns - clock->node_ns) * 1000000 / (1000000 + clock->drift_ppm);
     if (wait_ns >= UINT64_MAX / 2)
@@ -45,6 +43,17 @@ uint64_t sim_clock_virtual_ns(const struct sim_machine *machine, uint64_t node_n
     return virtual_ns;
 }
 
+/* Asked of each node at each step of the loop, mostly for the same moment. */
+uint64_t sim_clock_virtual_ns(struct sim_machine *machine, uint64_t node_ns)
+{
+    if (machine->asked_ns != node_ns || node_ns == 0) {
+        bool past = node_ns <= machine->clock.node_ns;
+        machine->answer_ns = past ? machine->clock.virtual_ns : clock_virtual_ns(machine, node_ns);
+        machine->asked_ns = node_ns;
+    }
+    return MAX(machine->answer_ns, machine->sim->now_ns);
+}
+
 void sim_clock_drift(struct env *node, int32_t ppm)
 {
     CHECK(ppm > -500000 && ppm < 500000);
@@ -52,6 +61,7 @@ void sim_clock_drift(struct env *node, int32_t ppm)
     machine->clock.node_ns = sim_clock_now_ns(machine);
     machine->clock.virtual_ns = machine->sim->now_ns;
     machine->clock.drift_ppm = ppm;
+    machine->asked_ns = 0;
 }
 
 void sim_clock_jump_boottime(struct env *node, uint64_t by_ns)
@@ -199,6 +209,7 @@ static void machine_boot(struct sim_machine *machine)
     machine->clock.virtual_ns = machine->sim->now_ns;
     machine->clock.node_ns = rng_between(&rng, 5 * NS_PER_S, 100000 * NS_PER_S);
     machine->clock.suspended_ns = 0;
+    machine->asked_ns = 0;
     machine->up = true;
 }
 

@@ -5,8 +5,10 @@
  */
 #include "tests/sim/sim_check.h"
 #include "common/planted.h"
+#include "tests/sim/sim_minimise.h"
 
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,6 +20,9 @@ static const char *program;
 static uint64_t round_seed;
 static bool trace;
 static unsigned nodes;
+static uint64_t hash_last; /* of a round in this process */
+
+enum { MINIMISE_S = 40, MINIMISE_LONG_S = 1200, ROUND_S = 300 };
 
 bool sim_check_trace(void)
 {
@@ -27,6 +32,12 @@ bool sim_check_trace(void)
 unsigned sim_check_nodes(void)
 {
     return nodes;
+}
+
+void sim_check_ends(struct sim *sim)
+{
+    hash_last = sim_trace_hash(sim);
+    sim_free(sim);
 }
 
 /* --- Failure ------------------------------------------------------------ */
@@ -44,7 +55,7 @@ static void failed(int signal_number)
 static void catch_failures(void)
 {
     static char stack[256 * 1024];
-    static const int signals[] = {SIGABRT, SIGALRM, SIGSEGV, SIGBUS};
+    static const int signals[] = {SIGABRT, SIGALRM, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
     sigaltstack(&alternate, NULL);
     struct sigaction action = {.sa_handler = failed, .sa_flags = SA_ONSTACK | SA_NODEFER};
@@ -66,19 +77,51 @@ static uint64_t clock_s(clockid_t clock)
     return now.tv_sec;
 }
 
-static void run_round(const struct sim_check *check, uint64_t seed)
+static const struct sim_check *the_check;
+
+static void run_here(uint64_t seed)
 {
     round_seed = seed;
-    alarm(300); /* of real time: a round that spins */
-    check->round(seed);
+    alarm(ROUND_S); /* of real time: a round that spins */
+    the_check->round(seed);
     alarm(0);
     CHECK_MSG(!sim_current(), "the round has not freed its simulation");
+}
+
+struct plan {
+    uint64_t seed, rounds, minutes;
+    bool one, here, same, hash;
+    unsigned minimise_s;
+};
+
+/* In a child, so that a failure can be repeated and made small. */
+static void run_round(const struct plan *plan, uint64_t seed)
+{
+    if (plan->here) {
+        run_here(seed);
+        return;
+    }
+    char command[256];
+    if (nodes)
+        snprintf(command, sizeof(command), "%s --nodes %u", program, nodes);
+    else
+        snprintf(command, sizeof(command), "%s", program);
+    int said = sim_said_new();
+    struct sim_outcome outcome = sim_child_run(run_here, seed, said, 2000 * ROUND_S);
+    if (outcome.signal) {
+        sim_minimise(run_here, seed, outcome, said, plan->minimise_s, command);
+        signal(outcome.signal, SIG_DFL);
+        raise(outcome.signal);
+    }
+    close(said);
 }
 
 static _Noreturn void usage(int status)
 {
     fprintf(status ? stderr : stdout,
-        "usage: %s [--seed S | --rounds N | --minutes M] [--trace] [--planted BUG]\n", program);
+        "usage: %s [--seed S | --rounds N | --minutes M] [--trace] [--planted BUG]\n"
+        "    [--here] [--same] [--nodes N] [--only PARTS] [--minimise] [--hash]\n",
+        program);
     exit(status);
 }
 
@@ -92,56 +135,140 @@ static void choose_planted(const char *bug)
 #endif
 }
 
-int sim_check_main(int argc, char **argv, const struct sim_check *check)
+/* --- The same seed, the same run -------------------------------------------------------------------- */
+
+/* The hash of a round in another process, with other addresses and other garbage in fresh memory. */
+static uint64_t hash_elsewhere(uint64_t seed, unsigned which)
+{
+    char command[1024], self[512];
+    ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    CHECK(len > 0);
+    self[len] = 0;
+    snprintf(command, sizeof(command),
+        "cd %s && SIM_PADDING=%0*u MALLOC_PERTURB_=%u MALLOC_TOP_PAD_=%u '%s' --seed %lu --nodes "
+        "%u --here --hash",
+        which % 2 ? "/" : "/tmp", (int)(1 + which * 100), which, 85 + 85 * which, which * 1000000,
+        self, seed, nodes);
+    FILE *out = popen(command, "r");
+    CHECK_MSG(out, "%s", command);
+    uint64_t hash = 0;
+    char line[256];
+    while (fgets(line, sizeof(line), out))
+        sscanf(line, "trace hash %lx", &hash);
+    CHECK_MSG(pclose(out) == 0, "%s", command);
+    return hash;
+}
+
+/* V5: twice in this process, after other rounds, and in two others. */
+static void same_everywhere(uint64_t seed)
+{
+    uint64_t hash = 0;
+    for (unsigned i = 0; i < 4; i++) {
+        if (i < 2)
+            run_here(seed);
+        uint64_t now = i < 2 ? hash_last : hash_elsewhere(seed, i - 2);
+        CHECK_MSG(i == 0 || now == hash, "seed %lu: run %u has trace hash %016lx, the first %016lx",
+            seed, i + 1, now, hash);
+        hash = now;
+    }
+    printf("%s: seed %lu: trace hash %016lx, four times\n", program, seed, hash);
+}
+
+/* --- The command ------------------------------------------------------------------------------------- */
+
+static struct plan plan_of(int argc, char **argv)
 {
     static const struct option options[] = {{"seed", required_argument, NULL, 's'},
         {"rounds", required_argument, NULL, 'r'}, {"minutes", required_argument, NULL, 'm'},
         {"trace", no_argument, NULL, 't'}, {"planted", required_argument, NULL, 'p'},
-        {"nodes", required_argument, NULL, 'n'}, {"help", no_argument, NULL, 'h'}, {0}};
-    uint64_t seed = 0, rounds = check->rounds, minutes = 0;
-    bool one = false;
-    program = argv[0];
+        {"nodes", required_argument, NULL, 'n'}, {"here", no_argument, NULL, 'H'},
+        {"same", no_argument, NULL, 'S'}, {"hash", no_argument, NULL, 'x'},
+        {"only", required_argument, NULL, 'o'}, {"minimise", no_argument, NULL, 'M'},
+        {"help", no_argument, NULL, 'h'}, {0}};
+    struct plan plan = {.rounds = the_check->rounds,
+        .minimise_s = MINIMISE_S,
+        .here = !the_check->children || getenv("SIM_LOG")};
+    bool minimise = false;
     for (int option; (option = getopt_long(argc, argv, "", options, NULL)) != -1;) {
         switch (option) {
         case 's':
-            seed = strtoull(optarg, NULL, 0);
-            one = true;
+            plan.seed = strtoull(optarg, NULL, 0);
+            plan.one = true;
             break;
         case 'r':
-            rounds = strtoull(optarg, NULL, 0);
+            plan.rounds = strtoull(optarg, NULL, 0);
             break;
         case 'm':
-            minutes = strtoull(optarg, NULL, 0);
+            plan.minutes = strtoull(optarg, NULL, 0);
             break;
         case 'n':
             nodes = (unsigned)strtoul(optarg, NULL, 0);
             break;
         case 't':
-            trace = true;
+            trace = plan.here = true;
+            break;
+        case 'H':
+            plan.here = true;
+            break;
+        case 'S':
+            plan.same = true;
+            break;
+        case 'x':
+            plan.hash = true;
+            break;
+        case 'o':
+            sim_parts_only(optarg);
+            break;
+        case 'M':
+            minimise = true;
             break;
         case 'p':
             choose_planted(optarg);
+            plan.minimise_s = 0;
             break;
         default:
             usage(option == 'h' ? 0 : 2);
         }
     }
-    if (minutes && getenv("HOLDFAST_TEST_LONG") && strcmp(getenv("HOLDFAST_TEST_LONG"), "1") == 0)
-        minutes *= 60; /* ./check --long */
-    catch_failures();
-    if (one) {
-        run_round(check, seed);
-        printf("%s: seed %lu passed\n", program, seed);
-        return 0;
-    }
-    for (unsigned i = 0; i < check->seeds_kept_count; i++)
-        run_round(check, check->seeds_kept[i]);
-    if (minutes)
-        seed = clock_s(CLOCK_REALTIME) << 24;
-    uint64_t end_s = clock_s(CLOCK_MONOTONIC) + minutes * 60, first = seed + 1;
-    while (minutes ? clock_s(CLOCK_MONOTONIC) < end_s : seed - first + 1 < rounds)
-        run_round(check, ++seed);
+    if (minimise)
+        plan.minimise_s = MINIMISE_LONG_S;
+    if (plan.minutes && getenv("HOLDFAST_TEST_LONG") &&
+        strcmp(getenv("HOLDFAST_TEST_LONG"), "1") == 0)
+        plan.minutes *= 60; /* ./check --long */
+    return plan;
+}
+
+static void run_rounds(const struct plan *plan)
+{
+    uint64_t seed = plan->minutes ? clock_s(CLOCK_REALTIME) << 24 : 0;
+    uint64_t end_s = clock_s(CLOCK_MONOTONIC) + plan->minutes * 60, first = seed + 1;
+    for (unsigned i = 0; i < the_check->seeds_kept_count && !plan->minutes; i++)
+        run_round(plan, the_check->seeds_kept[i]);
+    while (plan->minutes ? clock_s(CLOCK_MONOTONIC) < end_s : seed - first + 1 < plan->rounds)
+        run_round(plan, ++seed);
     printf("%s: %lu rounds passed, seeds %lu to %lu\n", program, seed - first + 1, first, seed);
+}
+
+int sim_check_main(int argc, char **argv, const struct sim_check *check)
+{
+    program = argv[0];
+    the_check = check;
+    struct plan plan = plan_of(argc, argv);
+    catch_failures();
+    /* Memory of nodes that come and go stays with us: the kernel would clear it each time. */
+    mallopt(M_MMAP_THRESHOLD, 64 << 20);
+    mallopt(M_TRIM_THRESHOLD, 1 << 30);
+    if (plan.same) {
+        for (uint64_t seed = 1; seed <= plan.rounds; seed++)
+            same_everywhere(plan.one ? plan.seed + seed - 1 : seed);
+    } else if (plan.one) {
+        run_round(&plan, plan.seed);
+        printf("%s: seed %lu passed\n", program, plan.seed);
+        if (plan.hash)
+            printf("trace hash %016lx\n", hash_last);
+    } else {
+        run_rounds(&plan);
+    }
     return 0;
 }
 

@@ -21,14 +21,20 @@ struct sim_check {
     unsigned rounds;            /* of a plain run, with seeds 1, 2, ...: some seconds in all */
     const uint64_t *seeds_kept; /* seeds that have failed once: run first, always */
     unsigned seeds_kept_count;
+    bool children; /* rounds run in processes of their own, and one that fails is made small
+                      (sim_minimise.h): not with --here, --trace or SIM_LOG */
 };
 /* For main(): `--seed S` runs that one round, `--rounds N` so many, `--minutes M` as many as fit,
- * from a seed drawn by time; `--trace` prints all events. The exit status. */
+ * from a seed drawn by time; `--trace` prints all events; `--same` runs each seed four times, in three processes,
+ * and compares the trace hashes. The exit status. */
 int sim_check_main(int argc, char **argv, const struct sim_check *check);
 /* As given by --trace; for sim_options. */
 bool sim_check_trace(void);
 /* As given by --nodes, for simulations of clusters; 0 = as the seed draws. */
 unsigned sim_check_nodes(void);
+
+/* sim_free(), at the end of a round: notes the trace hash first, for --same. */
+void sim_check_ends(struct sim *sim);
 
 /* Starts fn(arg) on the node and runs the simulation until it has returned: true; or the node went
  * down first: false. Stuck, or an hour of virtual time: dumps and fails. */

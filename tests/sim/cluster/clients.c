@@ -171,18 +171,33 @@ static void client_start(struct cluster_client *client)
 {
     struct cluster *c = client->cluster;
     struct cluster_node *node = &c->nodes[client->home];
-    if (!node->node || c->clients_stop)
+    if (!node->node || c->clients_stop || client->left_out)
         return;
     struct life *l = malloc(sizeof(*l));
     CHECK(l);
-    *l = (struct life){
-        .client = client, .node = node, .life = ++client->life, .session = rng_u64(&c->rng) | 1};
-    rng_init(&l->rng, rng_u64(&c->rng));
+    *l = (struct life){.client = client,
+        .node = node,
+        .life = ++client->life,
+        .session = rng_u64(&client->rng) | 1};
+    rng_init(&l->rng, rng_u64(&client->rng));
     client->running = true;
     fiber_spawn_on(node->env, "client", life_main, l);
 }
 
 /* --- The cluster's ----------------------------------------------------------------------------- */
+
+static void client_init(struct cluster *c, unsigned number)
+{
+    struct cluster_client *client = &c->clients[number];
+    char label[32];
+    snprintf(label, sizeof(label), "client %u", number);
+    *client = (struct cluster_client){.cluster = c,
+        .number = number,
+        .volume = &c->volumes[number % c->volume_count],
+        .rng = rng_fork(c->seed, label),
+        .left_out = !sim_part_wanted('c', number, "client")};
+    client->home = (unsigned)rng_below(&client->rng, c->node_count);
+}
 
 void cluster_clients_start(struct cluster *c)
 {
@@ -190,10 +205,7 @@ void cluster_clients_start(struct cluster *c)
     for (unsigned i = 0; i < c->client_count; i++) {
         struct cluster_client *client = &c->clients[i];
         if (!client->cluster)
-            *client = (struct cluster_client){.cluster = c,
-                .number = i,
-                .volume = &c->volumes[i % c->volume_count],
-                .home = (unsigned)rng_below(&c->rng, c->node_count)};
+            client_init(c, i);
         client_start(client);
     }
 }
@@ -233,9 +245,9 @@ void cluster_clients_node_down(struct cluster_node *node)
             continue;
         client->life++;
         client->running = false;
-        if (rng_one_in(&c->rng, 3))
+        if (rng_one_in(&client->rng, 3))
             continue; /* it waits for the node */
-        client->home = (unsigned)rng_below(&c->rng, c->node_count);
+        client->home = (unsigned)rng_below(&client->rng, c->node_count);
         if (client->home != node->number)
             client_start(client);
     }

@@ -11,7 +11,7 @@
 
 #define DISK_BYTES (256ull << 20)
 
-struct cluster_totals cluster_totals;
+struct cluster_totals *cluster_totals;
 
 static uint64_t sim_clock(void)
 {
@@ -28,7 +28,7 @@ static void make_machine(struct cluster *c, unsigned number)
     node->env = sim_node_new(c->sim, node->name);
     char path[64];
     for (unsigned d = 0; d < c->disks_per_node; d++) {
-        snprintf(path, sizeof(path), "/disk%u", d);
+        snprintf(path, sizeof(path), "/dev/disk%u", d); /* a device: format writes no zeros */
         node->disks[d] = sim_disk_new(node->env, path, DISK_BYTES);
     }
     sim_disk_new(node->env, "/state/node", 4096);
@@ -96,16 +96,16 @@ struct cluster *cluster_new(uint64_t seed, unsigned node_count)
 
 void cluster_free(struct cluster *c)
 {
-    cluster_totals.rounds++;
-    cluster_totals.virtual_ns += sim_now_ns(c->sim);
-    cluster_totals.requests += c->requests;
-    cluster_totals.resends += c->resends;
+    cluster_totals->rounds++;
+    cluster_totals->virtual_ns += sim_now_ns(c->sim);
+    cluster_totals->requests += c->requests;
+    cluster_totals->resends += c->resends;
     for (unsigned i = 0; i < c->volume_count; i++) {
-        cluster_totals.reads += history_reads(c->volumes[i].history);
-        cluster_totals.writes += history_writes(c->volumes[i].history);
+        cluster_totals->reads += history_reads(c->volumes[i].history);
+        cluster_totals->writes += history_writes(c->volumes[i].history);
         history_free(c->volumes[i].history);
     }
-    sim_free(c->sim);
+    sim_check_ends(c->sim);
     for (unsigned i = 0; i < c->node_count; i++)
         node_config_fini(&c->nodes[i].config);
     store_mem_free(c->store);
@@ -117,12 +117,12 @@ void cluster_free(struct cluster *c)
 static void add_disks(struct cluster_node *node)
 {
     for (unsigned d = 0; d < node->cluster->disks_per_node && !node->formatted; d++) {
-        char path[16];
+        char path[24];
         struct uuid uuid;
         uint64_t size_bytes;
         struct disk_record record;
         CLEANUP_FREE char *error = NULL;
-        snprintf(path, sizeof(path), "/disk%u", d);
+        snprintf(path, sizeof(path), "/dev/disk%u", d);
         int r = disks_format(node->node->disks, path, 0, "ssd", true, &uuid, &size_bytes, &error);
         if (r == 0)
             r = disks_add(node->node->disks, path, &record, &error);

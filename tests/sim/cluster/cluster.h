@@ -14,6 +14,7 @@
 #include "common/store.h"
 #include "tests/sim/history.h"
 #include "tests/sim/sim_check.h"
+#include "tests/sim/sim_minimise.h"
 
 enum {
     CLUSTER_NODES_MAX = 8,
@@ -75,12 +76,15 @@ struct cluster_client {
     unsigned number;
     unsigned home; /* node */
     uint64_t life; /* of the fiber that runs it; another one has to go */
-    bool running;
+    bool running, left_out;
+    struct rng rng;
 };
 
 struct cluster {
     uint64_t seed;
-    struct rng rng;
+    struct rng rng;       /* what the cluster is, what the judge does */
+    struct rng fault_rng; /* of the fault that is being injected: leaving one out shifts no other */
+    unsigned fault_count, mix_count;
     struct sim *sim;
     struct store_mem *store;
     struct pool pool;
@@ -106,7 +110,7 @@ struct cluster_totals {
     uint64_t faults[FAULT_KINDS];
     uint64_t rounds, virtual_ns, requests, resends, reads, writes;
 };
-extern struct cluster_totals cluster_totals;
+extern struct cluster_totals *cluster_totals; /* shared with the rounds' processes */
 
 /* --- cluster.c --- */
 struct cluster *cluster_new(uint64_t seed, unsigned node_count);
@@ -139,7 +143,9 @@ MAY_SUSPEND void cluster_read_all(
     struct cluster_node *node, struct cluster_volume *volume, bool settle);
 
 /* --- faults.c --- */
-void cluster_draw_faults(struct cluster *cluster);
+/* A mix of faults, and how many. */
+unsigned cluster_draw_faults(struct cluster *cluster);
+/* Waits a while, then one of them. */
 void cluster_fault(struct cluster *cluster);
 /* Nodes that something has happened to since it was quiet. */
 unsigned cluster_touched(const struct cluster *cluster);

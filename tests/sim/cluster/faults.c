@@ -39,11 +39,17 @@ const char *cluster_fault_name(enum cluster_fault fault)
     return names[fault];
 }
 
-void cluster_draw_faults(struct cluster *c)
+unsigned cluster_draw_faults(struct cluster *c)
 {
+    char label[32];
+    snprintf(label, sizeof(label), "mix %u", c->mix_count++);
+    struct rng rng = rng_fork(c->seed, label);
+    bool any = false;
     for (unsigned i = 0; i < FAULT_KINDS; i++)
-        c->fault_on[i] = rng_one_in(&c->rng, 3);
-    c->fault_pace_ms = (unsigned)rng_between(&c->rng, 100, 4000);
+        any |= c->fault_on[i] = rng_one_in(&rng, 3);
+    c->fault_on[FAULT_KILL] |= !any;
+    c->fault_pace_ms = (unsigned)rng_between(&rng, 100, 8000);
+    return 2 + (unsigned)rng_below(&rng, 14);
 }
 
 unsigned cluster_touched(const struct cluster *c)
@@ -62,7 +68,7 @@ static bool may_lose(const struct cluster_node *node)
 
 static struct sim_disk *some_disk(struct cluster_node *node)
 {
-    return node->disks[rng_below(&node->cluster->rng, node->cluster->disks_per_node)];
+    return node->disks[rng_below(&node->cluster->fault_rng, node->cluster->disks_per_node)];
 }
 
 /* --- Nodes ------------------------------------------------------------------------------------- */
@@ -75,7 +81,7 @@ static void end_node(struct cluster_node *node, bool power)
     else
         sim_node_crash(node->env);
     cluster_node_ended(node);
-    cluster_run_for(node->cluster, rng_below(&node->cluster->rng, 4000) * CLUSTER_MS);
+    cluster_run_for(node->cluster, rng_below(&node->cluster->fault_rng, 4000) * CLUSTER_MS);
     cluster_start_node(node);
 }
 
@@ -122,17 +128,17 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
     if (kind != FAULT_DISK_SLOW && !may_lose(node))
         return false;
     node->dirty = true;
-    struct sim_fault fault = {.after = rng_below(&c->rng, 100), .times = 1};
+    struct sim_fault fault = {.after = rng_below(&c->fault_rng, 100), .times = 1};
     switch (kind) {
     case FAULT_DISK_ERROR:
-        fault.ops = rng_one_in(&c->rng, 3) ? SIM_OP_SYNC : SIM_OP_WRITE;
+        fault.ops = rng_one_in(&c->fault_rng, 3) ? SIM_OP_SYNC : SIM_OP_WRITE;
         fault.kind = SIM_FAULT_ERROR;
         break;
     case FAULT_DISK_SLOW:
         fault.ops = SIM_OP_WRITE | SIM_OP_SYNC | SIM_OP_READ;
         fault.kind = SIM_FAULT_DELAY;
-        fault.delay_ns = rng_between(&c->rng, 1, 500) * CLUSTER_MS;
-        fault.times = rng_between(&c->rng, 10, 300);
+        fault.delay_ns = rng_between(&c->fault_rng, 1, 500) * CLUSTER_MS;
+        fault.times = rng_between(&c->fault_rng, 10, 300);
         break;
     case FAULT_DISK_MISDIRECT:
         fault.ops = SIM_OP_WRITE;
@@ -145,8 +151,8 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
         return true;
     default:
         for (unsigned i = 0; i < 30; i++)
-            sim_disk_flip(disk, (4ull << 20) + rng_below(&c->rng, 12ull << 20),
-                (unsigned)rng_below(&c->rng, 8));
+            sim_disk_flip(disk, (4ull << 20) + rng_below(&c->fault_rng, 12ull << 20),
+                (unsigned)rng_below(&c->fault_rng, 8));
         return true;
     }
     sim_disk_fault(disk, &fault);
@@ -158,7 +164,7 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
 static struct cluster_node *another(struct cluster_node *node)
 {
     struct cluster *c = node->cluster;
-    unsigned step = 1 + (unsigned)rng_below(&c->rng, c->node_count - 1);
+    unsigned step = 1 + (unsigned)rng_below(&c->fault_rng, c->node_count - 1);
     return &c->nodes[(node->number + step) % c->node_count];
 }
 
@@ -166,8 +172,10 @@ static void network(struct cluster_node *node, enum cluster_fault kind)
 {
     struct cluster *c = node->cluster;
     struct cluster_node *other = another(node);
-    uint64_t away_ns = rng_between(&c->rng, 50, 5000) * CLUSTER_MS;
-    struct sim_net_latency slow = {.base_ns = rng_between(&c->rng, 1, 80) * CLUSTER_MS,
+    if (kind != FAULT_ISOLATE)
+        sim_part_says(", %s", other->name);
+    uint64_t away_ns = rng_between(&c->fault_rng, 50, 5000) * CLUSTER_MS;
+    struct sim_net_latency slow = {.base_ns = rng_between(&c->fault_rng, 1, 80) * CLUSTER_MS,
         .jitter_ns = 5 * CLUSTER_MS,
         .ns_per_kib = 20000};
     switch (kind) {
@@ -199,8 +207,8 @@ static void store_fault(struct cluster *c, enum cluster_fault kind)
     int error = kind == FAULT_STORE_DOWN      ? -EHOSTUNREACH
                 : kind == FAULT_STORE_UNKNOWN ? -ETIMEDOUT
                                               : 0;
-    store_mem_set_fault(c->store, error, rng_below(&c->rng, 400) * CLUSTER_MS);
-    cluster_run_for(c, rng_between(&c->rng, 50, 6000) * CLUSTER_MS);
+    store_mem_set_fault(c->store, error, rng_below(&c->fault_rng, 400) * CLUSTER_MS);
+    cluster_run_for(c, rng_between(&c->fault_rng, 50, 6000) * CLUSTER_MS);
     store_mem_set_fault(c->store, 0, 0);
 }
 
@@ -208,19 +216,20 @@ static void clock_fault(struct cluster_node *node, enum cluster_fault kind)
 {
     struct cluster *c = node->cluster;
     if (kind == FAULT_CLOCK_DRIFT)
-        sim_clock_drift(node->env, (int32_t)rng_below(&c->rng, 40000) - 20000); /* 2 % */
-    else if (rng_one_in(&c->rng, 2))
-        sim_clock_jump_boottime(node->env, rng_below(&c->rng, 20000) * CLUSTER_MS);
+        sim_clock_drift(node->env, (int32_t)rng_below(&c->fault_rng, 40000) - 20000); /* 2 % */
+    else if (rng_one_in(&c->fault_rng, 2))
+        sim_clock_jump_boottime(node->env, rng_below(&c->fault_rng, 20000) * CLUSTER_MS);
     else
         sim_clock_jump_realtime(
-            node->env, ((int64_t)rng_below(&c->rng, 200) - 100) * (int64_t)CLUSTER_S);
+            node->env, ((int64_t)rng_below(&c->fault_rng, 200) - 100) * (int64_t)CLUSTER_S);
 }
 
 /* --- One of them ------------------------------------------------------------------------------- */
 
 static bool inject(struct cluster *c, enum cluster_fault kind)
 {
-    struct cluster_node *node = &c->nodes[rng_below(&c->rng, c->node_count)];
+    struct cluster_node *node = &c->nodes[rng_below(&c->fault_rng, c->node_count)];
+    sim_part_says(": %s", node->name);
     switch (kind) {
     case FAULT_KILL:
         end_node(node, false);
@@ -235,7 +244,7 @@ static bool inject(struct cluster *c, enum cluster_fault kind)
         return true;
     case FAULT_PAUSE:
         node->dirty = true;
-        sim_node_pause(node->env, rng_between(&c->rng, 10, 5000) * CLUSTER_MS);
+        sim_node_pause(node->env, rng_between(&c->fault_rng, 10, 5000) * CLUSTER_MS);
         return true;
     case FAULT_ISOLATE:
     case FAULT_ONE_WAY:
@@ -270,12 +279,22 @@ static bool inject(struct cluster *c, enum cluster_fault kind)
 
 void cluster_fault(struct cluster *c)
 {
-    enum cluster_fault kind = (enum cluster_fault)rng_below(&c->rng, FAULT_KINDS);
-    if (!c->fault_on[kind])
+    char label[32];
+    unsigned number = ++c->fault_count;
+    snprintf(label, sizeof(label), "fault %u", number);
+    c->fault_rng = rng_fork(c->seed, label);
+    cluster_run_for(c, rng_below(&c->fault_rng, c->fault_pace_ms) * CLUSTER_MS);
+    enum cluster_fault kind;
+    do
+        kind = (enum cluster_fault)rng_below(&c->fault_rng, FAULT_KINDS);
+    while (!c->fault_on[kind]);
+    if (!sim_part_wanted('f', number, names[kind]))
         return;
     sim_trace(c->sim, names[kind], kind, 0);
     if (inject(c, kind))
-        cluster_totals.faults[kind]++;
+        cluster_totals->faults[kind]++;
+    else
+        sim_part_says(" (not now)");
 }
 
 void cluster_heal(struct cluster *c)

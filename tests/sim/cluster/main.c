@@ -33,19 +33,15 @@ static void make_volumes(void *arg)
     c->volumes_made = true;
 }
 
-static void some_time(struct cluster *c, unsigned faults)
+static void some_time(struct cluster *c)
 {
-    cluster_draw_faults(c);
+    unsigned faults = cluster_draw_faults(c);
     cluster_clients_start(c);
-    for (unsigned i = 0; i < faults; i++) {
-        cluster_run_for(c, rng_below(&c->rng, c->fault_pace_ms) * CLUSTER_MS);
+    for (unsigned i = 0; i < faults; i++)
         cluster_fault(c);
-    }
     cluster_heal(c);
     cluster_clients_stop(c);
 }
-
-static uint64_t last_hash;
 
 static void round_of(uint64_t seed)
 {
@@ -54,27 +50,17 @@ static void round_of(uint64_t seed)
     cluster_until(c, cluster_all_up, 120, "the cluster is made");
     CHECK(cluster_do(&c->nodes[0], 120, "make volumes", make_volumes, c));
     for (unsigned i = 0; i < 2; i++) {
-        some_time(c, 4 + (unsigned)rng_below(&c->rng, 30));
+        some_time(c);
         cluster_quiet(c);
     }
     cluster_judge_redundancy(c);
     cluster_judge_space(c);
-    last_hash = sim_trace_hash(c->sim);
     cluster_free(c);
-}
-
-/* The same seed gives the same run (in another process too: the hash is printed). */
-static void same_twice(uint64_t seed)
-{
-    round_of(seed);
-    uint64_t hash = last_hash;
-    round_of(seed);
-    CHECK_MSG(hash == last_hash, "seed %llu: two runs differ", (unsigned long long)seed);
 }
 
 static void print_totals(void)
 {
-    const struct cluster_totals *t = &cluster_totals;
+    const struct cluster_totals *t = cluster_totals;
     printf("%llu rounds, %.2f simulated hours, %llu requests (%llu repeated), %llu writes, %llu "
            "reads\n",
         (unsigned long long)t->rounds, (double)t->virtual_ns / 3600e9,
@@ -84,27 +70,23 @@ static void print_totals(void)
         if (t->faults[i])
             printf("%8llu  %s\n", (unsigned long long)t->faults[i], cluster_fault_name(i));
     }
-    printf("last trace hash %016llx\n", (unsigned long long)last_hash);
 }
 
-static void round_checked(uint64_t seed)
-{
-    if (seed == 1)
-        same_twice(seed);
-    else
-        round_of(seed);
-}
-
-/* What has failed once: a lost shard rebuilt onto the disk it was on (14, 15, 26); a volume that said "ok" with a
- * manifest (28) or a log (41) on two of three copies, so that the loss of two nodes closed it. */
+/* What has failed once, and what it found:
+ *   14, 15, 26  a lost shard was rebuilt onto the disk that it was on
+ *   28          "ok" with a manifest on two of three copies: the loss of two nodes closed the volume
+ *   41          "ok" with a log on two of three copies, the same
+ * (With the faults that seeds drew before each fault got a generator of its own; a good start still.) */
 static const uint64_t seeds_kept[] = {14, 15, 26, 28, 41};
 
 int main(int argc, char **argv)
 {
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+    cluster_totals = sim_shared_new(sizeof(*cluster_totals));
     int code = sim_check_main(argc, argv,
-        &(struct sim_check){.round = round_checked,
-            .rounds = 6,
+        &(struct sim_check){.round = round_of,
+            .rounds = 10,
+            .children = true,
             .seeds_kept = seeds_kept,
             .seeds_kept_count = ARRAY_SIZE(seeds_kept)});
     print_totals();
