@@ -38,7 +38,7 @@ struct attach *attach_new(const struct attach_options *options)
 void attach_free(struct attach *attach)
 {
     CHECK(list_empty(&attach->attachments) && list_empty(&attach->waiters));
-    CHECK(list_empty(&attach->sessions));
+    CHECK(list_empty(&attach->sessions) && attach->stats.attaching == 0);
     while (!list_empty(&attach->remotes))
         fiber_queue_wait(&attach->gone);
     struct list *link;
@@ -165,24 +165,34 @@ static void use_remote(struct attachment *attachment, struct remote *remote)
     list_push_back(&remote->attachments, &attachment->remote_link);
 }
 
-int attach_get(struct attach *attach, const char *name, const struct attachment_events *events,
-    void *ctx, struct attachment **ret_attachment, char **ret_error)
+/* The volume, counted, where it is ours, else the remote, counted. */
+MAY_SUSPEND static int find_owner(struct attach *attach, const char *name,
+    struct volume **ret_volume, struct remote **ret_remote, char **ret_error)
 {
-    struct volume *volume;
     struct volume_owner owner = {.node = ""};
-    struct remote *remote = NULL;
     if (forwarded_handing_over(attach, name)) {
         *ret_error = mem_printf("volume '%s' is just being handed over to this node", name);
         return -EAGAIN;
     }
-    int r = volumes_acquire(attach->options.volumes, name, 0, &volume, &owner, ret_error);
+    int r = volumes_acquire(attach->options.volumes, name, 0, ret_volume, &owner, ret_error);
     if (r == -EBUSY && owner.node[0] && !attach->options.peers)
         return -EAGAIN; /* our own dead predecessor: until its session has run out */
     if (r == -EBUSY && owner.node[0]) {
         mem_free(*ret_error);
         *ret_error = NULL;
-        r = forwarded_get(attach, name, &owner, &remote, ret_error);
+        r = forwarded_get(attach, name, &owner, ret_remote, ret_error);
     }
+    return r;
+}
+
+int attach_get(struct attach *attach, const char *name, const struct attachment_events *events,
+    void *ctx, struct attachment **ret_attachment, char **ret_error)
+{
+    struct volume *volume;
+    struct remote *remote = NULL;
+    attach->stats.attaching++;
+    int r = find_owner(attach, name, &volume, &remote, ret_error);
+    attach->stats.attaching--;
     if (r < 0)
         return r;
     struct attachment *attachment = attachment_new(attach, events, ctx);

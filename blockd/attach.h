@@ -41,7 +41,7 @@ struct attach_options {
     uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */
 };
 struct attach *attach_new(const struct attach_options *options);
-/* No attachment is left. */
+/* No attachment is left, nobody is in attach_get(). */
 MAY_SUSPEND void attach_free(struct attach *attach);
 struct volumes *attach_volumes(const struct attach *attach);
 
@@ -93,6 +93,7 @@ const char *attach_owner(const struct attachment *attachment);
 /* How much of the node's I/O went to other nodes' volumes, and other way round. */
 struct attach_stats {
     unsigned attachments, remote_attachments; /* now */
+    unsigned attaching;                       /* calls of attach_get() under way */
     unsigned served;                          /* volumes that other nodes hold here, now */
     uint64_t forwarded, forwarded_bytes;      /* requests, since the start */
     uint64_t executed, executed_bytes;        /* for other nodes */

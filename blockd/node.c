@@ -13,6 +13,7 @@
 
 #define SECOND_NS 1000000000ull
 #define MIB (1ull << 20)
+#define STOP_PATIENCE_NS (5 * SECOND_NS) /* of a stop, with requests of clients */
 #define SCRUB_FIRST_DELAY_NS (600 * SECOND_NS)
 
 /* --- Disks tell ------------------------------------------------------------------------------ */
@@ -185,10 +186,19 @@ static void stop_volumes(struct node *node)
     memory_budget_fini(&node->budget);
 }
 
+/* Clients' requests have had their time; what waits for disks now may wait for ever. */
+static void stop_is_due(struct env_timer *timer)
+{
+    volumes_close_begin(container_of(timer, struct node, stop_due)->volumes);
+}
+
 /* Also of a node that has not started wholly. */
 void node_stop(struct node *node)
 {
     node_set_phase(node, NODE_STOPPING, NULL);
+    env_timer_init(&node->stop_due, stop_is_due);
+    if (node->volumes)
+        env_timer_arm(&node->stop_due, env_now_ns() + STOP_PATIENCE_NS);
     if (node->admin)
         admin_server_stop(node->admin);
     if (node->nbd)
@@ -200,6 +210,10 @@ void node_stop(struct node *node)
         adopt_stop(node->adopt);
     }
     node->adopt = NULL;
+    env_timer_cancel(&node->stop_due);
+    /* Other nodes' requests that wait for disks would keep the server. */
+    if (node->volumes)
+        volumes_close_begin(node->volumes);
     node_stop_rpc(node);
     stop_volumes(node);
     if (node->members)

@@ -60,6 +60,7 @@ struct node {
     struct cluster_server *cluster_server; /* NULL: a node alone */
     uint64_t cluster_hash;                 /* of the nodes that are up and the disks */
     struct env_timer repair_due;           /* a missing disk has been waited for long enough */
+    struct env_timer stop_due;             /* a stop has waited for clients long enough */
     struct memory_budget budget;
     struct map_cache *map_cache;
     struct disks *disks;

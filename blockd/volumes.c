@@ -210,6 +210,8 @@ static int entry_open(struct entry *entry, struct volume **ret_volume,
     entry->volume = volume;
     entry->users = 1;
     entry->busy = false;
+    if (volumes->closing)
+        volume_close_begin(volume);
     fiber_queue_wake_all(&volumes->changed);
     *ret_volume = volume;
     return 0;
@@ -683,10 +685,20 @@ struct volumes *volumes_new(struct volume_host *host, const struct volumes_optio
     return volumes;
 }
 
-void volumes_free(struct volumes *volumes)
+void volumes_close_begin(struct volumes *volumes)
 {
     volumes->closing = true;
+    list_for_each (it, &volumes->entries) {
+        struct entry *entry = list_entry(it, struct entry, link);
+        if (!entry->busy) /* else it is being closed, or entry_open() comes to this */
+            volume_close_begin(entry->volume);
+    }
     fiber_queue_wake_all(&volumes->changed);
+}
+
+void volumes_free(struct volumes *volumes)
+{
+    volumes_close_begin(volumes);
     volumes_purge_stop(volumes->purge);
     while (volumes->renewals > 0)
         fiber_queue_wait(&volumes->changed);

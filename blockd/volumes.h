@@ -28,6 +28,9 @@ struct volumes_options {
 /* Starts to purge what is left of deleted volumes. `options` may be NULL. */
 MAY_SUSPEND struct volumes *volumes_new(
     struct volume_host *host, const struct volumes_options *options);
+/* The node is stopping: no volume is opened any more, and requests that wait for disks end with
+ * -ESHUTDOWN (volume_close_begin), so that whoever waits for their end gets it. May be repeated. */
+void volumes_close_begin(struct volumes *volumes);
 /* Closes all (clean). Nobody may hold one. */
 MAY_SUSPEND void volumes_free(struct volumes *volumes);
 

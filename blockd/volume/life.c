@@ -151,9 +151,20 @@ static void close_watch_fired(struct env_timer *timer)
 static void close_watch_start(struct volume *v)
 {
     struct close_watch *watch = &v->close_watch;
+    if (watch->since_ns)
+        return;
     env_timer_init(&watch->timer, close_watch_fired);
     watch->since_ns = env_now_ns();
     env_timer_arm(&watch->timer, watch->since_ns + CLOSE_LOOK_NS);
+}
+
+void volume_close_begin(struct volume *v)
+{
+    v->closed_to_io = true;
+    fiber_queue_wake_all(&v->space_waiters);
+    fiber_queue_wake_all(&v->host->budget->waiters);
+    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
+    close_watch_start(v);
 }
 
 static void stop_fibers(struct volume *v)
@@ -208,10 +219,7 @@ static int free_logs(struct volume *v)
 
 int volume_close(struct volume *v)
 {
-    v->closed_to_io = true;
-    fiber_queue_wake_all(&v->space_waiters);
-    fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
-    close_watch_start(v);
+    volume_close_begin(v);
     while (v->ios > 0)
         fiber_queue_wait(&v->idle_waiters);
     int r = v->serving ? destage_everything(v) : -EHOSTUNREACH;

@@ -130,6 +130,9 @@ MAY_SUSPEND int volume_hand_over(
 /* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone
  * afterwards, also on error (then the next open recovers from the log). */
 MAY_SUSPEND int volume_close(struct volume *volume);
+/* Takes no more I/O: what waits for space or for disks ends with -ESHUTDOWN, at the latest when nothing
+ * has got on for some seconds (the volume halts then). volume_close() is to follow. */
+void volume_close_begin(struct volume *volume);
 
 /* Names the front end's request for exactly-once resends (S19); 0,0 = none. A request that is sent
  * again under its id is done once. Numbers of a session rise from 1; all below `answered_below` have

@@ -333,12 +333,51 @@ static void damage_that_a_scrub_finds_is_told_to_the_volumes_owner(void **state)
     stop_three(sim);
 }
 
+static int forwarded_result;
+
+static void write_forwarded(void *arg)
+{
+    struct node *node = arg;
+    struct attachment *attachment;
+    CLEANUP_FREE char *error = NULL;
+    uint8_t *page = mem_alloc_pages(PAGE);
+    memset(page, 9, PAGE);
+    CHECK(attach_get(node->attach, "v", NULL, NULL, &attachment, &error) == 0);
+    CHECK(strcmp(attach_owner(attachment), "n1") == 0);
+    forwarded_result = attach_write(attachment, 0, PAGE, page, 0, (struct request_id){5, 1, 1});
+    attach_put(attachment);
+    mem_free_pages(page, PAGE);
+}
+
+/* Another node's write waits for disks: a stop does not wait for it. */
+static void a_stop_ends_what_waits_for_disks(void **state)
+{
+    struct sim *sim = start_three(5);
+    run_on(machines[0].env, hold_volume, machines[0].node);
+    for (unsigned i = 1; i < NODES; i++) {
+        sim_disk_remove(sim_disk_find(machines[i].env, "/disk0"));
+        sim_disk_remove(sim_disk_find(machines[i].env, "/disk1"));
+    }
+    forwarded_result = 1;
+    sim_node_start(machines[1].env, "write", write_forwarded, machines[1].node);
+    sim_run_for(sim, 20 * SEC);
+    assert_int_equal(forwarded_result, 1);
+    run_on(machines[0].env, put_volume, machines[0].node);
+    machines[0].stop = true;
+    sim_run_for(sim, 20 * SEC);
+    assert_null(machines[0].node);
+    assert_int_equal(forwarded_result, -ESHUTDOWN); /* its front end goes on elsewhere */
+    sim_free(sim);
+    store_mem_free(mem);
+}
+
 int main(void)
 {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_node_that_stays_down_is_rebuilt_by_one_other_and_not_before),
         cmocka_unit_test(damage_that_a_scrub_finds_is_told_to_the_volumes_owner),
+        cmocka_unit_test(a_stop_ends_what_waits_for_disks),
         cmocka_unit_test(a_node_runs_in_the_simulation_over_a_store_it_is_given),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

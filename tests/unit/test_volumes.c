@@ -23,6 +23,7 @@
 struct volume {
     struct volume_root root;
     const char *health;
+    unsigned closing;
 };
 
 static struct {
@@ -80,6 +81,11 @@ int volume_session_renewed(struct volume *volume)
 {
     env_sleep_ns(SECOND_NS);
     return ++engine.renewals % 2 ? -EAGAIN : 0; /* once more, each */
+}
+
+void volume_close_begin(struct volume *volume)
+{
+    volume->closing++;
 }
 
 int volume_close(struct volume *volume)
@@ -581,6 +587,31 @@ BODY(close_releases_until_the_next_get)
 
 /* --- Purge, list ----------------------------------------------------------------------------- */
 
+/* Who waits for the end of a request that waits for disks would wait for ever. */
+BODY(a_stop_begins_before_users_let_go)
+{
+    struct volume *a = get("a"), *none = NULL;
+    char *error = NULL;
+    volumes_close_begin(volumes);
+    assert_int_equal(a->closing, 1);
+    assert_int_equal(volumes_get(volumes, "a", &none, &error), -ESHUTDOWN);
+    mem_free(error);
+    volumes_put(volumes, a);
+}
+
+BODY(a_stop_reaches_what_is_just_being_opened)
+{
+    struct volume *a = NULL;
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    fiber_spawn("get", get_a, &a);
+    env_sleep_ns(SECOND_NS / 2);
+    volumes_close_begin(volumes);
+    fiber_group_wait(&group);
+    assert_int_equal(a->closing, 1);
+    volumes_put(volumes, a);
+}
+
 BODY(roots_left_deleting_are_purged_and_tried_again)
 {
     volumes_free(volumes);
@@ -637,6 +668,8 @@ int main(void)
         cmocka_unit_test(front_end_that_does_not_let_go_stops_a_forced_delete),
         cmocka_unit_test(deletes_and_gets_that_race_open_nothing_twice),
         cmocka_unit_test(close_releases_until_the_next_get),
+        cmocka_unit_test(a_stop_begins_before_users_let_go),
+        cmocka_unit_test(a_stop_reaches_what_is_just_being_opened),
         cmocka_unit_test(roots_left_deleting_are_purged_and_tried_again),
         cmocka_unit_test(list_has_every_volume_by_name_but_those_being_deleted),
     };

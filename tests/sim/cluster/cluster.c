@@ -155,7 +155,7 @@ static void process_main(void *arg)
     while (node->want_stop && started->attach) {
         struct attach_stats stats;
         attach_get_stats(started->attach, &stats);
-        if (stats.attachments == 0)
+        if (stats.attachments == 0 && stats.attaching == 0)
             break;
         env_sleep_ns(10 * CLUSTER_MS);
     }
