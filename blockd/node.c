@@ -69,6 +69,7 @@ static void start_volumes(struct node *node)
         .lease = {lease_id, lease_valid_until_ns, node},
         .map = node_volume_cluster(node),
         .repair_wait_ns = config->repair_wait_ns,
+        .start_ns = node->started_ns,
         .disks = disks_present(node->disks),
         .budget = &node->budget,
         .row_blocks_max = config->row_blocks,

@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "cli/commands.h"
 #include "cli/nbd_link.h"
@@ -168,6 +169,19 @@ static void print_addresses(struct cli *cli, const char *name)
     }
 }
 
+/* S6: not a fault of now, and not forgotten. */
+static void print_loss(const json_t *info)
+{
+    time_t at = (time_t)json_number(info, "loss_time");
+    struct tm tm;
+    char text[32] = "";
+    if (localtime_r(&at, &tm))
+        strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &tm);
+    printf("%-14s power was lost before it was opened at %s (epoch %" PRIu64
+           "): writes that were not flushed then may be lost\n",
+        "Possible loss:", text, json_number(info, "loss_epoch"));
+}
+
 static void print_info(struct cli *cli, const json_t *info)
 {
     const char *health = json_text(info, "health"), *problem = json_text(info, "problem");
@@ -197,6 +211,8 @@ static void print_info(struct cli *cli, const json_t *info)
             "Chunks:", json_number(info, "chunks"), json_number(info, "chunks_degraded"),
             json_number(info, "chunks_lost"));
     }
+    if (json_object_get(info, "loss_epoch"))
+        print_loss(info);
     print_addresses(cli, json_text(info, "name"));
 }
 

@@ -233,6 +233,10 @@ static void add_info(json_t *json, struct node *node, const struct volume *volum
         (json_int_t)info.memtable_bytes, "chunks", (json_int_t)info.chunks, "chunks_degraded",
         (json_int_t)info.chunks_degraded, "chunks_lost", (json_int_t)info.chunks_lost, "health",
         info.health, "problem", info.problem);
+    if (info.loss_epoch) {
+        json_object_set_new(more, "loss_epoch", json_integer(info.loss_epoch));
+        json_object_set_new(more, "loss_time", json_integer((json_int_t)info.loss_time_s));
+    }
     json_object_update(json, more);
     json_decref(more);
 }

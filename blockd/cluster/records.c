@@ -319,6 +319,10 @@ char *volume_root_encode(const struct volume_root *root, const char *old_text)
     else
         json_object_del(object, "successor");
     CHECK(json_object_set_new(object, "manifest", copies_encode(&root->manifest)) == 0);
+    if (root->loss_epoch) {
+        put_number(object, "loss_epoch", root->loss_epoch);
+        put_number(object, "loss_time", root->loss_time_s);
+    }
     return encode_end(object);
 }
 
@@ -657,6 +661,10 @@ int volume_root_decode(const char *text, struct volume_root *ret_root, char **re
     if (json_object_get(reader.object, "successor"))
         read_text(&reader, "successor", 0, root.successor, sizeof(root.successor));
     read_copies(&reader, "manifest", &root.manifest);
+    if (json_object_get(reader.object, "loss_epoch")) {
+        root.loss_epoch = (uint32_t)read_number(&reader, "loss_epoch", 0, UINT32_MAX);
+        root.loss_time_s = read_number(&reader, "loss_time", 0, INT64_MAX);
+    }
     r = decode_end(&reader, ret_error);
     if (r == 0)
         *ret_root = root;

@@ -96,7 +96,11 @@ struct volume_root {
     uint64_t owner_session;
     char successor[64]; /* released for this node; "" = for any (member left out) */
     struct copies_ref manifest;
-    uint64_t revision; /* the store's, of this record as read; not stored */
+    /* S6: the last takeover that had only copies on machines that had lost power, so that writes that were not
+     * flushed may be lost; 0 = none (members left out). */
+    uint32_t loss_epoch;
+    uint64_t loss_time_s; /* since 1970 */
+    uint64_t revision;    /* the store's, of this record as read; not stored */
 };
 
 #define KEY_BYTES_MAX 256

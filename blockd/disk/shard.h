@@ -198,6 +198,8 @@ struct disk {
      * think of it, members.h B3), and env_now_ns() since when it has been DISK_MISSING, 0 = it is not. */
     enum disk_state home_state;
     uint64_t missing_since_ns;
+    /* Since when recoveries have got no answer of it, and the last time, although it is not missing (O5). */
+    uint64_t unanswered_since_ns, unanswered_last_ns;
     uint64_t size_bytes; /* usable by shards */
     uint64_t free_bytes; /* as last known */
     uint64_t error_count, damage_count;

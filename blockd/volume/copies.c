@@ -27,12 +27,6 @@ static void use_copies(
     }
 }
 
-static bool disk_may_come(const struct volume_host *host, uint32_t number)
-{
-    return volume_host_disk(host, number) ||
-           (host->map.disk_expected && host->map.disk_expected(host->map.ctx, number));
-}
-
 bool copies_away(
     const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards)
 {
@@ -62,6 +56,9 @@ static void fence_one(void *ctx, unsigned i)
         set->errors[i] = PLANTED(skip_fencing)
                              ? shard_stat(disk, copy_key(set, i), &set->infos[i])
                              : shard_fence(disk, copy_key(set, i), fencing->epoch, &set->infos[i]);
+    disk = volume_host_disk(fencing->host, fencing->shards[i].place.disk);
+    if (disk_usable(disk))
+        disk_answered(disk, set->errors[i]);
 }
 
 int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume, uint64_t chunk,

@@ -280,7 +280,8 @@ static void chain_remove(struct volume *v, struct chain *chain)
 
 struct switched {
     struct copies_ref manifest;
-    uint64_t size_bytes; /* the root's copy may be old: a grow that ended in the middle */
+    uint64_t size_bytes;  /* the root's copy may be old: a grow that ended in the middle */
+    uint64_t loss_time_s; /* S6; 0 = nothing to say */
 };
 
 static void set_manifest(struct volume_root *root, const void *arg)
@@ -288,6 +289,10 @@ static void set_manifest(struct volume_root *root, const void *arg)
     const struct switched *to = arg;
     root->manifest = to->manifest;
     root->size_bytes = to->size_bytes;
+    if (to->loss_time_s) {
+        root->loss_epoch = root->epoch;
+        root->loss_time_s = to->loss_time_s;
+    }
 }
 
 static int rewrite_locked(struct volume *v)
@@ -314,6 +319,8 @@ static int rewrite_locked(struct volume *v)
     }
     v->problem[0] = 0;
     struct switched to = {.manifest = chain.refs[0], .size_bytes = v->state.size_bytes};
+    if (v->possible_loss)
+        to.loss_time_s = env_realtime_ns() / 1000000000;
     int r = root_change(v, set_manifest, &to);
     if (r == 0) {
         struct chain old = {.refs = v->manifest.chain, .count = v->manifest.chain_count};
@@ -323,7 +330,7 @@ static int rewrite_locked(struct volume *v)
         v->manifest.capacity_blocks = chain.capacity_blocks;
         v->manifest.length_blocks = chain.length_blocks;
         v->manifest.snapshot_bytes = v->manifest.bytes = snapshot.len_bytes;
-        v->manifest.broken = false;
+        v->manifest.broken = v->possible_loss = false;
         chain_remove(v, &old);
     } else {
         mem_free(chain.refs); /* not ours to remove: the outcome belongs to who took over */

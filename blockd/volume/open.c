@@ -15,7 +15,7 @@
  *     not replayed.
  *  O3 Absent, damaged, unreachable are not the same: what cannot be read now but may be later makes
  *     the open fail,
- *     never the log shorter (S14). Only suspect copies (the machine lost power) may have lost a
+ *     never the log shorter (S14), for as long as O5 (away.c) waits for it. Only suspect copies (the machine lost power) may have lost a
  *     tail that was not flushed.
  *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it and on
  *     at least the pool's minimum of them, before the record that says so; below that, writes wait.

@@ -31,11 +31,16 @@ struct recovery {
     bool stopped;          /* O2: nothing behind this point counts */
     bool power_loss;       /* only suspect copies had something */
     bool tail_lost;        /* and a log was found shorter than it was: a gap is to be expected */
-    struct idmap probes;   /* by place */
+    bool open_seen;        /* the log that was appended to: in those behind it nothing was */
+    uint32_t given_up; /* a disk that may have had more and was waited for long enough; 0 = none */
+    struct idmap probes; /* by place */
     uint64_t
         phase_ns[RECOVERY_PHASES + 1]; /* when each began, and the end: the pause of a handover */
 };
 
+/* Of disk `number`, which may have more of `what` than was found: -EHOSTUNREACH, with the reason and the way out,
+ * while it is waited for (O5). 0: it is not any more; that is remembered. */
+int recovery_await(struct recovery *rec, uint32_t number, const char *what);
 /* Gives the row that a LOG_ROW record names its place in the geometry (*ret_added: it was new
  * there). 1: all shards
  * that can be reached have it, 2: enough do, 0: not enough, and only a power loss explains it, or

@@ -290,6 +290,69 @@ struct fenced_wal {
     int result;
 };
 
+int recovery_await(struct recovery *rec, uint32_t number, const char *what)
+{
+    const struct volume_host *host = rec->volume->host;
+    uint64_t wait_ns = disk_awaited_ns(host, number);
+    char disk[DISK_TEXT_BYTES];
+    if (wait_ns == 0) {
+        rec->given_up = number;
+        return 0;
+    }
+    disk_describe(host, number, disk);
+    *rec->ret_error = mem_printf(
+        "power was lost, and %s, which is away, may have more of %s than what was found: waiting "
+        "for it for %llu s more, then going on without it (writes that were not flushed may be "
+        "lost); bring it back, or forget it ('holdfast disk remove %u --force')",
+        disk, what, (unsigned long long)DIV_ROUND_UP(wait_ns, 1000000000), number);
+    return -EHOSTUNREACH;
+}
+
+/* S14: only suspect copies of a log whose length is not on record were found; one that is away may be longer,
+ * with writes that were acknowledged. A flushed one is on all of them. */
+static int await_copies(
+    struct recovery *rec, const struct copies_set *copies, const struct wal *wal)
+{
+    int r = 0;
+    for (unsigned i = 0; i < copies->count && r == 0; i++) {
+        bool away = copies->errors[i] == -EHOSTUNREACH || copies->errors[i] == -EIO;
+        uint32_t number = wal->shards[i].place.disk;
+        if (away && wal->shards[i].state != CHUNK_SHARD_LOST &&
+            disk_may_come(rec->volume->host, number) && !PLANTED(unreachable_is_absent))
+            r = recovery_await(rec, number, "its log");
+    }
+    return r;
+}
+
+/* How much of the log counts, and whether what was found proves that it is all there was: else `suspect` becomes
+ * `usable`. */
+static int choose_length(struct recovery *rec, struct copies_set *copies, const struct wal *wal,
+    bool needed, uint32_t *ret_length)
+{
+    uint32_t length =
+        wal->sealed ? MIN(wal->length_blocks, copies->length_max) : copies->length_max;
+    /* Only recovery seals copies: one that was cut short has chosen the length already; if the
+     * others are suspect, so was that one. */
+    unsigned chosen = 0;
+    for (unsigned i = 0; i < copies->count && !wal->sealed; i++) {
+        if (copies->disks[i] && copies->infos[i].sealed &&
+            (!copies->infos[i].suspect || copies->suspect == copies->usable)) {
+            length = MIN(length, copies->infos[i].length_blocks);
+            chosen += !copies->infos[i].suspect;
+        }
+    }
+    if (copies->suspect > 0)
+        copies->suspect += chosen;
+    *ret_length = length;
+    bool spare =
+        !wal->sealed && rec->open_seen; /* its first append comes after the other's seal (W3) */
+    rec->open_seen = rec->open_seen || !wal->sealed;
+    if (!needed || spare || copies->suspect < copies->usable)
+        return 0;
+    rec->power_loss = true;
+    return wal->sealed || chosen > 0 ? 0 : await_copies(rec, copies, wal);
+}
+
 static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
 {
     struct volume *v = rec->volume;
@@ -310,31 +373,19 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
         log_warn("volume %s: every copy of log %llx had failed: what they hold is used, "
                  "acknowledged writes may be lost",
             v->root.name, (unsigned long long)wal->chunk);
-    uint32_t length = wal->sealed ? MIN(wal->length_blocks, copies.length_max) : copies.length_max;
-    /* Only recovery seals copies: one that was cut short has chosen the length already; if the
-     * others are suspect, so was that one. */
-    unsigned chosen = 0;
-    for (unsigned i = 0; i < copies.count && !wal->sealed; i++) {
-        if (copies.disks[i] && copies.infos[i].sealed &&
-            (!copies.infos[i].suspect || copies.suspect == copies.usable)) {
-            length = MIN(length, copies.infos[i].length_blocks);
-            chosen += !copies.infos[i].suspect;
-        }
-    }
-    if (copies.suspect > 0)
-        copies.suspect += chosen;
+    uint32_t length, end = 0;
+    uint64_t last_seq = 0;
+    int waits = choose_length(rec, &copies, wal, needed, &length);
+    if (waits < 0)
+        return waits;
     bool away = wal->sealed && copies_away(&copies, v->host, wal->shards);
     if (needed && wal->sealed && length < wal->length_blocks) {
         /* Only a power loss excuses that, and only if no copy is away that may have the rest
          * (S14); a disk that the operator has forgotten has none. */
         if (copies.suspect < copies.usable || away)
             return wait_for_copy(rec, &copies, "shorter than recorded");
-        rec->power_loss = rec->tail_lost = true;
+        rec->tail_lost = true;
     }
-    if (needed && copies.suspect == copies.usable)
-        rec->power_loss = true;
-    uint32_t end = 0;
-    uint64_t last_seq = 0;
     if (needed)
         r = replay_wal(rec, &copies, length, away, &last_seq, &end);
     log_debug("volume %s: log %llx: %u of %u copies (%u suspect), replayed %u of %u blocks, up to "
@@ -381,6 +432,23 @@ static struct fenced_wal *fence_wals(struct volume *v, unsigned *ret_count)
     return wals;
 }
 
+/* S6: on record with the first manifest of this epoch. */
+static void report_loss(const struct recovery *rec)
+{
+    struct volume *v = rec->volume;
+    char disk[DISK_TEXT_BYTES] = "";
+    if (!rec->power_loss)
+        return;
+    if (rec->given_up)
+        disk_describe(v->host, rec->given_up, disk);
+    log_warn(
+        "volume %s: only copies on machines that lost power were found%s%s%s: writes that were "
+        "not flushed may be lost (up to write %llu is there)",
+        v->root.name, disk[0] ? ", and " : "", disk, disk[0] ? " was waited for in vain" : "",
+        (unsigned long long)v->acked_seq);
+    v->possible_loss = true;
+}
+
 int recovery_logs(struct recovery *rec)
 {
     struct volume *v = rec->volume;
@@ -399,10 +467,7 @@ int recovery_logs(struct recovery *rec)
             mem_free(wal);
         }
     }
-    if (rec->power_loss)
-        log_warn("volume %s: only copies on machines that lost power were found: writes that were "
-                 "not flushed may be lost (up to write %llu is there)",
-            v->root.name, (unsigned long long)v->acked_seq);
+    report_loss(rec);
     v->next_seq = v->acked_seq + 1;
     v->sent_seq = v->acked_seq;
     v->synced_seq =

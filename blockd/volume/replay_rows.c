@@ -12,6 +12,18 @@
 #include "common/crc32c.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
+
+static int fence_shard(
+    const struct volume *v, struct disk *disk, struct shard_key key, struct shard_info *ret_info)
+{
+    uint32_t number = disk->number;
+    int r = shard_fence(disk, key, v->root.epoch, ret_info);
+    disk = volume_disk(v, number);
+    if (disk_usable(disk))
+        disk_answered(disk, r);
+    return r;
+}
 
 static int probe_place(struct recovery *rec, const struct place *p, struct probe **ret_probe)
 {
@@ -28,7 +40,7 @@ static int probe_place(struct recovery *rec, const struct place *p, struct probe
             if (p->shards[i].state == CHUNK_SHARD_LOST)
                 probe->errors[i] = -ENOENT;
             else if (disk_usable(disk))
-                probe->errors[i] = shard_fence(disk, key, v->root.epoch, &probe->infos[i]);
+                probe->errors[i] = fence_shard(v, disk, key, &probe->infos[i]);
             if (probe->errors[i] == -ESTALE) {
                 mem_free(probe);
                 return -ESTALE;
@@ -52,6 +64,26 @@ static bool row_intact(
     int r = shard_read(disk, key, off, end - off, buf, NULL);
     mem_free_pages(buf, bytes);
     return r == 0;
+}
+
+/* S14: suspect shards lack the row, and so few have it that those of disks that are away decide. */
+static int await_row(
+    struct recovery *rec, const struct place *p, const struct probe *probe, unsigned have)
+{
+    const struct volume_host *host = rec->volume->host;
+    uint32_t number = 0, first = 0;
+    unsigned away = 0, awaited = 0;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        if (probe->errors[i] != -EHOSTUNREACH && probe->errors[i] != -EIO)
+            continue;
+        number = p->shards[i].place.disk;
+        away += disk_may_come(host, number);
+        if (disk_awaited_ns(host, number) > 0 && awaited++ == 0)
+            first = number;
+    }
+    if (have + away < p->code.k || PLANTED(unreachable_is_absent))
+        return 0;
+    return recovery_await(rec, have + awaited >= p->code.k ? first : number, "a large write");
 }
 
 /* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
@@ -79,7 +111,7 @@ static int row_present(struct recovery *rec, const struct place *p, uint32_t off
     if (have >= p->code.k)
         return lost_power == 0 ? 1 : 2;
     if (lost_power > 0)
-        return 0; /* S14 */
+        return await_row(rec, p, probe, have);
     if (have + unreachable >= p->code.k) {
         *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
                                      "reached: bring back the disks that hold it",

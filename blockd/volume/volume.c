@@ -240,6 +240,8 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
         .size_bytes = volume->state.size_bytes,
         .epoch = volume->root.epoch,
         .log_bytes = log_bytes(volume),
+        .loss_epoch = volume->root.loss_epoch,
+        .loss_time_s = volume->root.loss_time_s,
         .memtable_bytes = memtable_bytes(&volume->memtable)};
     snprintf(info.name, sizeof(info.name), "%s", volume->root.name);
     snprintf(info.pool, sizeof(info.pool), "%s", volume->root.pool);

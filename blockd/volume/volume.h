@@ -56,6 +56,8 @@ struct volume_host {
     struct volume_cluster map;
     /* What is on a disk that is DISK_MISSING is rebuilt elsewhere after so long; its logs roll at once. */
     uint64_t repair_wait_ns;
+    uint64_t
+        start_ns; /* env_now_ns(): a disk that is on record and not in the list is away since then */
     struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
                            number 0 */
     struct memory_budget *budget;
@@ -204,6 +206,9 @@ struct volume_info {
     const char *health; /* "ok", "degraded" (fewer shards than the code wants), "damaged" (some
                            ranges lost), "halted" */
     char problem[256];  /* a sentence when health is not ok */
+    /* S6: the last takeover that found only copies on machines that had lost power; 0 = none. */
+    uint32_t loss_epoch;
+    uint64_t loss_time_s; /* since 1970 */
 };
 
 uint64_t volume_id(const struct volume *volume);

@@ -8,6 +8,7 @@
  *   checkpoint.c  delta table -> map pages
  *   manifest.c    the one place where durable state changes
  *   provision.c   chunks and logs made before they are needed
+ *   away.c        how long recovery waits for disks
  *   slow.c        leaving disks that have become slow
  *   clean.c, repair.c  background;   open.c, life.c  life;   own.c  the root
  */
@@ -159,6 +160,7 @@ struct volume {
     } close_watch;
     char problem[256];
     bool damaged_ranges;
+    bool possible_loss; /* S6: found by this open, told with its first manifest */
 
     struct requests requests;
     struct list partials;   /* struct partial: read-modify-writes under way */
@@ -284,6 +286,15 @@ struct copies_set {
  * least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
+/* away.c: whether a disk that is not in the list may come at all (it is on record, or news). */
+bool disk_may_come(const struct volume_host *host, uint32_t number);
+/* How much longer recovery waits for the disk (O5); 0 = no more. */
+uint64_t disk_awaited_ns(const struct volume_host *host, uint32_t number);
+/* What came of asking it. */
+void disk_answered(struct disk *disk, int result);
+#define DISK_TEXT_BYTES 128
+void disk_describe(const struct volume_host *host, uint32_t number, char ret_text[DISK_TEXT_BYTES]);
+
 /* Whether a copy that would count is on a disk that cannot be reached now, or is missing, or that we have
  * not heard of yet: it may have more than the others (S14). One that the operator has forgotten has
  * nothing. */

@@ -146,6 +146,8 @@ static int append_admit(struct fake_disk *fake, struct shard_append *append)
         return -ESTALE;
     if (shard->info.sealed)
         return -EROFS;
+    if (shard->info.suspect)
+        return -EREMOTEIO;
     if (append->off_blocks == shard->submitted_blocks && end <= shard->info.capacity_blocks) {
         shard->submitted_blocks = end;
         return 0;
@@ -178,6 +180,8 @@ static int append_apply(struct fake_disk *fake, struct shard_append *append)
     shard->is_header[off] = true;
     shard->append_no++;
     shard->info.length_blocks = off + 1 + append->entry_count;
+    if ((append->flags & SHARD_APPEND_DSYNC) && shard->durable_blocks == off)
+        shard->durable_blocks = shard->info.length_blocks;
     return 0;
 }
 
@@ -230,6 +234,8 @@ static int sync_apply(struct fake_disk *fake, struct shard_sync *sync)
         return -ENOENT;
     if (sync->epoch < shard->info.fence_epoch)
         return -ESTALE;
+    if (shard->info.suspect && !shard->info.sealed)
+        return -EREMOTEIO;
     if (sync->length_blocks > shard->info.length_blocks)
         return -ERANGE;
     shard->durable_blocks = MAX(shard->durable_blocks, sync->length_blocks);
@@ -529,6 +535,17 @@ void fake_disk_cut_shard(struct fake_disk *fake, struct shard_key key, uint32_t 
 {
     struct fake_shard *shard = must_find(fake, key);
     shard->info.length_blocks = shard->submitted_blocks = length_blocks;
+}
+
+void fake_disk_lose_power(struct fake_disk *fake)
+{
+    list_for_each (it, &fake->shards) {
+        struct fake_shard *shard = list_entry(it, struct fake_shard, link);
+        if (shard->info.sealed || shard->info.tombstone)
+            continue;
+        shard->info.suspect = true;
+        shard->info.length_blocks = shard->submitted_blocks = shard->durable_blocks;
+    }
 }
 
 const void *fake_disk_block(struct fake_disk *fake, struct shard_key key, uint32_t block)

@@ -46,6 +46,9 @@ void fake_disk_stale_block(
 /* Cuts the shard's tail without a trace: -ERANGE beyond. */
 void fake_disk_cut_shard(struct fake_disk *fake, struct shard_key key, uint32_t length_blocks);
 
+/* The machine loses power: what was not synced is gone, open shards are suspect (S6). */
+void fake_disk_lose_power(struct fake_disk *fake);
+
 /* What is stored, unverified. NULL: no such shard. */
 const void *fake_disk_block(struct fake_disk *fake, struct shard_key key, uint32_t block);
 bool fake_disk_has(struct fake_disk *fake, struct shard_key key);

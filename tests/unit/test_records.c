@@ -386,7 +386,14 @@ static void in_store(void *arg)
     assert_int_equal(volume_root_save(store, &loaded), 0);
     assert_int_equal(store_get(store, key, &value), 0);
     assert_null(strstr(value.data, "successor"));
+    assert_null(strstr(value.data, "loss"));
     store_value_fini(&value);
+    loaded.loss_epoch = 4;
+    loaded.loss_time_s = 1795000000;
+    assert_int_equal(volume_root_save(store, &loaded), 0);
+    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
+    assert_int_equal(stale.loss_epoch, 4);
+    assert_int_equal(stale.loss_time_s, 1795000000);
 
     /* Not while that session is there (S10). */
     char session_key[KEY_BYTES_MAX];

@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What a takeover waits for and for how long (O5, S14, S6): one node dies, another one opens the volume over
+ * disks in memory, one of which has lost its power and one of which is away.
+ */
+#include "sim_fixture.h"
+
+#include "blockd/volume/map.h"
+#include "blockd/volume/volume.h"
+#include "common/log.h"
+#include "tests/lib/fake_disk.h"
+
+#define DISKS 5
+#define WAIT_NS (600 * SEC)
+#define MIB (1ull << 20)
+#define LARGE_BLOCKS 64u
+
+static struct fake_disk *disks[DISKS];
+static struct list present;
+static struct store *store;
+static uint64_t id;
+static uint8_t *page;
+static uint32_t forgotten; /* a disk's number */
+
+static struct host {
+    struct volume_host host;
+    struct memory_budget budget;
+} dead, heir;
+static struct volume *old, *volume;
+
+static bool disk_removed(void *ctx, uint32_t number)
+{
+    return number == forgotten;
+}
+
+static bool disk_expected(void *ctx, uint32_t number)
+{
+    return number != forgotten;
+}
+
+static void session_put(uint64_t session, bool there)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {there ? STORE_PUT : STORE_DELETE, key_session(session, key), "{}", 2};
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+static void host_init(struct host *h, const char *name, uint64_t session)
+{
+    memory_budget_init(&h->budget, 64 * MIB);
+    h->host = (struct volume_host){.store = store,
+        .node_name = name,
+        .session = session,
+        .disks = &present,
+        .budget = &h->budget,
+        .repair_wait_ns = WAIT_NS,
+        .start_ns = env_now_ns(),
+        .map = {.disk_removed = disk_removed, .disk_expected = disk_expected},
+        .bypass_bytes_min = 64 * 1024,
+        .map_cache = map_cache_new(MIB)};
+    session_put(session, true);
+}
+
+static void make_pool(struct shard_code code)
+{
+    struct pool pool = {.name = "p", .code = code, .shards_min = code.k + 1u, .log_copies_min = 1};
+    char key[KEY_BYTES_MAX];
+    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
+    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+    CHECK(volume_create(&dead.host, "v", 16 * MIB, "p", &id, &error) == 0);
+    CHECK_MSG(volume_open(&dead.host, id, &old, &error) == 0, "%s", error);
+}
+
+static void set_up(struct shard_code code)
+{
+    forgotten = 0;
+    list_init(&present);
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
+        list_push_back(&present, &disks[i]->disk.link);
+    }
+    page = mem_alloc_pages(LARGE_BLOCKS * BLOCK_BYTES);
+    host_init(&dead, "dead", 0xa);
+    host_init(&heir, "heir", 0xb);
+    make_pool(code);
+}
+
+static void tear_down(void)
+{
+    volume_close(old);
+    CHECK(volume_close(volume) == 0);
+    struct host *hosts[] = {&dead, &heir};
+    for (unsigned i = 0; i < 2; i++) {
+        map_cache_free(hosts[i]->host.map_cache);
+        memory_budget_fini(&hosts[i]->budget);
+    }
+    for (unsigned i = 0; i < DISKS; i++)
+        fake_disk_free(disks[i]);
+    mem_free_pages(page, LARGE_BLOCKS * BLOCK_BYTES);
+}
+
+static void write_old(unsigned blocks, uint8_t byte)
+{
+    memset(page, byte, blocks * BLOCK_BYTES);
+    CHECK(volume_write(old, 0, blocks * BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
+}
+
+static int first_byte(void)
+{
+    memset(page, 0xee, BLOCK_BYTES);
+    CHECK(volume_read(volume, 0, BLOCK_BYTES, page) == 0);
+    return page[0];
+}
+
+/* How many disks hold something of the volume of that kind, of the owner that died; *ret_disks: which. */
+static unsigned disks_with(enum shard_kind kind, unsigned ret_disks[DISKS])
+{
+    unsigned found = 0;
+    for (unsigned i = 0; i < DISKS; i++) {
+        struct shard_info *list;
+        unsigned count;
+        CHECK(shard_list(&disks[i]->disk, id, &list, &count) == 0);
+        bool has = false;
+        for (unsigned n = 0; n < count; n++)
+            has = has || (list[n].kind == kind && list[n].length_blocks > 0);
+        mem_free(list);
+        if (has)
+            ret_disks[found++] = i;
+    }
+    return found;
+}
+
+static void go_away(unsigned i)
+{
+    disks[i]->error = -EHOSTUNREACH;
+    disks[i]->disk.state = DISK_MISSING;
+    disks[i]->disk.missing_since_ns = env_now_ns();
+}
+
+static void come_back(unsigned i)
+{
+    disks[i]->error = 0;
+    disks[i]->disk.state = DISK_IN;
+    disks[i]->disk.missing_since_ns = 0;
+}
+
+static int inherit(void)
+{
+    CLEANUP_FREE char *error = NULL;
+    session_put(0xa, false);
+    int r = volume_open(&heir.host, id, &volume, &error);
+    if (r < 0) {
+        CHECK_MSG(r == -EHOSTUNREACH, "open: %s, %s", strerror(-r), error);
+        CHECK_MSG(strstr(error, "waiting for it for") && strstr(error, "holdfast disk remove"),
+            "%s", error);
+    }
+    return r;
+}
+
+static struct volume_info info(void)
+{
+    struct volume_info info;
+    volume_get_info(volume, &info);
+    return info;
+}
+
+/* A write that was flushed, and one that was acknowledged: it is whole on the copy that is away alone. */
+static unsigned lose_a_log(void)
+{
+    unsigned logs[DISKS];
+    write_old(1, 1);
+    CHECK(volume_flush(old) == 0);
+    write_old(1, 2);
+    CHECK(disks_with(SHARD_LOG, logs) == 2);
+    fake_disk_lose_power(disks[logs[0]]);
+    go_away(logs[1]);
+    return logs[1];
+}
+
+static void a_log_on_suspect_copies_alone_waits_for_the_one_that_is_away(void)
+{
+    set_up((struct shard_code){1, 1});
+    unsigned away = lose_a_log();
+    CHECK(inherit() == -EHOSTUNREACH);
+    env_sleep_ns(WAIT_NS / 2);
+    CHECK(inherit() == -EHOSTUNREACH);
+    come_back(away);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 2);
+    assert_int_equal(info().loss_epoch, 0);
+    tear_down();
+}
+
+static void the_wait_ends_with_the_repair_wait(void)
+{
+    set_up((struct shard_code){1, 1});
+    (void)lose_a_log();
+    CHECK(inherit() == -EHOSTUNREACH);
+    env_sleep_ns(WAIT_NS);
+    CHECK(inherit() == 0);
+    assert_int_equal(
+        first_byte(), 1); /* what was flushed is there, and that it may not be all is on record */
+    assert_int_equal(info().loss_epoch, info().epoch);
+    struct volume_root root;
+    CHECK(volume_root_load(store, id, &root) == 0);
+    assert_int_equal(root.loss_epoch, info().epoch);
+    assert_int_equal(root.loss_time_s, env_realtime_ns() / SEC);
+    tear_down();
+}
+
+static void the_wait_ends_when_the_disk_is_forgotten(void)
+{
+    set_up((struct shard_code){1, 1});
+    unsigned away = lose_a_log();
+    CHECK(inherit() == -EHOSTUNREACH);
+    forgotten = disks[away]->disk.number;
+    list_remove(&disks[away]->disk.link);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 1);
+    assert_int_equal(info().loss_epoch, info().epoch);
+    tear_down();
+}
+
+static void a_disk_that_hangs_is_not_waited_for_for_ever(void)
+{
+    set_up((struct shard_code){1, 1});
+    unsigned away = lose_a_log();
+    disks[away]->disk.state = DISK_IN; /* its node is up, and says nothing of it */
+    uint64_t start_ns = env_now_ns();
+    while (inherit() < 0)
+        env_sleep_ns(5 * SEC);
+    assert_in_range(env_now_ns() - start_ns, WAIT_NS, WAIT_NS + 10 * SEC);
+    assert_int_equal(first_byte(), 1);
+    come_back(away);
+    tear_down();
+}
+
+static void a_disk_that_is_not_there_at_start_is_waited_for(void)
+{
+    set_up((struct shard_code){1, 1});
+    unsigned away = lose_a_log();
+    list_remove(&disks[away]->disk.link); /* on record */
+    CHECK(inherit() == -EHOSTUNREACH);
+    env_sleep_ns(WAIT_NS);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 1);
+    tear_down();
+}
+
+/* A row that was acknowledged: on one shard whose disk is up, on one whose disk is away, and gone with the power
+ * from the third. */
+static unsigned lose_a_row(void)
+{
+    unsigned logs[DISKS], rows[DISKS];
+    write_old(LARGE_BLOCKS, 3);
+    CHECK(disks_with(SHARD_LOG, logs) == 2);
+    CHECK(disks_with(SHARD_DATA, rows) == 3);
+    unsigned dark = rows[0] == logs[0] || rows[0] == logs[1] ? 1 : 0; /* a log is left */
+    unsigned away = rows[dark + 1] == logs[0] || rows[dark + 1] == logs[1] ? dark + 1 : 2;
+    fake_disk_lose_power(disks[rows[dark]]);
+    go_away(rows[away]);
+    return rows[away];
+}
+
+static void a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away(void)
+{
+    set_up((struct shard_code){2, 1});
+    unsigned away = lose_a_row();
+    CHECK(inherit() == -EHOSTUNREACH);
+    come_back(away);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 3);
+    assert_int_equal(info().loss_epoch, 0);
+    tear_down();
+}
+
+static void a_row_is_given_up_after_the_repair_wait(void)
+{
+    set_up((struct shard_code){2, 1});
+    (void)lose_a_row();
+    CHECK(inherit() == -EHOSTUNREACH);
+    env_sleep_ns(WAIT_NS);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 0); /* never flushed */
+    assert_int_equal(info().loss_epoch, info().epoch);
+    tear_down();
+}
+
+/* --- Harness ------------------------------------------------------------------------------------- */
+
+static void run_body(void *arg)
+{
+    struct store_mem *mem = store_mem_new();
+    store = store_mem_open(mem);
+    (*(void (**)(void))arg)();
+    store_close(store);
+    store_mem_free(mem);
+}
+
+static void run(void (*body)(void))
+{
+    struct sim *sim = sim_with(1);
+    run_on(sim_node_new(sim, "n1"), run_body, &body);
+    sim_free(sim);
+}
+
+#define TEST(name)                    \
+    static void name##_(void **state) \
+    {                                 \
+        run(name);                    \
+    }
+TEST(a_log_on_suspect_copies_alone_waits_for_the_one_that_is_away)
+TEST(the_wait_ends_with_the_repair_wait)
+TEST(the_wait_ends_when_the_disk_is_forgotten)
+TEST(a_disk_that_hangs_is_not_waited_for_for_ever)
+TEST(a_disk_that_is_not_there_at_start_is_waited_for)
+TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
+TEST(a_row_is_given_up_after_the_repair_wait)
+
+int main(void)
+{
+    log_set_level(LOG_LEVEL_ERROR);
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_log_on_suspect_copies_alone_waits_for_the_one_that_is_away_),
+        cmocka_unit_test(the_wait_ends_with_the_repair_wait_),
+        cmocka_unit_test(the_wait_ends_when_the_disk_is_forgotten_),
+        cmocka_unit_test(a_disk_that_hangs_is_not_waited_for_for_ever_),
+        cmocka_unit_test(a_disk_that_is_not_there_at_start_is_waited_for_),
+        cmocka_unit_test(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away_),
+        cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
