@@ -162,6 +162,7 @@ void volume_close_begin(struct volume *v)
 {
     v->closed_to_io = true;
     fiber_queue_wake_all(&v->space_waiters);
+    fiber_queue_wake_all(&v->sync_waiters);
     fiber_queue_wake_all(&v->host->budget->waiters);
     fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
     close_watch_start(v);

@@ -292,6 +292,7 @@ static void wait_for_disks(void *arg)
             start(v);
             return;
         }
+        v->trouble_ns = env_now_ns();
         fiber_queue_wait_until(&v->repair_wake, env_now_ns() + WAIT_FOR_DISKS_NS);
     }
 }
@@ -311,9 +312,9 @@ static int serve(struct recovery *rec)
         return 0;
     }
     snprintf(v->problem, sizeof(v->problem),
-        "no log can be allocated in pool '%s' (%s): reads are served, writes wait; see 'holdfast "
-        "disk list'",
-        v->root.pool, r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r));
+        "no log can be allocated in pool '%s' (%s): %s; see 'holdfast disk list'", v->root.pool,
+        r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r),
+        v->tail_unsure ? "reads and writes wait" : "reads are served, writes wait");
     log_warn("volume %s: %s", v->root.name, v->problem);
     volume_spawn(v, "wait for disks", wait_for_disks);
     return 0;

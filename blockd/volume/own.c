@@ -21,6 +21,8 @@
  *     that was sent after they came and that all copies of the newest log took (S17). An answer that
  *     was looked up before the volume halted is not given after it.
  *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
+ *  X7 What was found on some copies alone of the log that was open is read only once it is on enough of them, on
+ *     record: it may never have been acknowledged, and the next owner may find a shorter copy.
  *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
  *     can for as long as its session lives.
  *  X5 A fence that is refused although the root names no later epoch: the store has been set back.
@@ -251,13 +253,17 @@ bool ownership_by_lease(const struct volume *v)
 {
     if (PLANTED(read_on_stale_lease))
         return true;
+    if (!v->serving && v->tail_unsure) /* X7 */
+        return false;
     return v->root.owner_session == volume_host_session(v->host) &&
            volume_host_lease_valid(v->host);
 }
 
 int ownership_confirm(struct volume *v)
 {
-    if (v->halted)
+    while (!v->serving && !v->halted && !v->closed_to_io) /* there is no log yet */
+        fiber_queue_wait(&v->sync_waiters);
+    if (v->halted || !v->serving)
         return -ESHUTDOWN;
     if (PLANTED(read_without_noop))
         return 0;

@@ -259,7 +259,7 @@ static int seal_copies(
 {
     struct volume *v = rec->volume;
     unsigned sealed = 0;
-    bool away = false;
+    bool away = false, on_record = wal->sealed;
     struct sealing sealing = {.volume = v, .copies = copies, .chunk = wal->chunk, .end = end};
     fanout_run("seal copies", wal->copies, MAX(wal->copies, 1u), seal_one, &sealing);
     for (unsigned i = 0; i < wal->copies; i++) {
@@ -277,6 +277,8 @@ static int seal_copies(
             mem_printf("no copy of log %llx could be sealed", (unsigned long long)wal->chunk);
         return away ? -EHOSTUNREACH : -EIO;
     }
+    if (sealed < wal->copies && end > 0 && !on_record)
+        v->tail_unsure = true;
     /* Fewer copies than wanted: what they hold goes into full rows at once (S3). */
     if (sealed < wal->copies)
         v->destage_all = true;

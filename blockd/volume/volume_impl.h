@@ -160,6 +160,7 @@ struct volume {
     } close_watch;
     char problem[256];
     bool damaged_ranges;
+    bool tail_unsure;   /* X7: some of what was replayed is not on all copies of its log */
     bool possible_loss; /* S6: found by this open, told with its first manifest */
 
     struct requests requests;

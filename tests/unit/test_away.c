@@ -5,8 +5,10 @@
  */
 #include "sim_fixture.h"
 
+#include "blockd/volume/log_record.h"
 #include "blockd/volume/map.h"
 #include "blockd/volume/volume.h"
+#include "common/crc32c.h"
 #include "common/log.h"
 #include "tests/lib/fake_disk.h"
 
@@ -61,9 +63,10 @@ static void host_init(struct host *h, const char *name, uint64_t session)
     session_put(session, true);
 }
 
-static void make_pool(struct shard_code code)
+static void make_pool(struct shard_code code, unsigned copies_min)
 {
-    struct pool pool = {.name = "p", .code = code, .shards_min = code.k + 1u, .log_copies_min = 1};
+    struct pool pool = {
+        .name = "p", .code = code, .shards_min = code.k + 1u, .log_copies_min = copies_min};
     char key[KEY_BYTES_MAX];
     CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
     struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
@@ -72,18 +75,24 @@ static void make_pool(struct shard_code code)
     CHECK_MSG(volume_open(&dead.host, id, &old, &error) == 0, "%s", error);
 }
 
-static void set_up(struct shard_code code)
+static void set_up_disks(struct shard_code code, unsigned copies_min, unsigned count)
 {
     forgotten = 0;
     list_init(&present);
     for (unsigned i = 0; i < DISKS; i++) {
         disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
-        list_push_back(&present, &disks[i]->disk.link);
+        if (i < count)
+            list_push_back(&present, &disks[i]->disk.link);
     }
     page = mem_alloc_pages(LARGE_BLOCKS * BLOCK_BYTES);
     host_init(&dead, "dead", 0xa);
     host_init(&heir, "heir", 0xb);
-    make_pool(code);
+    make_pool(code, copies_min);
+}
+
+static void set_up(struct shard_code code)
+{
+    set_up_disks(code, 1, DISKS);
 }
 
 static void tear_down(void)
@@ -287,6 +296,115 @@ static void a_row_is_given_up_after_the_repair_wait(void)
     tear_down();
 }
 
+/* --- Reads while no log can be made ---------------------------------------------------------------- */
+
+static int read_result;
+static bool read_done;
+
+/* A write that reached this copy of the log alone, and that nobody was told of. */
+static void append_unacknowledged(unsigned i)
+{
+    struct shard_info *list, info = {.epoch = 0};
+    unsigned count;
+    uint8_t body[LOG_RECORD_BYTES_MAX];
+    struct log_record record = {.type = LOG_WRITE, .count = 1};
+    memset(page, 5, BLOCK_BYTES);
+    struct shard_entry entry = {.crc = crc32c(0, page, BLOCK_BYTES)};
+    struct iovec payload = {page, BLOCK_BYTES};
+    CHECK(shard_list(&disks[i]->disk, id, &list, &count) == 0);
+    for (unsigned n = 0; n < count; n++)
+        if (list[n].kind == SHARD_LOG && list[n].length_blocks > 0)
+            info = list[n];
+    mem_free(list);
+    struct shard_append append = {.disk = &disks[i]->disk,
+        .key = info.key,
+        .epoch = info.epoch,
+        .off_blocks = info.length_blocks,
+        .base_seq = 2,
+        .entries = &entry,
+        .entry_count = 1,
+        .inline_bytes = body,
+        .inline_len_bytes = (unsigned)log_record_encode(&record, body),
+        .payload = &payload,
+        .payload_count = 1};
+    CHECK(shard_append(&append) == 0);
+}
+
+static void reader(void *arg)
+{
+    uint8_t *buf = mem_alloc_pages(BLOCK_BYTES);
+    read_result = volume_read(volume, 0, BLOCK_BYTES, buf);
+    if (read_result == 0)
+        read_result = buf[0];
+    read_done = true;
+    mem_free_pages(buf, BLOCK_BYTES);
+}
+
+/* A write that reached one copy of the log and was not acknowledged; that copy alone is there at the takeover. */
+static void open_on_one_copy(void)
+{
+    unsigned logs[DISKS], manifests[DISKS];
+    set_up_disks((struct shard_code){1, 1}, 2, 3);
+    write_old(1, 1);
+    CHECK(disks_with(SHARD_LOG, logs) == 2 && disks_with(SHARD_MANIFEST, manifests) == 2);
+    unsigned keep = logs[0] == manifests[0] || logs[0] == manifests[1] ? logs[0] : logs[1];
+    append_unacknowledged(keep);
+    for (unsigned i = 0; i < 3; i++)
+        if (i != keep)
+            go_away(i);
+    CHECK(inherit() == 0);
+    CHECK_MSG(strstr(info().problem, "reads and writes wait"), "%s", info().problem);
+    read_done = false;
+    fiber_spawn("reader", reader, NULL);
+    env_sleep_ns(10 * SEC);
+    CHECK_MSG(!read_done, "a read was answered with %d", read_result);
+}
+
+static void what_is_on_one_copy_alone_is_not_read(void)
+{
+    open_on_one_copy();
+    for (unsigned i = 0; i < 3; i++)
+        come_back(i);
+    env_sleep_ns(SEC);
+    CHECK(read_done);
+    assert_int_equal(read_result, 5);
+    tear_down();
+}
+
+static void a_close_does_not_wait_for_reads_that_wait_for_disks(void)
+{
+    open_on_one_copy();
+    uint64_t start_ns = env_now_ns();
+    CHECK(volume_close(volume) < 0);
+    CHECK(read_done);
+    assert_int_equal(read_result, -ESHUTDOWN);
+    assert_in_range(env_now_ns() - start_ns, 0, SEC);
+    for (unsigned i = 0; i < 3; i++)
+        come_back(i);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 5);
+    tear_down();
+}
+
+/* What all copies have is found by whoever opens it. */
+static void what_is_on_all_copies_is_read_while_no_log_can_be_made(void)
+{
+    unsigned logs[DISKS];
+    set_up_disks((struct shard_code){1, 1}, 2, 3);
+    write_old(1, 1);
+    CHECK(disks_with(SHARD_LOG, logs) == 2);
+    for (unsigned i = 0; i < 3; i++)
+        disks[i]->disk.state = DISK_OUT; /* to be read, and nothing new on it */
+    CHECK(inherit() == 0);
+    CHECK_MSG(strstr(info().problem, "reads are served"), "%s", info().problem);
+    assert_int_equal(first_byte(), 1);
+    for (unsigned i = 0; i < 3; i++)
+        come_back(i);
+    env_sleep_ns(SEC);
+    assert_string_equal(info().health, "ok");
+    tear_down();
+}
+
 /* --- Harness ------------------------------------------------------------------------------------- */
 
 static void run_body(void *arg)
@@ -317,10 +435,13 @@ TEST(a_disk_that_hangs_is_not_waited_for_for_ever)
 TEST(a_disk_that_is_not_there_at_start_is_waited_for)
 TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
 TEST(a_row_is_given_up_after_the_repair_wait)
+TEST(what_is_on_one_copy_alone_is_not_read)
+TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
+TEST(what_is_on_all_copies_is_read_while_no_log_can_be_made)
 
 int main(void)
 {
-    log_set_level(LOG_LEVEL_ERROR);
+    log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_log_on_suspect_copies_alone_waits_for_the_one_that_is_away_),
@@ -330,6 +451,9 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_not_there_at_start_is_waited_for_),
         cmocka_unit_test(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away_),
         cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
+        cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
+        cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
+        cmocka_unit_test(what_is_on_all_copies_is_read_while_no_log_can_be_made_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
