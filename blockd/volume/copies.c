@@ -46,19 +46,43 @@ struct fencing {
     uint32_t epoch;
 };
 
+/* First what fence is there: -EHOSTUNREACH, -EIO: nothing can be said, and nothing was done. */
+static int look_and_fence(
+    const struct fencing *fencing, struct disk *disk, unsigned i, struct shard_info *ret_info)
+{
+    struct copies_set *set = fencing->set;
+    const struct shard_place *place = &fencing->shards[i].place;
+    int r = shard_stat(disk, copy_key(set, i), ret_info);
+    if (r == 0 && ret_info->instance == place->instance)
+        set->fenced_before[i] = ret_info->fence_epoch;
+    if (r == -EHOSTUNREACH || r == -EIO || PLANTED(skip_fencing))
+        return r;
+    disk = volume_host_disk(fencing->host, place->disk);
+    return disk_usable(disk) ? shard_fence(disk, copy_key(set, i), fencing->epoch, ret_info)
+                             : -EHOSTUNREACH;
+}
+
 static void fence_one(void *ctx, unsigned i)
 {
     const struct fencing *fencing = ctx;
     struct copies_set *set = fencing->set;
-    struct disk *disk = volume_host_disk(fencing->host, fencing->shards[i].place.disk);
+    uint32_t number = fencing->shards[i].place.disk;
+    struct disk *disk = volume_host_disk(fencing->host, number);
     set->errors[i] = -EHOSTUNREACH;
     if (disk_usable(disk))
-        set->errors[i] = PLANTED(skip_fencing)
-                             ? shard_stat(disk, copy_key(set, i), &set->infos[i])
-                             : shard_fence(disk, copy_key(set, i), fencing->epoch, &set->infos[i]);
-    disk = volume_host_disk(fencing->host, fencing->shards[i].place.disk);
+        set->errors[i] = look_and_fence(fencing, disk, i, &set->infos[i]);
+    disk = volume_host_disk(fencing->host, number);
     if (disk_usable(disk))
         disk_answered(disk, set->errors[i]);
+}
+
+bool copies_set_back(const struct copies_set *set, uint32_t epoch)
+{
+    for (unsigned i = 0; i < set->count; i++) {
+        if (set->fenced_before[i] >= epoch && !PLANTED(ignore_higher_fence))
+            return true;
+    }
+    return false;
 }
 
 int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume, uint64_t chunk,

@@ -441,10 +441,12 @@ static int loader_fence(struct loader *l)
         shards[i] = (struct chunk_shard){.place = l->ref.places[i]};
     int r = copies_fence(
         &l->copies, l->host, l->root->id, l->ref.chunk, shards, l->ref.count, l->root->epoch);
+    if (r == 0 && copies_set_back(&l->copies, l->root->epoch))
+        r = -ESTALE;
     if (r == -ESTALE)
         *l->ret_error = mem_printf(
-            "the manifest is fenced by an epoch above %u: the store has been set back (restored "
-            "from a backup?); the volume stays closed",
+            "the manifest was fenced by epoch %u or a later one before: the store has been set "
+            "back (restored from a backup?); the volume stays closed",
             l->root->epoch);
     else if (r < 0)
         *l->ret_error =

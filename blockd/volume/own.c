@@ -21,12 +21,14 @@
  *     that was sent after they came and that all copies of the newest log took (S17). An answer that
  *     was looked up before the volume halted is not given after it.
  *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
+ *  X8 An epoch is taken only while the disk of some copy of the manifest is up: its fence is left there. Else opens
+ *     that fail would lift the root over the fences that tell a store that was set back (X5).
  *  X7 What was found on some copies alone of the log that was open is read only once it is on enough of them, on
  *     record: it may never have been acknowledged, and the next owner may find a shorter copy.
  *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
  *     can for as long as its session lives.
- *  X5 A fence that is refused although the root names no later epoch: the store has been set back.
- *     The root is marked as halted, and no open comes near that volume any more (S15).
+ *  X5 A fence that is refused although the root names no later epoch, or that finds the very epoch there before it is
+ *     set for the first time (X1: epochs are used once): the store has been set back. The root is marked as halted, and no open comes near that volume any more (S15).
  */
 #include <errno.h>
 #include <stdio.h>
@@ -85,6 +87,35 @@ static int may_take(const struct volume_host *host, const struct volume_root *ro
     return 0;
 }
 
+/* X8. The session's key is asked for, since who lives is to be forwarded to, whatever disks we reach. */
+static int no_disk(const struct volume_host *host, const struct volume_root *root, uint64_t session,
+    struct volume_owner *ret_owner, char **ret_error)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    int r = session ? store_get(host->store, key_session(session, key), &value) : -ENOENT;
+    if (r == 0) {
+        store_value_fini(&value);
+        return refuse(root, root->owner, session, ret_owner, ret_error);
+    }
+    if (r != -ENOENT) {
+        *ret_error = mem_printf("the owner's session cannot be read: %s", store_strerror(r));
+        return r;
+    }
+    *ret_error = mem_printf("none of the %u copies of the manifest can be reached: bring back the "
+                            "disks that hold them (see 'holdfast disk list')",
+        root->manifest.count);
+    return -EHOSTUNREACH;
+}
+
+static bool manifest_reachable(const struct volume_host *host, const struct volume_root *root)
+{
+    bool reachable = root->manifest.chunk == 0;
+    for (unsigned i = 0; i < root->manifest.count; i++)
+        reachable = reachable || disk_usable(volume_host_disk(host, root->manifest.places[i].disk));
+    return reachable;
+}
+
 int ownership_take(struct volume_host *host, struct volume_root *root, char **text, unsigned flags,
     struct volume_owner *ret_owner, char **ret_error)
 {
@@ -95,6 +126,8 @@ int ownership_take(struct volume_host *host, struct volume_root *root, char **te
         r = may_take(host, root, flags, &unless, ret_owner, ret_error);
         if (r < 0)
             return r;
+        if (!manifest_reachable(host, root))
+            return no_disk(host, root, unless, ret_owner, ret_error);
         struct volume_root mine = *root;
         mine.epoch++;
         mine.state = VOLUME_OWNED;
@@ -137,7 +170,7 @@ int ownership_set_back(struct volume_host *host, const struct volume_root *root,
     now.state = VOLUME_HALTED;
     r = volume_root_save(host->store, &now);
     *ret_error =
-        mem_printf("its disks refuse epoch %u for a later one: the store has been set back "
+        mem_printf("its disks have seen epoch %u, or a later one: the store has been set back "
                    "(restored from an old backup?). The volume is halted%s; restore a "
                    "newer copy of the store",
             root->epoch, r < 0 ? " on this node" : "");

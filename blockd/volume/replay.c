@@ -414,6 +414,8 @@ static void fence_wal(void *ctx, unsigned i)
     struct fenced_wal *f = &fencing->wals[i];
     f->result = copies_fence(&f->copies, v->host, v->root.id, f->wal->chunk, f->wal->shards,
         f->wal->copies, v->root.epoch);
+    if (f->result == 0 && copies_set_back(&f->copies, v->root.epoch))
+        f->result = -ESTALE;
 }
 
 #define FENCE_WIDTH 16

@@ -276,7 +276,8 @@ struct copies_set {
     struct disk *disks[CODE_M_MAX + 1]; /* NULL = that copy cannot be used */
     struct shard_info infos[CODE_M_MAX + 1];
     int errors[CODE_M_MAX + 1];
-    uint32_t length_max; /* longest valid prefix */
+    uint32_t fenced_before[CODE_M_MAX + 1]; /* the fence that was there; 0 = none, or unknown */
+    uint32_t length_max;                    /* longest valid prefix */
     unsigned usable, suspect;
     bool lost_only; /* no other copy is left: what LOST ones hold is used */
 };
@@ -287,6 +288,9 @@ struct copies_set {
  * least one cannot be reached. */
 MAY_SUSPEND int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volume,
     uint64_t chunk, const struct chunk_shard *shards, unsigned count, uint32_t epoch);
+/* Whether a copy was fenced by `epoch` before that fenced it for the first time: epochs are used once (X1), so the
+ * store has been set back to an older one (X5). */
+bool copies_set_back(const struct copies_set *set, uint32_t epoch);
 /* away.c: whether a disk that is not in the list may come at all (it is on record, or news). */
 bool disk_may_come(const struct volume_host *host, uint32_t number);
 /* How much longer recovery waits for the disk (O5); 0 = no more. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Who owns a volume, over disks in memory and two hosts in one process: X1-X5 of
+ * Who owns a volume, over disks in memory and two hosts in one process: X1-X5 and X8 of
  * blockd/volume/own.c one by one. What happens when all goes wrong at once is in sim_owner.
  */
 #include "fake_env.h"
@@ -354,6 +354,64 @@ BODY(a_store_that_was_set_back_halts_the_volume)
     assert_int_equal(root_now().epoch, root.epoch);
 }
 
+/* X5: another node came to the same epoch before the store was set back. */
+BODY(a_fence_of_the_very_epoch_halts_the_volume)
+{
+    struct volume *v = must_acquire(&a);
+    assert_int_equal(volume_close(v), 0);
+    struct volume_root root = root_now();
+    struct shard_key key = {.volume = id, .chunk = root.manifest.chunk, .index = 1};
+    struct disk *disk = volume_host_disk(&a.host, root.manifest.places[1].disk);
+    assert_int_equal(shard_fence(disk, key, root.epoch + 1, NULL), 0);
+    assert_int_equal(acquire(&a, 0, &v, NULL), -EUCLEAN);
+    assert_int_equal(root_now().state, VOLUME_HALTED);
+}
+
+/* The same, seen at a log: the manifest's copy was out of reach then. */
+BODY(a_log_fenced_by_the_very_epoch_halts_the_volume)
+{
+    struct volume *v = must_acquire(&a);
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    session_put(0xa, false);
+    unsigned fenced = 0;
+    for (unsigned i = 0; i < DISKS; i++) {
+        struct shard_info *list;
+        unsigned count;
+        assert_int_equal(shard_list(&fakes[i]->disk, id, &list, &count), 0);
+        for (unsigned n = 0; n < count; n++)
+            if (list[n].kind == SHARD_LOG)
+                fenced += shard_fence(&fakes[i]->disk, list[n].key, 2, NULL) == 0;
+        mem_free(list);
+    }
+    assert_true(fenced > 0);
+    struct volume *w = NULL;
+    assert_int_equal(acquire(&b, 0, &w, NULL), -EUCLEAN);
+    assert_int_equal(root_now().state, VOLUME_HALTED);
+    volume_close(v);
+}
+
+/* X8 */
+BODY(opens_without_disks_use_up_no_epoch)
+{
+    struct volume *v = must_acquire(&a), *w = NULL;
+    struct volume_owner owner = {0};
+    struct volume_root root = root_now();
+    for (unsigned i = 0; i < DISKS; i++)
+        fakes[i]->disk.state = DISK_MISSING;
+    assert_int_equal(acquire(&b, 0, &w, &owner), -EBUSY); /* to be forwarded to */
+    assert_string_equal(owner.node, "a");
+    session_put(0xa, false);
+    for (unsigned i = 0; i < 50; i++)
+        assert_int_equal(acquire(&b, 0, &w, &owner), -EHOSTUNREACH);
+    assert_int_equal(root_now().epoch, root.epoch);
+    for (unsigned i = 0; i < DISKS; i++)
+        fakes[i]->disk.state = DISK_IN;
+    w = must_acquire(&b);
+    assert_int_equal(volume_epoch(w), root.epoch + 1);
+    volume_close(v);
+    assert_int_equal(volume_close(w), 0);
+}
+
 int main(void)
 {
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
@@ -366,6 +424,9 @@ int main(void)
         cmocka_unit_test(a_new_session_finds_that_somebody_else_has_it),
         cmocka_unit_test(an_unknown_outcome_is_resolved_by_a_later_one),
         cmocka_unit_test(a_store_that_was_set_back_halts_the_volume),
+        cmocka_unit_test(a_fence_of_the_very_epoch_halts_the_volume),
+        cmocka_unit_test(a_log_fenced_by_the_very_epoch_halts_the_volume),
+        cmocka_unit_test(opens_without_disks_use_up_no_epoch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
