@@ -56,8 +56,8 @@ static int close_short_shard(
         rows--;
     if (!info.sealed)
         r = shard_seal(disk, key, v->root.epoch, place_length_blocks(p, rows));
-    if (!PLANTED(missed_row_not_recorded))
-        p->shards[shard].state = CHUNK_SHARD_DAMAGED;
+    p->shards[shard].state =
+        PLANTED(missed_row_not_recorded) ? CHUNK_SHARD_OK : CHUNK_SHARD_DAMAGED;
     return r;
 }
 

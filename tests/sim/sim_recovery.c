@@ -23,6 +23,7 @@ static struct world {
     bool has_manifest[ONE_NODE_DISKS_MAX + 1];
     unsigned tried;
     struct volume_root root;
+    unsigned victim; /* a disk */
     bool linger;
 } world;
 
@@ -398,12 +399,34 @@ static void round_set_back(uint64_t seed)
 
 /* --- Rows that a shard lost with the power ----------------------------------------------------------- */
 
+static void find_parity(struct one_node *node, struct disk *disk, const struct shard_info *info)
+{
+    if (info->kind == SHARD_DATA && info->key.index >= node->code.k)
+        world.victim = disk->number;
+}
+
+static void sync_others(struct one_node *node, struct disk *disk, const struct shard_info *info)
+{
+    struct shard_info now;
+    if (disk->number == world.victim || info->tombstone || shard_stat(disk, info->key, &now) < 0 ||
+        now.sealed || now.length_blocks == 0)
+        return;
+    CHECK(shard_sync(disk, info->key, info->epoch, now.length_blocks) == 0);
+}
+
+/* Rows that nobody flushed, on a disk that alone loses what it has not synced. A parity shard's loss is
+ * not found by reading. */
 static void write_rows(void *arg)
 {
     struct world *w = arg;
     one_node_recover(w);
     for (unsigned i = 0, n = 2 + (unsigned)draw(6); i < n; i++)
         one_node_write(&w->node, (uint32_t)draw(ONE_NODE_BLOCKS - 32), 16 + (uint32_t)draw(16));
+    w->victim = 1 + (unsigned)draw(w->node.disk_count);
+    if (draw(2) == 0)
+        one_node_each_shard(&w->node, find_parity);
+    if (draw(4) != 0)
+        one_node_each_shard(&w->node, sync_others);
 }
 
 static void take_only(void *arg)
@@ -428,7 +451,7 @@ static void round_lost_rows(uint64_t seed)
     world_init(seed, (struct shard_code){2, 1}, 4);
     world.node.bypass_bytes_min = 16 * 1024;
     must("write", write_rows);
-    one_node_power_cut(&world.node, SIM_CUT_RANDOM);
+    one_node_power_cut(&world.node, draw(3) ? SIM_CUT_LOSE_ALL : SIM_CUT_RANDOM);
     for (unsigned i = 0, n = (unsigned)draw(3); i < n; i++) {
         must("take", take_only);
         one_node_kill(&world.node);
