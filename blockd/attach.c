@@ -14,6 +14,7 @@
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
+#define EXECUTING_MAX 4096u
 
 /* --- The node's ------------------------------------------------------------------------------ */
 
@@ -24,10 +25,12 @@ struct attach *attach_new(const struct attach_options *options)
     attach->options.handoff_after_ns = options->handoff_after_ns ?: SECOND_NS;
     attach->options.handoff_again_ns = options->handoff_again_ns ?: 10 * SECOND_NS;
     attach->options.forward_timeout_ns = options->forward_timeout_ns ?: 30 * SECOND_NS;
+    attach->options.executing_max = options->executing_max ?: EXECUTING_MAX;
     list_init(&attach->attachments);
     list_init(&attach->waiters);
     list_init(&attach->remotes);
     list_init(&attach->sessions);
+    list_init(&attach->waiting);
     list_init(&attach->recent);
     fiber_queue_init(&attach->gone);
     fiber_mutex_init(&attach->buffers_turn);
@@ -39,6 +42,7 @@ void attach_free(struct attach *attach)
 {
     CHECK(list_empty(&attach->attachments) && list_empty(&attach->waiters));
     CHECK(list_empty(&attach->sessions) && attach->stats.attaching == 0);
+    CHECK(attach->executing == 0);
     while (!list_empty(&attach->remotes))
         fiber_queue_wait(&attach->gone);
     struct list *link;

@@ -39,6 +39,7 @@ struct attach_options {
     uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s; UINT64_MAX: never */
     uint64_t handoff_again_ns;   /* between handoffs of one volume; 0 = 10 s */
     uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */
+    unsigned executing_max;      /* requests of other nodes at the same time; 0 = 4096 */
 };
 struct attach *attach_new(const struct attach_options *options);
 /* No attachment is left, nobody is in attach_get(). */

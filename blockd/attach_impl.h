@@ -21,6 +21,8 @@ struct attach {
     struct list waiters;     /* struct attach_waiter.link */
     struct list remotes;     /* struct remote.link */
     struct list sessions;    /* struct attach_session.link */
+    unsigned executing;      /* fibers of requests of other nodes (F5) */
+    struct list waiting;     /* struct waiting_call: until one of them ends */
     struct list recent;      /* struct handed: volumes that were handed to us a short while ago */
     struct fiber_queue gone; /* woken when a remote has ended */
     uint64_t number;         /* of the last remote */

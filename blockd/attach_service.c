@@ -264,6 +264,38 @@ MAY_SUSPEND static int change(
     }
 }
 
+/* Of many nodes each may have its window full of requests: more than there shall be fibers for (F5).
+ * They begin in the order of their coming. */
+struct waiting_call {
+    struct list link; /* attach->waiting */
+    struct rpc_request *request;
+};
+
+static void execute_main(void *arg);
+
+static void execute(struct attach *attach, struct rpc_request *request)
+{
+    if (attach->executing < attach->options.executing_max) {
+        attach->executing++;
+        fiber_spawn("forwarded", execute_main, request);
+        return;
+    }
+    struct waiting_call *call = NEW(struct waiting_call);
+    call->request = request;
+    list_push_back(&attach->waiting, &call->link);
+}
+
+static void executed(struct attach *attach)
+{
+    attach->executing--;
+    struct list *link = list_pop_front(&attach->waiting);
+    if (!link)
+        return;
+    struct waiting_call *call = list_entry(link, struct waiting_call, link);
+    execute(attach, call->request);
+    mem_free(call);
+}
+
 MAY_SUSPEND static void execute_main(void *arg)
 {
     struct rpc_request *request = arg;
@@ -282,6 +314,7 @@ MAY_SUSPEND static void execute_main(void *arg)
         do_block_status(request, served, &wanted);
     else
         reply(request, served, change(request, served->volume, &wanted), 0, NULL);
+    executed(attach);
 }
 
 /* What the request means, counted; NULL: answered with what is wrong. */
@@ -314,7 +347,7 @@ static void handle_call(void *ctx, struct rpc_request *request)
     if (request->method == METHOD_VOLUME_STATUS)
         reply(request, served, 0, 0, NULL);
     else
-        fiber_spawn("forwarded", execute_main, request);
+        execute(served->session->attach, request);
 }
 
 /* --- Attach, detach ------------------------------------------------------------------------------ */

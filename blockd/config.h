@@ -27,6 +27,7 @@ struct node_config {
     uint64_t repair_wait_ns;
     uint64_t hold_timeout_ns;  /* 0 = for ever */
     uint64_t handoff_after_ns; /* UINT64_MAX = never by itself */
+    unsigned forwarded_max;    /* attach_options.executing_max; not in the file: for tests */
 
     enum store_type store_type;
     char *store_endpoints[STORE_ETCD_ENDPOINTS_MAX]; /* mem_* */

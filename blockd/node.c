@@ -83,7 +83,8 @@ static void start_volumes(struct node *node)
     node->attach = attach_new(&(struct attach_options){.volumes = node->volumes,
         .members = node->members,
         .peers = node->peers,
-        .handoff_after_ns = node->config->handoff_after_ns});
+        .handoff_after_ns = node->config->handoff_after_ns,
+        .executing_max = node->config->forwarded_max});
 }
 
 static bool any_disk_lost(struct node *node)

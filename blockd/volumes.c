@@ -182,6 +182,30 @@ static bool successor_is_late(struct volumes *volumes, uint64_t id, uint32_t epo
     return false;
 }
 
+/* An open volume has fibers of its own for as long as it is open, and the pool is the node's (F5): the one
+ * that has been idle for longest makes room. */
+static int no_fibers(struct volumes *volumes, char **ret_error)
+{
+    struct entry *idle = NULL;
+    unsigned open = 0;
+    list_for_each (it, &volumes->entries) {
+        struct entry *entry = list_entry(it, struct entry, link);
+        open += entry->volume != NULL;
+        if (!entry->busy && entry->users == 0 &&
+            (!idle || entry->idle.deadline_ns < idle->idle.deadline_ns))
+            idle = entry;
+    }
+    if (idle) {
+        log_info("volume %s: idle, closing, to make room for another", idle->name);
+        env_timer_cancel(&idle->idle);
+        close_in_background(idle);
+    }
+    *ret_error = mem_printf("this node has %u volume%s open, as many as it can; close some "
+                            "('holdfast volume close'), or use this one on another node",
+        open, open == 1 ? "" : "s");
+    return -EAGAIN;
+}
+
 /* The entry is the caller's alone; it is open with one user afterwards, or gone. */
 static int entry_open(struct entry *entry, struct volume **ret_volume,
     struct volume_owner *ret_owner, char **ret_error)
@@ -190,7 +214,9 @@ static int entry_open(struct entry *entry, struct volume **ret_volume,
     struct volume *volume;
     struct volume_owner owner = {0};
     char *error = NULL;
-    int r = volume_acquire(volumes->host, entry->id, 0, &volume, &owner, &error);
+    int r = fiber_pool_is_short()
+                ? no_fibers(volumes, &error)
+                : volume_acquire(volumes->host, entry->id, 0, &volume, &owner, &error);
     if (r == -EBUSY && owner.session == 0 && successor_is_late(volumes, entry->id, owner.epoch)) {
         mem_free(error);
         error = NULL;

@@ -158,7 +158,7 @@ void env_post(struct env *env, struct env_post *post);
 MAY_SUSPEND int env_wait_signal(void);
 
 struct env_uring_options {
-    unsigned fiber_count_max; /* 0 = 4096 */
+    unsigned fiber_count_max; /* 0 = 16384 */
     unsigned ring_entries;    /* 0 = 4096 */
     bool power_cut;           /* tests: env_powercut below */
 };

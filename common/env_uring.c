@@ -26,7 +26,8 @@
 #include "common/mem.h"
 
 #define USER_DATA_IO 1ull
-#define FIBER_COUNT_DEFAULT 4096
+/* Two mappings each (F3), of the 65,530 that a process may have; made as they are needed. */
+#define FIBER_COUNT_DEFAULT 16384
 #define RING_ENTRIES_DEFAULT 4096
 
 /* --- Submission -------------------------------------------------------------------------------- */

@@ -19,6 +19,8 @@
 #define STACK_BYTES ((size_t)FIBER_STACK_BYTES * FIBER_STACK_FACTOR)
 #define GUARD_BYTES 4096ul
 #define SCHEDS_MAX 64
+#define RESERVE_PART 16 /* F5, of the pool */
+#define SHORT_PART 4
 
 enum fiber_state { FIBER_FREE, FIBER_READY, FIBER_RUNNING, FIBER_SUSPENDED }; /* F1 */
 
@@ -59,7 +61,7 @@ struct fiber_sched {
     struct env *default_env;
     void *main_sp;
     struct list ready, yielded, free, all, spawns;
-    unsigned ready_count, count, count_max;
+    unsigned ready_count, free_count, count, count_max;
     unsigned (*pick)(void *ctx, unsigned n);
     void *pick_ctx;
 #ifdef FIBER_ASAN
@@ -176,8 +178,10 @@ static void fiber_destroy(struct fiber *f)
 static struct fiber *fiber_get(void)
 {
     struct list *link = list_pop_front(&sched->free);
-    if (link)
+    if (link) {
+        sched->free_count--;
         return list_entry(link, struct fiber, link);
+    }
     return sched->count < sched->count_max ? fiber_create() : NULL;
 }
 
@@ -212,6 +216,7 @@ static void recycle(struct fiber *f)
         f->state = FIBER_FREE;
         f->env = NULL;
         list_push_front(&sched->free, &f->link);
+        sched->free_count++;
         return;
     }
     struct spawn *spawn = list_entry(link, struct spawn, link);
@@ -275,6 +280,23 @@ void fiber_spawn_on(struct env *env, const char *name, fiber_fn *fn, void *arg)
 void fiber_spawn(const char *name, fiber_fn *fn, void *arg)
 {
     fiber_spawn_on(fiber_env(), name, fn, arg);
+}
+
+/* Spawns that would run at once. */
+static unsigned spare(void)
+{
+    return list_empty(&sched->spawns) ? sched->count_max - sched->count + sched->free_count : 0;
+}
+
+unsigned fiber_helpers(unsigned wanted)
+{
+    unsigned left = spare(), reserve = sched->count_max / RESERVE_PART;
+    return left > reserve ? MIN(wanted, left - reserve) : 0;
+}
+
+bool fiber_pool_is_short(void)
+{
+    return spare() < sched->count_max / SHORT_PART;
 }
 
 struct fiber *fiber_self(void)

@@ -14,6 +14,10 @@
  *     fiber_suspend() returns at once. Hence every wait is a loop over its condition.
  *  F3 Stacks have a guard page; an overflow is a SIGSEGV at the guard, never silent damage.
  *  F4 The pool is fixed: spawns beyond it queue as small structs, in order, and nothing else grows.
+ *  F5 Whoever waits for a spawn of his own waits for a fiber: with all of them waiting so, nobody runs
+ *     any more. So what comes from outside is bounded, far below the pool; what lives long is refused
+ *     when the pool is short; and what a fiber can do itself, one after the other, is given to
+ *     helpers only while the reserve stays free, which what helpers spawn has for itself.
  */
 #pragma once
 
@@ -42,6 +46,11 @@ void fiber_sched_fini(void);
  * queues. */
 void fiber_spawn(const char *name, fiber_fn *fn, void *arg);
 void fiber_spawn_on(struct env *env, const char *name, fiber_fn *fn, void *arg);
+
+/* F5: how many of `wanted` helpers may be spawned; the rest is the caller's own to do. */
+unsigned fiber_helpers(unsigned wanted);
+/* F5: less than a quarter of the pool is left. */
+bool fiber_pool_is_short(void);
 
 /* NULL outside any fiber. */
 struct fiber *fiber_self(void);

@@ -18,6 +18,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/crc32c.h"
@@ -476,18 +477,18 @@ struct rebuild_read {
     const struct item *item;
     struct row_directory *directory;
     int result;
-    struct fiber_group *group;
 };
 
-static void rebuild_read(void *arg)
+static void rebuild_read(void *ctx, unsigned i)
 {
-    struct rebuild_read *read = arg;
+    struct rebuild_read *read = (struct rebuild_read *)ctx + i;
     struct volume *v = read->volume;
+    if (read->item->trim)
+        return;
     const struct lchunk *chunk = state_chunk(&v->state, read->item->chunk_index);
     struct chunk_place place;
     place_expand(&v->state, chunk->place, &place);
     read->result = row_read_directory(&v->row_io, &place, read->item->row, &read->directory);
-    fiber_group_done(read->group, 0);
 }
 
 static int rebuild_row(struct volume *v, const struct item *item, struct row_directory *directory,
@@ -531,17 +532,9 @@ static void rebuild_group(struct volume *v, struct extmap *group, uint64_t seq)
 static void rebuild_read_ahead(
     struct volume *v, uint32_t from, unsigned count, struct rebuild_read *reads)
 {
-    struct fiber_group group;
-    fiber_group_init(&group);
-    for (unsigned i = 0; i < count; i++) {
-        reads[i] =
-            (struct rebuild_read){.volume = v, .item = &v->state.items[from + i], .group = &group};
-        if (reads[i].item->trim)
-            continue;
-        fiber_group_add(&group, 1);
-        fiber_spawn("read directory", rebuild_read, &reads[i]);
-    }
-    fiber_group_wait(&group);
+    for (unsigned i = 0; i < count; i++)
+        reads[i] = (struct rebuild_read){.volume = v, .item = &v->state.items[from + i]};
+    fanout_run("read directory", count, count, rebuild_read, reads);
 }
 
 static int rebuild_item(

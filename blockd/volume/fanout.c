@@ -45,7 +45,7 @@ void fanout_run(
     if (count <= 1)
         return;
 
-    unsigned helpers = MIN(count, width) - 1;
+    unsigned helpers = fiber_helpers(MIN(count, width) - 1);
     struct fanout *fanout = NEW(struct fanout);
     *fanout = (struct fanout){
         .references = 1 + helpers,

@@ -3,7 +3,7 @@
  * The same thing done to several disks at once, where the operation is a suspending call.
  *
  * The calling fiber works too and helpers join as the pool has them to spare: a fan-out ends even
- * when every fiber of the pool is inside one (plain fiber_spawn and wait would then lock up, F4).
+ * when every fiber of the pool is inside one (plain fiber_spawn and wait would then lock up, F5).
  */
 #pragma once
 

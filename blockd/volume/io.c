@@ -207,7 +207,7 @@ static int read_blocks(struct volume *v, uint64_t block, uint64_t count, void *b
             found.len = MIN(found.len, (uint64_t)16384);
             if (found.len == count && group.pending == 0)
                 error = read_run(v, found.entry, (uint32_t)found.len, block, buf, tries);
-            else if (group.pending >= READ_JOBS_MAX)
+            else if (group.pending >= READ_JOBS_MAX || fiber_helpers(1) == 0)
                 error = read_run(v, found.entry, (uint32_t)found.len, block, buf, tries);
             else
                 read_job_start(v, &group, found.entry, (uint32_t)found.len, block, buf);

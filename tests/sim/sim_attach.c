@@ -53,6 +53,7 @@ static struct world {
     struct host hosts[NODES];
     struct env *client_env;
     bool ready;
+    unsigned forwarded_max;
     uint32_t value;
     struct history registers[REGISTERS];
     unsigned hot[HOT], next_register;
@@ -112,6 +113,7 @@ static void node_main(void *arg)
         "[cluster]\naddress=tcp:%s:7100\nsession_ttl=2s\nsilence=1s\n[log]\nlevel=%s\n",
         address, NBD_PORT, address, getenv("SIM_ATTACH_LOG") ? "info" : "error");
     CHECK_MSG(node_config_parse(text, host->name, &host->config, &error) == 0, "%s", error);
+    host->config.forwarded_max = world.forwarded_max;
     struct node_options options = {
         .config = &host->config, .store = store_mem_open(world.store), .join = true};
     int r = node_start(&options, &node, &error);
@@ -409,6 +411,7 @@ static void setup(uint64_t seed)
     world.sim = sim_new(&(struct sim_options){
         .seed = seed, .fiber_count_max = 4096, .strict_io = true, .trace = sim_check_trace()});
     rng_init(&world.rng, seed);
+    world.forwarded_max = seed % 2 ? 2 : 0; /* requests of other nodes wait for one another */
     world.store = store_mem_new();
     store_mem_set_clock(world.store, world_now_ns);
     store_mem_set_fault(world.store, 0, 2 * MS);

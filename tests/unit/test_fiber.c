@@ -374,6 +374,36 @@ static void stack_overflow_hits_the_guard_page(void **state)
     assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
 }
 
+static void suspend_once(void *arg)
+{
+    *(struct fiber **)arg = fiber_self();
+    fiber_suspend();
+}
+
+/* F5: 8 fibers, of which helpers leave a reserve (8 / 16 rounds to none here) and "short" is 2. */
+static void helpers_take_only_what_runs_at_once(void **state)
+{
+    struct fiber *waiting[9];
+    assert_int_equal(fiber_helpers(5), 5);
+    assert_int_equal(fiber_helpers(20), 8);
+    assert_false(fiber_pool_is_short());
+    for (unsigned i = 0; i < 7; i++)
+        fiber_spawn("waits", suspend_once, &waiting[i]);
+    fiber_run_ready();
+    assert_int_equal(fiber_helpers(5), 1);
+    assert_true(fiber_pool_is_short());
+    for (unsigned i = 7; i < 9; i++)
+        fiber_spawn("waits", suspend_once, &waiting[i]);
+    assert_int_equal(fiber_helpers(5), 0); /* one is queued */
+    fiber_run_ready();
+    for (unsigned i = 0; i < 8; i++)
+        fiber_wake(waiting[i]);
+    fiber_run_ready();
+    fiber_wake(waiting[8]);
+    fiber_run_ready();
+    assert_int_equal(fiber_helpers(20), 8);
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -383,6 +413,7 @@ int main(void)
         T(wake_while_running_is_remembered),
         T(spawns_beyond_the_pool_queue_in_order),
         T(full_pool_of_waiters_makes_later_spawns_wait),
+        T(helpers_take_only_what_runs_at_once),
         T(queue_wait_survives_a_stray_wake),
         T(queue_wait_times_out_at_the_deadline),
         T(queue_wake_before_the_deadline_disarms_it),

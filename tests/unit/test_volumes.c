@@ -650,6 +650,27 @@ BODY(list_has_every_volume_by_name_but_those_being_deleted)
     mem_free(names);
 }
 
+static void linger(void *arg)
+{
+    env_sleep_ns(30 * SECOND_NS);
+}
+
+BODY(with_few_fibers_left_an_idle_volume_makes_room_for_another)
+{
+    struct volume *volume;
+    char *error;
+    volumes_put(volumes, get("a"));
+    for (unsigned i = 0; i < 26; i++)
+        fiber_spawn("linger", linger, NULL);
+    assert_int_equal(volumes_get(volumes, "b", &volume, &error), -EAGAIN);
+    assert_non_null(strstr(error, "has 1 volume open, as many as it can"));
+    mem_free(error);
+    env_sleep_ns(2 * SECOND_NS);
+    assert_int_equal(engine.closes, 1);
+    env_sleep_ns(30 * SECOND_NS);
+    volumes_put(volumes, get("b"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -672,6 +693,7 @@ int main(void)
         cmocka_unit_test(a_stop_reaches_what_is_just_being_opened),
         cmocka_unit_test(roots_left_deleting_are_purged_and_tried_again),
         cmocka_unit_test(list_has_every_volume_by_name_but_those_being_deleted),
+        cmocka_unit_test(with_few_fibers_left_an_idle_volume_makes_room_for_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
