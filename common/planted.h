@@ -12,7 +12,7 @@
 /* The bug, the rule of safety.md (or the invariant) that it breaks, what it does. */
 #define PLANTED_BUGS(BUG)                                                                          \
     BUG(unsynced_manifest, "S1", "a manifest record counts before it is synced")                   \
-    BUG(free_before_record, "S1", "a chunk's shards go before the record that frees it")           \
+    BUG(free_before_record, "S1", "logs go before the record that commits their rows")             \
     BUG(ack_before_all_copies, "S2", "a write is acknowledged when the copies' appends are sent")  \
     BUG(break_cumulative_acks, "S2", "after a roll, later writes go before those not yet acked")   \
     BUG(roll_unrecorded, "S2", "the roll to the next log is not in the manifest")                  \
@@ -29,7 +29,7 @@
     BUG(fence_without_tombstone, "S7", "fencing an absent shard leaves nothing")                   \
     BUG(retry_unchecked, "S8", "an append where there is one succeeds whatever it brings")         \
     BUG(append_ignores_fence, "S8", "appends of a fenced epoch are taken")                         \
-    BUG(fenced_is_failure, "S8", "an owner that was fenced rolls its log instead of stopping")     \
+    BUG(fenced_is_failure, "S8", "a copy that answers 'fenced' is left out, the owner goes on")    \
     BUG(remove_any_instance, "S9", "a delete does not look at the instance")                       \
     BUG(takeover_blind, "S10", "a volume is taken though its owner's session lives")               \
     BUG(skip_fencing, "S11", "a taker-over reads the copies without fencing them")                 \
@@ -51,7 +51,7 @@
     BUG(directory_forgotten, "S21", "the last row's directory is not read at recovery")            \
     BUG(row_before_sync, "S21", "large writes' rows are committed unsynced")                       \
     BUG(missed_row_not_recorded, "S23", "a shard that lacks rows after a power loss counts whole") \
-    BUG(repair_open_place, "S23", "a shard that failed takes the next rows again")                 \
+    BUG(row_without_a_shard, "S23", "a row counts though a shard of it has failed")                \
     BUG(reconcile_own_epoch, "S24", "reconciliation removes shards of the serving epoch")          \
     BUG(early_reuse, "D5", "a removed shard's space is reused before the table says so")           \
     BUG(retry_failed_flush, "D2", "a disk goes on after a failed flush")                           \

@@ -324,8 +324,6 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     if (index)
         record_chunk_freed(&records, index);
     record_place_freed(&records, place_chunk);
-    if (PLANTED(free_before_record))
-        (void)chunk_remove(&v->row_io, &place, v->root.epoch);
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     if (r == 0) {

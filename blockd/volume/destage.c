@@ -94,7 +94,7 @@ static int write_row_once(struct destage *d, const struct row_block *blocks)
     p->appending--;
     if (r < 0) {
         p->row_count = (uint8_t)d->row;
-        if (r != -ENOMEM && !PLANTED(repair_open_place))
+        if (r != -ENOMEM)
             place_retire(v, p); /* the next attempt takes another chunk */
     }
     return r;
@@ -252,6 +252,8 @@ static int destage_gen(struct volume *v, struct memtable_gen *gen)
         list_init(&removed);
         record_gen(&d, &records);
         log_collect_freed(v, last_seq, &records, &removed);
+        if (PLANTED(free_before_record))
+            log_remove_freed(v, &removed);
         r = manifest_commit(v, &records, committed, &d);
         records_fini(&records);
         if (r == 0)

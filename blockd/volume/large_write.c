@@ -175,8 +175,6 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     if (r < 0)
         return r;
     r = row_write(&v->row_io, &place, 0, blocks, count, false, header_crcs, NULL);
-    if (PLANTED(row_record_early) && r != -ENOMEM)
-        r = 0;
     while (v->bypass_queue.next != &large.link)
         fiber_queue_wait(&v->bypass_turn);
     p = state_place(&v->state, large.place_chunk);
@@ -215,7 +213,7 @@ int large_write(struct volume *v, uint64_t block, unsigned count, const void *bu
         r = attempt(v, block, count, blocks, flags, request);
     while (r == 1);
     mem_free(blocks);
-    if (copy)
+    if (copy && !PLANTED(row_record_early))
         mem_free_pages(copy, copy_bytes);
     return r;
 }

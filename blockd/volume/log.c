@@ -314,7 +314,9 @@ static void batch_commit(struct volume *v, struct batch *b)
     bool failed = false, deposed = false;
     for (unsigned i = 0; i < wal->copies; i++) {
         int r = b->appends[i].append.result;
-        deposed = deposed || (r == -ESTALE && !PLANTED(fenced_is_failure));
+        if (PLANTED(fenced_is_failure) && r == -ESTALE)
+            continue;
+        deposed = deposed || r == -ESTALE;
         if (r < 0 && !PLANTED(lost_copy_is_fine)) {
             failed = true;
             log_copy_failed(v, wal, i, r);

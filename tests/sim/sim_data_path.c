@@ -1,9 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The data path of one owner over the disks of its machine: short lives, each of which ends at the very moment at which a
- * promise begins to count: a flush was answered, the power goes, and up to m disks with it. What is found is judged by
- * history.h. Each kind of round has the circumstances of one rule at a high rate: flushes beside others' writes while logs roll and
- * other volumes' flushes are under way (S4, D12), a flush that fails (D2).
+ * promise begins to count: a flush was answered, the power goes, and up to m disks with it; a read or a write was
+ * answered, the process is killed. What is found is judged by history.h; partial writes have a model of their own.
+ *
+ * Each kind of round has the circumstances of one rule at a high rate: flushes beside others' writes while logs roll (S4) and
+ * other volumes' flushes are under way (D12), a flush that fails (D2), reads of what is being written (I2), large writes
+ * on slow disks (S14), logs let go (S1), a disk that is away for a moment (S23), sectors of one block (I3).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +18,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "tests/sim/history.h"
+#include "tests/sim/link_disk.h"
 #include "tests/sim/sim_check.h"
 
 enum {
@@ -23,6 +27,7 @@ enum {
     BLOCKS = 1024,
     WRITE_BLOCKS_MAX = 32,
     DISK_BYTES = 64 << 20,
+    TABLE_OFF_BYTES = 2 << 20, /* docs/FORMAT.md */
     SECTORS = BLOCK_BYTES / 512,
 };
 #define MS_NS 1000000ull
@@ -41,8 +46,8 @@ struct load {
     uint32_t blocks;     /* they work on so many */
     uint32_t blocks_max; /* of one write */
     uint64_t pause_ns_max;
-    unsigned end_one_in; /* answers of `end_at` */
-    enum { END_AT_FLUSH = 1, END_AT_READ = 2, END_AT_WRITE = 4 } end_at;
+    unsigned end_one_in; /* answers of `end_at`, or writes of a shard table */
+    enum { END_AT_FLUSH = 1, END_AT_READ = 2, END_AT_WRITE = 4, END_AT_TABLE = 8 } end_at;
     bool end_by_power;
     enum sim_cut_mode cut_mode;
 };
@@ -58,12 +63,14 @@ static struct world {
     struct sim_disk_latency latency;
     struct vol vols[VOLUMES_MAX];
     struct load load;
-    uint64_t bypass_bytes_min, row_blocks, log_bytes;
+    uint64_t bypass_bytes_min, row_blocks, log_bytes, life_ns;
     bool made, settled;
     unsigned failing, other; /* disks */
+    bool linked;             /* its disks are behind links */
     bool whole;              /* it was not needed any more */
     /* of the running process */
     struct disk *real[DISKS_MAX];
+    struct link_disk *links[DISKS_MAX];
     struct volume_host host;
     struct memory_budget budget;
     struct list disks;
@@ -105,7 +112,12 @@ static void open_disks(struct world *w)
         int r = local_disk_open(path, cluster, &options, &w->real[i], &error);
         CHECK_MSG(r == 0, "open %s: %s", path, error);
         w->real[i]->number = i + 1;
-        list_push_back(&w->disks, &w->real[i]->link);
+        if (w->linked) {
+            w->links[i] = link_disk_new(w->real[i], &w->rng, MS_NS);
+            list_push_back(&w->disks, &link_disk_base(w->links[i])->link);
+        } else {
+            list_push_back(&w->disks, &w->real[i]->link);
+        }
     }
 }
 
@@ -252,7 +264,7 @@ static void client_main(void *arg)
     w->clients--;
 }
 
-static void run_clients(struct world *w, uint64_t for_ns)
+static void spawn_clients(struct world *w)
 {
     w->stop = false;
     for (unsigned i = 0; i < w->volume_count * w->load.clients; i++) {
@@ -263,7 +275,10 @@ static void run_clients(struct world *w, uint64_t for_ns)
         w->clients++;
         fiber_spawn("client", client_main, c);
     }
-    env_sleep_ns(for_ns);
+}
+
+static void stop_clients(struct world *w)
+{
     w->stop = true;
     while (w->clients > 0)
         env_sleep_ns(MS_NS);
@@ -303,7 +318,8 @@ static void world_init(uint64_t seed, struct shard_code code, unsigned disks, un
         .volume_count = volumes,
         .bypass_bytes_min = 1 << 20,
         .row_blocks = 64,
-        .log_bytes = 8 << 20};
+        .log_bytes = 8 << 20,
+        .life_ns = 300 * MS_NS};
     w->node = sim_node_new(w->sim, "node");
     w->store = store_mem_new();
     for (unsigned i = 0; i < disks; i++) {
@@ -363,10 +379,36 @@ static void must(const char *name, fiber_fn *fn)
     CHECK_MSG(sim_do(world.node, name, fn, &world), "%s: the node went down", name);
 }
 
+/* Until nothing needs a disk that failed or was away. */
+static void wait_until_whole(struct world *w)
+{
+    struct volume_info info;
+    w->whole = false;
+    for (unsigned i = 0; i < 20 && !w->whole; i++) {
+        env_sleep_ns(100 * MS_NS);
+        (void)volume_repair_wait(w->vols[0].volume);
+        volume_get_info(w->vols[0].volume, &info);
+        w->whole = strcmp(info.health, "ok") == 0;
+    }
+}
+
 static void life(void *arg)
 {
     start(arg);
-    run_clients(arg, 300 * MS_NS);
+    spawn_clients(arg);
+    env_sleep_ns(world.life_ns);
+    stop_clients(arg);
+}
+
+/* A shard was made, sealed or removed, whoever waits for that has not heard of it. */
+static void table_hook(void *ctx, struct sim_io_point *point)
+{
+    struct world *w = ctx;
+    if (point->off_bytes < TABLE_OFF_BYTES || point->off_bytes >= TABLE_OFF_BYTES + (1 << 20) ||
+        point->len_bytes == 0 || !rng_one_in(&w->rng, w->load.end_one_in))
+        return;
+    point->when = SIM_POINT_AFTER;
+    point->scope = SIM_SCOPE_NODE;
 }
 
 /* Some lives that clients end, then one without m of the disks. */
@@ -377,7 +419,10 @@ static void run_lives(unsigned lives, bool lose)
     must("make", start);
     end_life(w, w->load.end_by_power, SIM_CUT_LOSE_ALL);
     for (unsigned i = 0; i < lives; i++) {
+        if (w->load.end_at == END_AT_TABLE)
+            sim_set_io_hook(w->sim, table_hook, w);
         sim_do(w->node, "life", life, w);
+        sim_set_io_hook(w->sim, NULL, NULL);
         end_life(w, w->load.end_by_power, w->load.cut_mode);
     }
     if (lose)
@@ -454,13 +499,6 @@ static void round_join(uint64_t seed)
 
 /* --- A flush that fails ------------------------------------------------------------------------ */
 
-static bool healthy(struct world *w)
-{
-    struct volume_info info;
-    volume_get_info(w->vols[0].volume, &info);
-    return strcmp(info.health, "ok") == 0;
-}
-
 /* The disks with a copy of the open log of the first volume. */
 static unsigned log_disks(struct world *w, unsigned *ret_disks)
 {
@@ -472,8 +510,9 @@ static unsigned log_disks(struct world *w, unsigned *ret_disks)
         for (unsigned s = 0; s < count; s++) {
             if (list[s].kind != SHARD_LOG || list[s].tombstone)
                 continue;
-            CHECK(shard_stat(w->real[i], list[s].key, &now) == 0);
-            if (now.length_blocks > 0 && found < 2)
+            int r = shard_stat(w->real[i], list[s].key, &now);
+            CHECK(r == 0 || r == -ENOENT); /* removed meanwhile */
+            if (r == 0 && now.length_blocks > 0 && found < 2)
                 ret_disks[found++] = i;
         }
         mem_free(list);
@@ -481,7 +520,6 @@ static unsigned log_disks(struct world *w, unsigned *ret_disks)
     return found;
 }
 
-/* Until nothing needs the disk that failed. */
 static void fail_a_flush(void *arg)
 {
     struct world *w = arg;
@@ -499,11 +537,7 @@ static void fail_a_flush(void *arg)
         w->sim_disks[w->failing], &(struct sim_fault){.ops = SIM_OP_SYNC, .kind = SIM_FAULT_ERROR});
     client_flush(&c);
     sim_disk_clear_faults(w->sim_disks[w->failing]);
-    for (unsigned i = 0; i < 100 && !healthy(w); i++) {
-        env_sleep_ns(100 * MS_NS);
-        (void)volume_repair_wait(w->vols[0].volume);
-    }
-    w->whole = healthy(w);
+    wait_until_whole(w);
     mem_free_pages(c.buf, WRITE_BLOCKS_MAX * BLOCK_BYTES);
 }
 
@@ -524,9 +558,177 @@ static void round_failed_flush(uint64_t seed)
     world_fini();
 }
 
+/* --- Kills ------------------------------------------------------------------------------------- */
+
+/* I2: what was read while it was on its way to the copies is there after the process was killed. */
+static void round_read(uint64_t seed)
+{
+    struct rng rng = rng_fork(seed, "shape");
+    world_init(seed, (struct shard_code){1, 1}, 3, 1);
+    struct world *w = &world;
+    set_latency(w, rng_between(&rng, 1, 10) * MS_NS, MS_NS);
+    w->load = (struct load){.clients = 4,
+        .write_percent = 50,
+        .trim_percent = 5,
+        .blocks = 1 + (uint32_t)rng_below(&rng, 16),
+        .blocks_max = 1,
+        .pause_ns_max = MS_NS,
+        .end_one_in = 1 + (unsigned)rng_below(&rng, 20),
+        .end_at = END_AT_READ};
+    run_lives(8, rng_one_in(&rng, 2));
+}
+
+/* S14: a large write was answered, slow disks have its row. */
+static void round_large(uint64_t seed)
+{
+    static const struct shard_code codes[] = {{1, 1}, {2, 1}, {2, 2}, {4, 2}};
+    struct rng rng = rng_fork(seed, "shape");
+    struct shard_code code = codes[rng_below(&rng, ARRAY_SIZE(codes))];
+    world_init(seed, code, code.k + code.m + 1 + (unsigned)rng_below(&rng, 2), 1);
+    struct world *w = &world;
+    w->bypass_bytes_min = 16 * 1024;
+    set_latency(w, rng_between(&rng, 1, 10) * MS_NS, MS_NS);
+    w->load = (struct load){.clients = 1 + (unsigned)rng_below(&rng, 3),
+        .write_percent = 90,
+        .trim_percent = 2,
+        .flush_percent = rng_one_in(&rng, 2) ? 0 : 5,
+        .blocks = BLOCKS,
+        .blocks_max = WRITE_BLOCKS_MAX,
+        .pause_ns_max = rng_below(&rng, 3 * MS_NS) + 1,
+        .end_one_in = 1 + (unsigned)rng_below(&rng, 20),
+        .end_at = END_AT_WRITE};
+    run_lives(6, rng_one_in(&rng, 2));
+}
+
+/* S1: logs are let go all the time, since rows with what is in them are committed. */
+static void round_release(uint64_t seed)
+{
+    struct rng rng = rng_fork(seed, "shape");
+    world_init(seed, (struct shard_code){1, 1}, 3 + (unsigned)rng_below(&rng, 3), 1);
+    struct world *w = &world;
+    w->log_bytes = 4 << 20;
+    w->row_blocks = 248;
+    w->life_ns = 2 * SECOND_NS;
+    set_latency(w, rng_between(&rng, 1, 5) * MS_NS, MS_NS);
+    w->load = (struct load){.clients = 4,
+        .write_percent = 95,
+        .blocks = BLOCKS,
+        .blocks_max = WRITE_BLOCKS_MAX,
+        .end_one_in = 4 + (unsigned)rng_below(&rng, 30),
+        .end_at = END_AT_TABLE};
+    run_lives(12, rng_one_in(&rng, 2));
+}
+
+/* --- A disk that is away for a moment ---------------------------------------------------------- */
+
+static void one_link_cut(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    w->failing = (unsigned)rng_below(&w->rng, w->disk_count);
+    spawn_clients(w);
+    env_sleep_ns(rng_between(&w->rng, 20, 100) * MS_NS);
+    link_disk_cut(w->links[w->failing], true);
+    env_sleep_ns(rng_between(&w->rng, 100, 500) * MS_NS);
+    link_disk_cut(w->links[w->failing], false);
+    volume_disk_changed(w->vols[0].volume);
+    env_sleep_ns(rng_between(&w->rng, 20, 100) * MS_NS);
+    stop_clients(w);
+    wait_until_whole(w);
+}
+
+/* S23: a shard that missed a row is not one of those that have it, though its disk is there again: any other may be lost
+ * once all is well again. */
+static void round_missed_row(uint64_t seed)
+{
+    static const struct shard_code codes[] = {{1, 1}, {2, 1}};
+    struct rng rng = rng_fork(seed, "shape");
+    struct shard_code code = codes[rng_below(&rng, ARRAY_SIZE(codes))];
+    world_init(seed, code, code.k + code.m + 2, 1);
+    struct world *w = &world;
+    w->bypass_bytes_min = 16 * 1024;
+    w->linked = true;
+    w->settled = true;
+    w->load = (struct load){.clients = 2,
+        .write_percent = 90,
+        .blocks = BLOCKS,
+        .blocks_max = WRITE_BLOCKS_MAX,
+        .pause_ns_max = 10 * MS_NS};
+    must("cut", one_link_cut);
+    end_life(w, false, 0);
+    w->linked = false;
+    if (w->whole) {
+        w->other =
+            (w->failing + 1 + (unsigned)rng_below(&w->rng, w->disk_count - 1)) % w->disk_count;
+        sim_disk_remove(w->sim_disks[w->other]);
+    }
+    must("verify", start);
+    world_fini();
+}
+
+/* --- Partial writes ---------------------------------------------------------------------------- */
+
+struct sector_writer {
+    struct world *world;
+    uint64_t off_bytes;
+    unsigned writes;
+};
+
+/* Nobody else writes its sector: it is as this one has left it. */
+static void sector_writer_main(void *arg)
+{
+    struct sector_writer s = *(struct sector_writer *)arg;
+    struct volume *volume = s.world->vols[0].volume;
+    uint64_t buf[512 / sizeof(uint64_t)], found[512 / sizeof(uint64_t)];
+    mem_free(arg);
+    for (unsigned i = 1; i <= s.writes; i++) {
+        for (unsigned n = 0; n < ARRAY_SIZE(buf); n++)
+            buf[n] = s.off_bytes + i;
+        int r = volume_write(volume, s.off_bytes, 512, buf, 0, (struct request_id){0});
+        CHECK_MSG(r == 0, "write: %s", strerror(-r));
+        env_sleep_ns(env_random_u64() % (10 * MS_NS));
+        r = volume_read(volume, s.off_bytes, 512, found);
+        CHECK_MSG(r == 0, "read: %s", strerror(-r));
+        CHECK_MSG(memcmp(buf, found, 512) == 0,
+            "sector at %llu: %llu was found after %llu was written",
+            (unsigned long long)s.off_bytes, (unsigned long long)found[0],
+            (unsigned long long)buf[0]);
+    }
+    s.world->clients--;
+}
+
+static void write_sectors(void *arg)
+{
+    struct world *w = arg;
+    start(w);
+    unsigned blocks = 1 + (unsigned)rng_below(&w->rng, 3);
+    for (unsigned i = 0; i < blocks * SECTORS; i++) {
+        struct sector_writer *s = NEW(struct sector_writer);
+        *s = (struct sector_writer){.world = w,
+            .off_bytes = (uint64_t)i * 512,
+            .writes = 10 + (unsigned)rng_below(&w->rng, 30)};
+        w->clients++;
+        fiber_spawn("sector writer", sector_writer_main, s);
+    }
+    /* Blocks that are read from disks take a while. */
+    for (; w->clients > 0; env_sleep_ns(rng_below(&w->rng, 5 * MS_NS)))
+        CHECK(volume_destage(w->vols[0].volume) == 0);
+}
+
+/* I3: writes to the sectors of one block at once. */
+static void round_sectors(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3, 1);
+    world.settled = true;
+    set_latency(&world, 100000, 200000);
+    must("write sectors", write_sectors);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
-    static sim_round_fn *const rounds[] = {round_flush, round_roll, round_join, round_failed_flush};
+    static sim_round_fn *const rounds[] = {round_flush, round_roll, round_join, round_failed_flush,
+        round_read, round_large, round_release, round_sectors, round_missed_row};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
 
