@@ -504,11 +504,9 @@ static int loader_append(
     return 0;
 }
 
-static int loader_chunk(struct loader *l)
+static int loader_read(struct loader *l)
 {
-    int r = loader_fence(l);
-    if (r < 0)
-        return r;
+    int r;
     uint32_t length = l->copies.length_max;
     for (uint32_t off = 0; off < length;) {
         uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), bad;
@@ -535,6 +533,19 @@ static int loader_chunk(struct loader *l)
     return 0;
 }
 
+static int loader_chunk(struct loader *l)
+{
+    int r = loader_fence(l);
+    if (r < 0)
+        return r;
+    open_reader_begin(l->host->budget);
+    l->window = mem_alloc_pages(WINDOW_BLOCKS * BLOCK_BYTES);
+    r = loader_read(l);
+    mem_free_pages(l->window, WINDOW_BLOCKS * BLOCK_BYTES);
+    open_reader_end(l->host->budget);
+    return r;
+}
+
 int manifest_load(struct volume_host *host, const struct volume_root *root, struct state *ret_state,
     struct copies_ref **ret_chain, unsigned *ret_chain_count, char **ret_error)
 {
@@ -542,8 +553,7 @@ int manifest_load(struct volume_host *host, const struct volume_root *root, stru
         .root = root,
         .state = ret_state,
         .ref = root->manifest,
-        .ret_error = ret_error,
-        .window = mem_alloc_pages(WINDOW_BLOCKS * BLOCK_BYTES)};
+        .ret_error = ret_error};
     struct chain chain = {0};
     int r;
     for (;;) {
@@ -564,7 +574,6 @@ int manifest_load(struct volume_host *host, const struct volume_root *root, stru
         r = -EBADMSG;
     }
     records_fini(&l.group);
-    mem_free_pages(l.window, WINDOW_BLOCKS * BLOCK_BYTES);
     if (r < 0) {
         mem_free(chain.refs);
         return r;

@@ -179,6 +179,7 @@ void volume_free(struct volume *v)
     list_remove(&v->budget_link);
     requests_fini(&v->requests);
     memtable_fini(&v->memtable);
+    open_memory_release(v);
     fiber_queue_wake_all(&v->host->budget->waiters);
     extmap_fini(&v->delta);
     extmap_fini(&v->delta_frozen);
@@ -268,6 +269,7 @@ static int begin_epoch(struct volume *v)
 static void start(struct volume *v)
 {
     v->serving = true;
+    open_memory_release(v);
     v->synced_seq = v->acked_seq; /* O4; flushes wait until here */
     fiber_queue_wake_all(&v->sync_waiters);
     volume_start_fibers(v);
@@ -355,9 +357,6 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     r = ownership_take(host, &root, &text, flags, ret_owner, ret_error);
     if (r < 0)
         return r;
-    /* One replay at a time: what it needs of the budget comes free because the volumes already
-     * open destage, and a log is smaller than the budget. */
-    fiber_mutex_lock(&host->budget->replay);
     struct volume *v = volume_new(host, &root, &pool);
     v->root_text = text;
     text = NULL;
@@ -366,7 +365,6 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     if (r == 0)
         r = serve(&rec);
     recovery_fini(&rec);
-    fiber_mutex_unlock(&host->budget->replay);
     if (r == -ESTALE || (r == -ESHUTDOWN && v->halted == -ESTALE)) {
         mem_free(error);
         r = ownership_set_back(host, &root, &error);

@@ -38,6 +38,8 @@ struct recovery {
         phase_ns[RECOVERY_PHASES + 1]; /* when each began, and the end: the pause of a handover */
 };
 
+/* A block for the memtable. */
+MAY_SUSPEND int recovery_block(struct recovery *rec, void **ret_data);
 /* Of disk `number`, which may have more of `what` than was found: -EHOSTUNREACH, with the reason and the way out,
  * while it is waited for (O5). 0: it is not any more; that is remembered. */
 int recovery_await(struct recovery *rec, uint32_t number, const char *what);

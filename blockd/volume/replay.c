@@ -15,6 +15,15 @@
 
 #define WINDOW_BLOCKS 512
 
+int recovery_block(struct recovery *rec, void **ret_data)
+{
+    int r = volume_get_blocks(rec->volume, 1, ret_data);
+    if (r == -EAGAIN)
+        *rec->ret_error = mem_strdup("no memory comes free for its log, for other volumes wait for "
+                                     "disks (see 'holdfast status'): trying again");
+    return r;
+}
+
 static int replay_write(struct recovery *rec, const struct log_record *record, uint64_t seq,
     const uint8_t *header, unsigned entry, const uint8_t *payload)
 {
@@ -26,7 +35,7 @@ static int replay_write(struct recovery *rec, const struct log_record *record, u
         memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze);
     for (unsigned i = 0; i < record->count; i++) {
         void *data;
-        int r = volume_get_blocks(v, 1, &data);
+        int r = recovery_block(rec, &data);
         if (r < 0)
             return r;
         memcpy(data, payload + (size_t)i * BLOCK_BYTES, BLOCK_BYTES);
@@ -355,6 +364,11 @@ static int choose_length(struct recovery *rec, struct copies_set *copies, const 
     return wal->sealed || chosen > 0 ? 0 : await_copies(rec, copies, wal);
 }
 
+static bool wal_needed(const struct volume *v, const struct wal *wal)
+{
+    return !(wal->sealed && wal->last_seq <= v->state.committed_seq);
+}
+
 static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
 {
     struct volume *v = rec->volume;
@@ -363,7 +377,7 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
     int r = fenced->result;
     if (r == -ESTALE)
         return r;
-    bool needed = !(wal->sealed && wal->last_seq <= v->state.committed_seq) && !rec->stopped;
+    bool needed = wal_needed(v, wal) && !rec->stopped;
     if (r < 0 && needed) {
         *rec->ret_error =
             mem_printf("no copy of log %llx can be read (%s): acknowledged writes are "
@@ -436,6 +450,32 @@ static struct fenced_wal *fence_wals(struct volume *v, unsigned *ret_count)
     return wals;
 }
 
+static uint64_t blocks_to_replay(
+    const struct volume *v, const struct fenced_wal *fenced, unsigned count)
+{
+    uint64_t blocks = 0;
+    for (unsigned i = 0; i < count; i++)
+        blocks += wal_needed(v, fenced[i].wal) ? fenced[i].copies.length_max : 0;
+    return blocks;
+}
+
+static int replay_all(struct recovery *rec, struct fenced_wal *fenced, unsigned count)
+{
+    struct volume *v = rec->volume;
+    for (unsigned i = 0; i < count; i++) {
+        struct wal *wal = fenced[i].wal;
+        int r = recover_wal(rec, &fenced[i]);
+        if (r < 0)
+            return r;
+        if (wal->last_seq <= v->state.committed_seq) {
+            recovery_remove_later(v, wal);
+            list_remove(&wal->link);
+            mem_free(wal);
+        }
+    }
+    return 0;
+}
+
 /* S6: on record with the first manifest of this epoch. */
 static void report_loss(const struct recovery *rec)
 {
@@ -460,17 +500,13 @@ int recovery_logs(struct recovery *rec)
     v->acked_seq = v->state.committed_seq;
     unsigned count;
     CLEANUP_FREE struct fenced_wal *fenced = fence_wals(v, &count);
-    for (unsigned i = 0; i < count; i++) {
-        struct wal *wal = fenced[i].wal;
-        int r = recover_wal(rec, &fenced[i]);
-        if (r < 0)
-            return r;
-        if (wal->last_seq <= v->state.committed_seq) {
-            recovery_remove_later(v, wal);
-            list_remove(&wal->link);
-            mem_free(wal);
-        }
-    }
+    open_replay_begin(v, blocks_to_replay(v, fenced, count));
+    open_reader_begin(v->host->budget);
+    int r = replay_all(rec, fenced, count);
+    open_reader_end(v->host->budget);
+    open_replay_end(v);
+    if (r < 0)
+        return r;
     report_loss(rec);
     v->next_seq = v->acked_seq + 1;
     v->sent_seq = v->acked_seq;

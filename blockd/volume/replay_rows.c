@@ -133,13 +133,19 @@ static int replay_row_data(
     struct volume *v = rec->volume;
     struct chunk_place place;
     bool froze = false;
-    int r = 0;
+    int r = open_replay_more(v, record->count);
+    if (r < 0) {
+        *rec->ret_error =
+            mem_strdup("other volumes that are being opened have the memory that its large "
+                       "writes need: trying again");
+        return r;
+    }
     place_expand(&v->state, p, &place);
     struct memtable_gen *gen =
         memtable_active(&v->memtable, (unsigned)record->count, env_now_ns(), &froze); /* T1 */
     for (uint32_t i = 0; i < record->count && r == 0; i++) {
         void *data;
-        if ((r = volume_get_blocks(v, 1, &data)) < 0)
+        if ((r = recovery_block(rec, &data)) < 0)
             break;
         r = row_read(&v->row_io, &place, record->linear + i, 1, record->block + i, data);
         if (r < 0) {

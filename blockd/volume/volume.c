@@ -15,6 +15,7 @@
 /* Shares of the budget: parity and decode buffers need at most a few rows at a time. */
 #define IO_SHARE 8
 #define PRESSURE_NS 50000000ull
+#define REPLAY_WAIT_NS 60000000000ull
 #define IO_BYTES_MIN (48ull << 20)
 
 void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
@@ -25,14 +26,14 @@ void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
     budget->io = bufpool_new(io);
     fiber_queue_init(&budget->waiters);
     list_init(&budget->volumes);
-    fiber_mutex_init(&budget->replay);
+    open_memory_init(&budget->opens);
     fiber_mutex_init(&budget->cleaning);
     fiber_queue_init(&budget->reclaim_waiters);
 }
 
 void memory_budget_fini(struct memory_budget *budget)
 {
-    CHECK(list_empty(&budget->volumes));
+    CHECK(list_empty(&budget->volumes) && budget->opens.blocks == 0 && budget->opens.readers == 0);
     bufpool_free(budget->blocks);
     bufpool_free(budget->io);
 }
@@ -146,6 +147,7 @@ void budget_pressure(struct memory_budget *budget)
 int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
 {
     struct memory_budget *budget = volume->host->budget;
+    uint64_t until_ns = 0;
     for (;;) {
         unsigned n = 0;
         while (n < count && (ret_blocks[n] = bufpool_get(budget->blocks)))
@@ -156,6 +158,10 @@ int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
             bufpool_put(budget->blocks, ret_blocks[--n]);
         if (volume->halted)
             return -ESHUTDOWN;
+        if (until_ns == 0)
+            until_ns = env_now_ns() + REPLAY_WAIT_NS;
+        if (volume->replaying && env_now_ns() >= until_ns)
+            return -EAGAIN;
         budget_pressure(budget);
         /* Again after a while: whoever was asked may not be able to. */
         fiber_queue_wait_until(&budget->waiters, env_now_ns() + PRESSURE_NS);

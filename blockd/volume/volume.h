@@ -82,7 +82,13 @@ struct memory_budget {
     uint64_t places_freed;              /* by all volumes, logs too */
     uint64_t reclaim_ticket;            /* of the last one who asked for space (reclaim.c) */
     uint64_t reclaim_freed;             /* places_freed then */
-    struct fiber_mutex replay;          /* one volume replays its log at a time */
+    struct open_memory {                /* of volumes that are being opened (open_memory.c) */
+        unsigned readers;               /* that have a window in memory */
+        unsigned replaying;
+        uint64_t blocks;     /* given to such as cannot destage yet */
+        struct volume *over; /* the one that needs more than fits */
+        struct fiber_queue reader_queue, block_queue;
+    } opens;
 };
 /* memory_bytes: the node's budget; most of it goes to memtables. */
 void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes);

@@ -8,6 +8,7 @@
  *   checkpoint.c  delta table -> map pages
  *   manifest.c    the one place where durable state changes
  *   provision.c   chunks and logs made before they are needed
+ *   open_memory.c what volumes that are being opened may hold
  *   away.c        how long recovery waits for disks
  *   slow.c        leaving disks that have become slow
  *   clean.c, repair.c  background;   open.c, life.c  life;   own.c  the root
@@ -160,8 +161,10 @@ struct volume {
     } close_watch;
     char problem[256];
     bool damaged_ranges;
-    bool tail_unsure;   /* X7: some of what was replayed is not on all copies of its log */
-    bool possible_loss; /* S6: found by this open, told with its first manifest */
+    bool replaying;
+    uint64_t replay_blocks; /* of budget.opens */
+    bool tail_unsure;       /* X7: some of what was replayed is not on all copies of its log */
+    bool possible_loss;     /* S6: found by this open, told with its first manifest */
 
     struct requests requests;
     struct list partials;   /* struct partial: read-modify-writes under way */
@@ -183,13 +186,25 @@ void volume_free(struct volume *volume);
 void volume_start_fibers(struct volume *volume);
 struct disk *volume_disk(const struct volume *volume, uint32_t number);
 bool disk_usable(const struct disk *disk);
-/* Buffers of the memtable's pool, all or none; waits for the budget. -ESHUTDOWN when halted. */
+/* Buffers of the memtable's pool, all or none; waits for the budget. -ESHUTDOWN when halted; -EAGAIN: none for a
+ * minute, while replaying. */
 MAY_SUSPEND int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks);
 void volume_put_block(struct volume *volume, void *block);
 void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned count);
 void budget_pressure(struct memory_budget *budget);
 /* Runs run(volume) on a fiber that close waits for. */
 void volume_spawn(struct volume *volume, const char *name, void (*run)(void *arg));
+
+/* open_memory.c: a window may be allocated (Y1). */
+MAY_SUSPEND void open_reader_begin(struct memory_budget *budget);
+void open_reader_end(struct memory_budget *budget);
+void open_memory_init(struct open_memory *memory);
+/* Waits until the replay of so many blocks of logs may begin (Y2); more on the way: -EAGAIN (Y3). */
+MAY_SUSPEND void open_replay_begin(struct volume *volume, uint64_t blocks);
+int open_replay_more(struct volume *volume, uint64_t blocks);
+void open_replay_end(struct volume *volume);
+/* It can destage, or is no more. */
+void open_memory_release(struct volume *volume);
 
 /* slow.c: leaves disks that have become slow; cheap, for every batch. */
 void slow_check(struct volume *volume);

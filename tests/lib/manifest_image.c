@@ -20,13 +20,16 @@ void manifest_image_init(struct manifest_image *image)
         image->fakes[i] = fake_disk_new(i + 1, 4 * CAPACITY_BLOCKS);
         list_push_back(&image->disks, &image->fakes[i]->disk.link);
     }
+    memory_budget_init(&image->budget, 16 << 20);
     image->host.disks = &image->disks;
+    image->host.budget = &image->budget;
 }
 
 void manifest_image_fini(struct manifest_image *image)
 {
     for (unsigned i = 0; i < 2; i++)
         fake_disk_free(image->fakes[i]);
+    memory_budget_fini(&image->budget);
 }
 
 struct shard_key manifest_image_key(uint64_t chunk, unsigned copy)
