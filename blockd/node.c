@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <string.h>
 
+#include "blockd/admin/forward.h"
 #include "blockd/admin/server.h"
 #include "blockd/nbd/server.h"
 #include "blockd/node_impl.h"
@@ -201,6 +202,7 @@ void node_stop(struct node *node)
     env_timer_init(&node->stop_due, stop_is_due);
     if (node->volumes)
         env_timer_arm(&node->stop_due, env_now_ns() + STOP_PATIENCE_NS);
+    admin_asks_end(node);
     if (node->admin)
         admin_server_stop(node->admin);
     if (node->nbd)

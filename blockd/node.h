@@ -71,6 +71,7 @@ struct node {
     struct scrub *scrub;
     struct nbd_server *nbd;
     struct admin_server *admin;
+    struct list asks; /* of other nodes, under way (admin/forward.h) */
     uint64_t started_ns;
     bool stop_wanted;
     struct fiber_queue stop_queue;

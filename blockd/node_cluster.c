@@ -19,6 +19,7 @@
 #define SECOND_NS 1000000000ull
 /* Changes of disks come in bunches. */
 #define ADOPT_DELAY_NS (1 * SECOND_NS)
+#define TELL_OWNER_NS (10 * SECOND_NS)
 
 /* --- Changes ----------------------------------------------------------------------------------- */
 
@@ -172,7 +173,7 @@ static void tell_owner(struct node *node, const struct volume_root *root, struct
     snprintf(chunk, sizeof(chunk), "%016" PRIx64, key.chunk);
     json_t *params = json_pack("{s:s, s:s, s:i, s:I, s:I}", "volume", volume, "chunk", chunk,
         "index", key.index, "disk", (json_int_t)disk_number, "block", (json_int_t)block);
-    if (admin_ask(node, root->owner, "shard.damaged", params, NULL, &error) < 0)
+    if (admin_ask(node, root->owner, "shard.damaged", params, TELL_OWNER_NS, NULL, &error) < 0)
         log_warn_limited("damage of volume '%s' was not told: %s; the next scrub finds it again",
             root->name, error);
 }

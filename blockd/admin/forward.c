@@ -11,6 +11,7 @@
 #include "blockd/cluster/server.h"
 #include "blockd/node.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/json_text.h"
 #include "common/mem.h"
 
@@ -64,8 +65,53 @@ static char *unreachable(struct peer *peer, const char *node_name, int r)
                                                             : strerror(-r));
 }
 
+/* F4: what is under way, for admin_asks_end(). */
+struct ask {
+    struct list link; /* node->asks */
+    struct rpc_call call;
+    struct rpc_client *client; /* lives as long as the call is not done */
+    struct fiber *fiber;
+    bool done;
+};
+
+static void ask_done(struct rpc_call *call)
+{
+    struct ask *ask = container_of(call, struct ask, call);
+    ask->done = true;
+    list_remove(&ask->link);
+    fiber_wake(ask->fiber);
+}
+
+MAY_SUSPEND static int ask_peer(struct node *node, struct peer *peer, struct ask *ask)
+{
+    if (!peer || !peer->client)
+        return -EHOSTUNREACH;
+    if (node->phase == NODE_STOPPING)
+        return -ECANCELED;
+    if (!node->asks.next)
+        list_init(&node->asks);
+    ask->client = peer->client;
+    ask->fiber = fiber_self();
+    ask->call.done = ask_done;
+    list_push_back(&node->asks, &ask->link);
+    peer_submit(peer, &ask->call);
+    while (!ask->done)
+        fiber_suspend();
+    return ask->call.result;
+}
+
+void admin_asks_end(struct node *node)
+{
+    if (!node->asks.next)
+        return;
+    list_for_each (it, &node->asks) { /* done() comes later */
+        struct ask *ask = list_entry(it, struct ask, link);
+        rpc_call_cancel(ask->client, &ask->call);
+    }
+}
+
 int admin_ask(struct node *node, const char *node_name, const char *method, json_t *params,
-    json_t **ret_result, char **ret_error)
+    uint64_t timeout_ns, json_t **ret_result, char **ret_error)
 {
     json_t *request =
         json_pack("{s:s, s:o}", "method", method, "params", params ? params : json_object());
@@ -80,25 +126,30 @@ int admin_ask(struct node *node, const char *node_name, const char *method, json
     CLEANUP_FREE char *answer = mem_alloc(ANSWER_BYTES_MAX);
     struct iovec payload = {answer, ANSWER_BYTES_MAX};
     struct peer *peer = node->peers ? peers_find(node->peers, node_name) : NULL;
-    struct rpc_call call = {.method = METHOD_ADMIN,
-        .body = body,
-        .body_len_bytes = (uint32_t)strlen(body),
-        .reply_payload = &payload,
-        .reply_payload_count = 1};
-    int r = peer ? peer_call(peer, &call) : -EHOSTUNREACH;
+    struct ask ask = {.call = {.method = METHOD_ADMIN,
+                          .body = body,
+                          .body_len_bytes = (uint32_t)strlen(body),
+                          .patient = true,
+                          .deadline_ns = timeout_ns ? env_now_ns() + timeout_ns : 0,
+                          .reply_payload = &payload,
+                          .reply_payload_count = 1}};
+    int r = ask_peer(node, peer, &ask);
     free(body);
-    if (r < 0) {
+    if (r == -ECANCELED)
+        *ret_error =
+            mem_printf("this node is stopping; node '%s' may do it all the same", node_name);
+    else if (r < 0)
         *ret_error = unreachable(peer, node_name, r);
+    if (r < 0)
         return r;
-    }
-    return read_answer(node_name, answer, call.ret_payload_bytes, ret_result, ret_error);
+    return read_answer(node_name, answer, ask.call.ret_payload_bytes, ret_result, ret_error);
 }
 
 int admin_forward(struct admin_call *call, const char *node_name)
 {
     json_t *params = call->params.object ? json_deep_copy(call->params.object) : NULL;
     return admin_ask(
-        call->ctx, node_name, call->params.method, params, &call->result, &call->error);
+        call->ctx, node_name, call->params.method, params, 0, &call->result, &call->error);
 }
 
 int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_node)

@@ -324,7 +324,7 @@ MAY_SUSPEND static int open_at(
         return r;
     }
     int r = admin_ask(
-        node, target, "volume.info", json_pack("{s:s}", "name", name), &answer, ret_error);
+        node, target, "volume.info", json_pack("{s:s}", "name", name), 0, &answer, ret_error);
     const char *problem = json_string_value(json_object_get(answer, "problem"));
     if (r == 0 && !json_object_get(answer, "epoch")) {
         *ret_error = mem_printf("node '%s' did not open it: %s", target, problem ? problem : "");

@@ -15,6 +15,7 @@
 #include "blockd/cluster/protocol.h"
 #include "blockd/node.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
 #include "tests/lib/remote_world.h"
 
@@ -22,6 +23,9 @@
 
 static struct remote_world w;
 static struct node server_node, client_node;
+static bool silent; /* requests are kept */
+static struct rpc_request *kept[2];
+static unsigned kept_count;
 static const char *answer; /* NULL: as the daemon does */
 
 static const char *deep(void)
@@ -33,6 +37,10 @@ static const char *deep(void)
 
 static void handle(void *ctx, struct rpc_request *request)
 {
+    if (silent) {
+        kept[kept_count++] = request;
+        return;
+    }
     if (!answer) {
         admin_forward_handle(ctx, request);
         return;
@@ -69,6 +77,8 @@ static bool job_done(void *arg)
 static void stop_main(void *arg)
 {
     struct job *job = arg;
+    while (kept_count > 0)
+        rpc_reply(kept[--kept_count], 0, NULL, 0, NULL, 0, NULL, NULL);
     remote_world_stop_server(&w);
     job->done = true;
 }
@@ -91,7 +101,7 @@ static void assert_asked(int want, const char *because)
 {
     CLEANUP_FREE char *error = NULL;
     json_t *result = NULL;
-    assert_int_equal(admin_ask(&client_node, "s", "no.such", NULL, &result, &error), want);
+    assert_int_equal(admin_ask(&client_node, "s", "no.such", NULL, 0, &result, &error), want);
     if (because)
         assert_non_null(strstr(error, because));
     json_decref(result);
@@ -147,11 +157,46 @@ static void requests_of_another_node_that_are_none_are_refused(void **state)
     run(send_requests);
 }
 
+static void ask_in_vain(void *arg)
+{
+    CLEANUP_FREE char *error = NULL;
+    *(int *)arg = admin_ask(&client_node, "s", "volume.flush", NULL, 0, NULL, &error);
+    assert_non_null(strstr(error, "this node is stopping"));
+}
+
+/* F4 */
+static void stop_while_asking(void)
+{
+    int r = 1;
+    CLEANUP_FREE char *error = NULL;
+    silent = true;
+    fiber_spawn("ask", ask_in_vain, &r);
+    assert_int_equal(
+        admin_ask(&client_node, "s", "shard.damaged", NULL, 1000000000, NULL, &error), -ETIMEDOUT);
+    env_sleep_ns(3600ull * 1000000000);
+    assert_int_equal(r, 1);
+    client_node.phase = NODE_STOPPING;
+    admin_asks_end(&client_node);
+    env_sleep_ns(1000000);
+    assert_int_equal(r, -ECANCELED);
+    ask_in_vain(&r);
+    assert_int_equal(r, -ECANCELED);
+    assert_true(list_empty(&client_node.asks));
+    client_node = (struct node){0};
+    silent = false;
+}
+
+static void what_is_not_answered_does_not_hold_up_a_stop(void **state)
+{
+    run(stop_while_asking);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(answers_of_another_node_are_results_or_errors),
         cmocka_unit_test(requests_of_another_node_that_are_none_are_refused),
+        cmocka_unit_test(what_is_not_answered_does_not_hold_up_a_stop),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
