@@ -17,6 +17,8 @@
  *  A2 A forwarded request carries (session, number, epoch); the owner refuses another epoch when the
  *     request gets its place in the order.
  *     The wire is not trusted: what it names is looked up among what that session has attached.
+ *  A4 Nor does the owner give it a place once its client does not wait for it any more (deadline, end
+ *     of the session): the front end may be sending it again, under a new session too.
  *  A3 Ownership follows traffic: an attachment whose forwarded I/O has been most of the volume's for
  *     a while asks its owner for a handoff. The owner destages while it serves, stops, releases to
  *     that node by name (root.successor), and nobody else takes it for a while.
@@ -112,7 +114,7 @@ uint64_t attach_traffic(uint64_t operations, uint64_t bytes);
 /* The owner's side of forwarding, for rpc_server_start (context: struct cluster_server; the user of
  * each of its sessions is a struct attach_session). */
 struct attach_session *attach_session_new(struct attach *attach, const char *node);
-/* All its requests have ended. */
-void attach_session_free(struct attach_session *session);
+/* Its connection is over. Requests that were left behind keep what they use until they end. */
+void attach_session_end(struct attach_session *session);
 extern const struct rpc_method attach_methods[];
 extern const unsigned attach_method_count;

@@ -26,6 +26,7 @@ struct attach_session {
     struct attach *attach;
     char node[RPC_NODE_NAME_BYTES_MAX];
     struct list served;
+    bool ended; /* gone with the last of `served` */
 };
 
 struct served {
@@ -54,6 +55,14 @@ struct attach_session *attach_session_new(struct attach *attach, const char *nod
     return session;
 }
 
+static void session_settle(struct attach_session *session)
+{
+    if (!session->ended || !list_empty(&session->served))
+        return;
+    list_remove(&session->link);
+    mem_free(session);
+}
+
 /* Lets go of what is not needed any more; it may be gone afterwards. */
 static void served_settle(struct served *served)
 {
@@ -67,22 +76,23 @@ static void served_settle(struct served *served)
         volumes_put(attach->options.volumes, volume);
     }
     if (served->detached) {
+        struct attach_session *session = served->session;
         list_remove(&served->link);
         attach->stats.served--;
         mem_free(served);
+        session_settle(session);
     }
 }
 
-void attach_session_free(struct attach_session *session)
+void attach_session_end(struct attach_session *session)
 {
     list_for_each_safe (it, &session->served) {
         struct served *served = list_entry(it, struct served, link);
-        CHECK(!served->opening && served->calls == 0);
         served->detached = true;
         served_settle(served);
     }
-    list_remove(&session->link);
-    mem_free(session);
+    session->ended = true;
+    session_settle(session);
 }
 
 static struct served *served_find(struct attach_session *session, uint64_t attachment)
@@ -102,7 +112,7 @@ void attach_each_served(
         struct attach_session *session = list_entry(it, struct attach_session, link);
         list_for_each (served_it, &session->served) {
             const struct served *served = list_entry(served_it, struct served, link);
-            if (served->volume && served->volume_id == volume_id)
+            if (served->volume && served->volume_id == volume_id && !session->ended)
                 fn(ctx, session->node);
         }
     }
@@ -155,8 +165,8 @@ static void out_free(void *arg)
     mem_free(out);
 }
 
-/* Ends a call of `served`, which was counted. The session may be over as soon as its last request is
- * answered, so that comes last. `out` may be NULL. */
+/* Ends a call of `served`, which was counted and may be gone afterwards, its session too. `out` may be
+ * NULL. */
 static void reply(struct rpc_request *request, struct served *served, int status, unsigned extents,
     struct out *out)
 {
@@ -247,16 +257,18 @@ MAY_SUSPEND static int change(
     struct rpc_request *request, struct volume *volume, const struct wire_volume_request *wanted)
 {
     uint64_t off_bytes = wanted->off_bytes, len_bytes = wanted->len_bytes;
+    struct request_id id = wanted->id;
+    id.given_up = &request->cancelled; /* A4 */
     switch (request->method) {
     case METHOD_VOLUME_WRITE:
         if (len_bytes != request->payload_bytes)
             return -EINVAL;
-        return volume_write(volume, off_bytes, len_bytes, request->payload,
-            wanted->flags | VOLUME_STABLE, wanted->id);
+        return volume_write(
+            volume, off_bytes, len_bytes, request->payload, wanted->flags | VOLUME_STABLE, id);
     case METHOD_VOLUME_TRIM:
-        return volume_trim(volume, off_bytes, len_bytes, wanted->flags, wanted->id);
+        return volume_trim(volume, off_bytes, len_bytes, wanted->flags, id);
     case METHOD_VOLUME_WRITE_ZEROES:
-        return volume_write_zeroes(volume, off_bytes, len_bytes, wanted->flags, wanted->id);
+        return volume_write_zeroes(volume, off_bytes, len_bytes, wanted->flags, id);
     case METHOD_VOLUME_FLUSH:
         return volume_flush(volume);
     default:
@@ -344,6 +356,7 @@ static void handle_call(void *ctx, struct rpc_request *request)
     if (!served)
         return;
     request->user = served;
+    request->may_be_left = true; /* A4 */
     if (request->method == METHOD_VOLUME_STATUS)
         reply(request, served, 0, 0, NULL);
     else
@@ -407,6 +420,7 @@ static void handle_attach(void *ctx, struct rpc_request *request)
     list_push_back(&session->served, &served->link);
     session->attach->stats.served++;
     request->user = served;
+    request->may_be_left = true;
     fiber_spawn("forwarded attach", attach_main, request);
 }
 
@@ -474,6 +488,7 @@ static void handle_handoff(void *ctx, struct rpc_request *request)
     struct handoff *handoff = NEW(struct handoff);
     *handoff = (struct handoff){request, session->attach, "", wanted.volume_id, wanted.epoch};
     strcpy(handoff->node, session->node);
+    request->may_be_left = true; /* what it does is for the store to decide */
     fiber_spawn("handoff", handoff_main, handoff);
 }
 

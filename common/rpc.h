@@ -13,7 +13,9 @@
  *     those two the server may have executed it, or may be about to.
  *  C2 The server's handlers are called in the order of the client's submissions.
  *  C3 A server accepts a new connection of a node only after every request of that node's earlier
- *     connection has ended (S19: a resent request must not be overtaken by its own past).
+ *     connection has ended (S19: a resent request must not be overtaken by its own past), but for
+ *     those of which the handler said that they may be left behind: they are cancelled before
+ *     anything of the new connection is handled, and their replies go nowhere.
  *  C4 Nothing that fails a CRC or a bound reaches a handler or a caller: the connection breaks.
  *  C5 What a peer can make us hold in memory is bounded by the window told in the hello; a client
  *     queues beyond it, a server breaks the connection of one that does not.
@@ -130,6 +132,8 @@ struct rpc_request {
     uint32_t payload_bytes;
     uint64_t deadline_ns; /* in our env_now_ns(); UINT64_MAX = none */
     bool cancelled; /* the client does not wait any more, or has gone: the reply goes nowhere */
+    /* Set by the handler: the session's end does not wait for it (C3). `session` is NULL afterwards. */
+    bool may_be_left;
     struct rpc_session *session;
     void *user; /* the handler's */
     void *impl;
@@ -155,7 +159,7 @@ struct rpc_server_events {
 MAY_SUSPEND int rpc_server_start(const struct rpc_options *options, const char *address,
     const struct rpc_method *methods, unsigned method_count, const struct rpc_server_events *events,
     void *ctx, struct rpc_server **ret_server, char **ret_error);
-/* Ends connections, waits for their requests. */
+/* Ends connections, waits for their requests, also for those that were left behind. */
 MAY_SUSPEND void rpc_server_stop(struct rpc_server *server);
 const char *rpc_server_address(const struct rpc_server *server);
 

@@ -238,6 +238,7 @@ int rpc_server_start(const struct rpc_options *options, const char *address,
     server->address = mem_strdup(rpc_stream_listener_address(listener));
     list_init(&server->sessions);
     list_init(&server->free_tasks);
+    list_init(&server->left);
     fiber_queue_init(&server->gone);
     server->pool = bufpool_new(POOL_BYTES);
     server->accept_runs = true;
@@ -261,7 +262,7 @@ void rpc_server_stop(struct rpc_server *server)
         else if (session->conn.stream)
             rpc_conn_break(&session->conn, "the server is shutting down");
     }
-    while (server->accept_runs || !list_empty(&server->sessions))
+    while (server->accept_runs || !list_empty(&server->sessions) || !list_empty(&server->left))
         fiber_queue_wait(&server->gone);
     rpc_server_free_tasks(server);
     bufpool_free(server->pool);

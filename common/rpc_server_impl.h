@@ -13,8 +13,9 @@
 /* A request and its reply: until rpc_reply() the handler's, then until it is sent the connection's. */
 struct rpc_task {
     struct rpc_request request;
-    struct list link; /* session->open; free: server->free_tasks */
-    struct rpc_session *session;
+    struct list link; /* session->open; left behind: server->left; free: server->free_tasks */
+    struct rpc_server *server;
+    struct rpc_session *session;     /* NULL: left behind */
     const struct rpc_method *method; /* NULL: nobody handles it */
     uint64_t id;
     uint32_t reply_bytes_max;
@@ -61,12 +62,15 @@ struct rpc_server {
     struct bufpool *pool;
     struct list free_tasks;
     unsigned free_task_count;
+    struct list
+        left; /* rpc_task.link: with handlers, their sessions are over; LEFT_BYTES_MAX at most */
+    uint64_t left_bytes;
 };
 
 extern const struct rpc_conn_ops rpc_session_conn_ops;
 
-/* The connection is over: what handlers still have is cancelled; returns when they have replied to
- * all of it. */
+/* The connection is over: what handlers still have is cancelled. */
 void rpc_session_cancel(struct rpc_session *session);
+/* Leaves behind what may be; returns when handlers have replied to the rest. */
 MAY_SUSPEND void rpc_session_drain(struct rpc_session *session);
 void rpc_server_free_tasks(struct rpc_server *server);

@@ -14,6 +14,9 @@
 #include "common/rpc_server_impl.h"
 
 #define FREE_TASKS_MAX 1024u
+/* Of all requests left behind, payload and room for replies: beyond it a session's end waits again. */
+#define LEFT_BYTES_MAX (128ull << 20)
+#define LEFT_TASK_BYTES 4096u /* that one counts for itself */
 /* Larger ones come from the system. */
 #define POOLED_BYTES_MAX (1u << 20)
 
@@ -37,6 +40,7 @@ static struct rpc_task *task_new(struct rpc_session *session)
     }
     memset(task, 0, offsetof(struct rpc_task, own_iov));
     task->sent = NULL;
+    task->server = server;
     task->session = session;
     list_init(&task->link);
     session->task_count++;
@@ -45,7 +49,7 @@ static struct rpc_task *task_new(struct rpc_session *session)
 
 static void payload_get(struct rpc_task *task, uint32_t bytes)
 {
-    struct bufpool *pool = task->session->server->pool;
+    struct bufpool *pool = task->server->pool;
     void *payload = bytes <= BUFPOOL_BLOCK_BYTES ? bufpool_get(pool)
                     : bytes <= POOLED_BYTES_MAX  ? bufpool_get_run(pool, bytes)
                                                  : NULL;
@@ -56,7 +60,7 @@ static void payload_get(struct rpc_task *task, uint32_t bytes)
 
 static void payload_put(struct rpc_task *task)
 {
-    struct bufpool *pool = task->session->server->pool;
+    struct bufpool *pool = task->server->pool;
     void *payload = task->request.payload;
     uint32_t bytes = task->request.payload_bytes;
     task->request.payload = NULL;
@@ -91,10 +95,15 @@ static void uncharge(struct rpc_task *task)
     session->open_bytes -= task->charge_bytes;
 }
 
+static uint64_t left_bytes(const struct rpc_task *task)
+{
+    return task->charge_bytes + LEFT_TASK_BYTES;
+}
+
 static void task_free(struct rpc_task *task)
 {
     struct rpc_session *session = task->session;
-    struct rpc_server *server = session->server;
+    struct rpc_server *server = task->server;
     CHECK(task->out.state == RPC_OUT_IDLE && !task->sent);
     payload_put(task);
     uncharge(task);
@@ -102,13 +111,17 @@ static void task_free(struct rpc_task *task)
     if (task->iov != task->own_iov)
         mem_free(task->iov);
     list_remove(&task->link);
+    if (!session)
+        server->left_bytes -= left_bytes(task);
     if (server->free_task_count < FREE_TASKS_MAX) {
         server->free_task_count++;
         list_push_front(&server->free_tasks, &task->link);
     } else {
         mem_free(task);
     }
-    if (--session->task_count == 0)
+    if (!session)
+        fiber_queue_wake_all(&server->gone);
+    else if (--session->task_count == 0)
         fiber_queue_wake_all(&session->quiet);
 }
 
@@ -287,7 +300,7 @@ void rpc_reply(struct rpc_request *request, int status, const void *body, uint32
         task->sent = sent;
         task->sent_arg = arg;
     }
-    if (rpc_conn_open(&session->conn))
+    if (session && rpc_conn_open(&session->conn))
         rpc_conn_queue(&session->conn, &task->out);
     else
         task_free(task);
@@ -306,8 +319,27 @@ void rpc_session_cancel(struct rpc_session *session)
     session->incoming = NULL;
 }
 
+/* C3. Its payload stays the request's; nobody hears of its end but rpc_server_stop(). */
+static void leave_behind(struct rpc_session *session, struct rpc_task *task)
+{
+    struct rpc_server *server = session->server;
+    CHECK(task->request.cancelled);
+    uncharge(task);
+    list_remove(&task->link);
+    list_push_back(&server->left, &task->link);
+    server->left_bytes += left_bytes(task);
+    session->task_count--;
+    task->session = task->request.session = NULL;
+}
+
 void rpc_session_drain(struct rpc_session *session)
 {
+    struct rpc_server *server = session->server;
+    list_for_each_safe (link, &session->open) {
+        struct rpc_task *task = list_entry(link, struct rpc_task, link);
+        if (task->request.may_be_left && server->left_bytes + left_bytes(task) <= LEFT_BYTES_MAX)
+            leave_behind(session, task);
+    }
     while (session->task_count > 0)
         fiber_queue_wait(&session->quiet);
     CHECK(session->open_calls == 0 && session->open_bytes == 0);

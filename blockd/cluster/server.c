@@ -35,7 +35,7 @@ static void session_ended(void *ctx, struct rpc_session *session)
 {
     struct attach_session *attached = rpc_session_user(session);
     if (attached)
-        attach_session_free(attached);
+        attach_session_end(attached);
     rpc_session_set_user(session, NULL);
 }
 

@@ -74,6 +74,7 @@ static void control_start(
     copy->request = request;
     copy->entry = entry;
     service->in_flight++;
+    request->may_be_left = true; /* shards keep the order of what is done to them, whoever asks */
     fiber_spawn("shard-service", control_main, copy);
 }
 

@@ -34,6 +34,7 @@ static void op_begin(struct io_op *io, struct shard_service *service, struct rpc
     list_init(&io->link);
     io->service = service;
     io->request = request;
+    request->may_be_left = true; /* as in control_start() */
     io->entry = entry;
     service->in_flight++;
 }

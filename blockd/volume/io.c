@@ -320,9 +320,25 @@ void partials_touch(struct volume *v, uint64_t block, uint64_t count)
     }
 }
 
-/* Gives `count` blocks in `data` (taken over) their place in the order and waits for the log.
- * `partial`: the read-modify-write that
- * they come from, 1 = it has to start again (data is still the caller's then). */
+/* Row space and buffers for `count` blocks; -ECANCELED: given up (E4). Nothing suspends between this and the
+ * place in the order of a write of whole blocks. */
+static int get_room(
+    struct volume *v, unsigned count, const struct request *request, void **ret_data)
+{
+    int r = space_reserve(v, count, request);
+    if (r < 0)
+        return r;
+    r = volume_get_blocks(v, count, request->given_up, ret_data);
+    if (r == 0 && request_given_up(request)) {
+        volume_put_blocks(v, ret_data, count);
+        r = -ECANCELED;
+    }
+    if (r < 0)
+        space_unreserve(v, count);
+    return r;
+}
+
+/* Gives `count` blocks in `data` (taken over) their place in the order and waits for the log. */
 static int place_blocks(struct volume *v, uint64_t block, unsigned count, void **data,
     const struct shard_entry *entries, unsigned flags, struct request *request)
 {
@@ -357,14 +373,9 @@ static int write_log(struct volume *v, uint64_t block, unsigned count, const uin
 {
     void *data[WRITE_BLOCKS_MAX];
     struct shard_entry entries[WRITE_BLOCKS_MAX];
-    int r = space_reserve(v, count);
+    int r = get_room(v, count, request, data);
     if (r < 0)
         return r;
-    r = volume_get_blocks(v, count, data);
-    if (r < 0) {
-        space_unreserve(v, count);
-        return r;
-    }
     for (unsigned i = 0; i < count; i++) {
         memcpy(data[i], buf + (size_t)i * BLOCK_BYTES, BLOCK_BYTES); /* the one private copy */
         entries[i] =
@@ -388,21 +399,19 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
 {
     struct partial partial = {.block = off / BLOCK_BYTES};
     void *data[1];
-    int r = space_reserve(v, 1);
+    int r = get_room(v, 1, request, data);
     if (r < 0)
         return r;
-    r = volume_get_blocks(v, 1, data);
-    if (r < 0) {
-        space_unreserve(v, 1);
-        return r;
-    }
     uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
     list_push_back(&v->partials, &partial.link);
     do {
         partial.touched = false;
         r = read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES);
-    } while ((r == 0 && partial.touched && !PLANTED(lost_update)) || comes_back(v, r, until_ns));
+    } while (!request_given_up(request) &&
+             ((r == 0 && partial.touched && !PLANTED(lost_update)) || comes_back(v, r, until_ns)));
     list_remove(&partial.link);
+    if (request_given_up(request)) /* E4 */
+        r = -ECANCELED;
     if (r < 0) {
         volume_put_block(v, data[0]);
         space_unreserve(v, 1);
@@ -503,6 +512,8 @@ static int trim_blocks(
     struct volume *v, uint64_t block, uint64_t count, unsigned flags, struct request *request)
 {
     bool froze = false;
+    if (request_given_up(request)) /* E4: its first part may have waited */
+        return -ECANCELED;
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
     struct commit commit = {.record = {.type = LOG_TRIM,
                                 .block = block,

@@ -48,9 +48,12 @@ static bool has_room(const struct place *p, unsigned len)
 }
 
 /* A place with room for a row of `len`; the mutex is held, so rows take their places in order. */
-static int claim_place(struct volume *v, unsigned len, struct place **ret_place)
+static int claim_place(
+    struct volume *v, unsigned len, const struct request *request, struct place **ret_place)
 {
     for (;;) {
+        if (request_given_up(request)) /* E4 */
+            return -ECANCELED;
         struct place *p = large_place(v, &v->bypass_chunk);
         if (has_room(p, len)) {
             *ret_place = p;
@@ -168,7 +171,7 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     uint32_t header_crcs[CODE_SHARDS_MAX] = {0};
     fiber_mutex_lock(&v->bypass_mutex);
     unsigned len = row_len_for(v->pool.code, count);
-    int r = v->halted ? -ESHUTDOWN : claim_place(v, len, &p);
+    int r = v->halted ? -ESHUTDOWN : claim_place(v, len, request, &p);
     if (r == 0)
         claim_row(v, &large, p, len, &place);
     fiber_mutex_unlock(&v->bypass_mutex);
@@ -180,15 +183,16 @@ static int attempt(struct volume *v, uint64_t block, unsigned count, const struc
     p = state_place(&v->state, large.place_chunk);
     CHECK(p && p->appending > 0); /* a place with rows in flight is neither sealed nor freed */
     p->appending--;
-    if (r == 0 && large.row < p->row_count && !v->halted)
+    bool given_up = request_given_up(request); /* E4 */
+    if (r == 0 && large.row < p->row_count && !v->halted && !given_up)
         return record_row_written(v, &large, block, count, header_crcs, flags, request);
     drop_rows(v, p, large.row);
     list_remove(&large.link);
     fiber_queue_wake_all(&v->bypass_turn);
     if (r == -ESTALE)
         volume_deposed(v);
-    if (v->halted)
-        return -ESHUTDOWN;
+    if (v->halted || given_up)
+        return v->halted ? -ESHUTDOWN : -ECANCELED;
     if (r == -ENOMEM) /* no parity buffers just now */
         env_sleep_ns(1000000);
     return 1;

@@ -292,13 +292,25 @@ static uint64_t needed_blocks(const struct volume *v)
     return v->memtable.block_total + v->reserved_blocks + 2ull * v->gen_blocks;
 }
 
-int space_reserve(struct volume *v, unsigned blocks)
+/* Until something has changed. -ECANCELED: the request was given up meanwhile (E4). */
+static int wait_for_space(struct volume *v, const struct request *request)
 {
-    for (;;) {
+    int r;
+    do
+        r = fiber_queue_wait_until(
+            &v->space_waiters, request->given_up ? env_now_ns() + REQUEST_LOOK_NS : UINT64_MAX);
+    while (r == -ETIMEDOUT && !request_given_up(request));
+    return request_given_up(request) ? -ECANCELED : 0;
+}
+
+int space_reserve(struct volume *v, unsigned blocks, const struct request *request)
+{
+    int r = 0;
+    while (r == 0) {
         if (v->halted || v->closed_to_io)
             return -ESHUTDOWN;
         if (log_is_full(v)) {
-            fiber_queue_wait(&v->space_waiters);
+            r = wait_for_space(v, request);
             continue;
         }
         if (provisioned_blocks(v) >= needed_blocks(v) + blocks) {
@@ -309,13 +321,12 @@ int space_reserve(struct volume *v, unsigned blocks)
         v->space_error = 0;
         v->has_written = true; /* reclaiming may have let go of what was ready */
         fiber_queue_wake_all(&v->provisioner_wake);
-        fiber_queue_wait(&v->space_waiters);
-        if (v->space_error == -ENOSPC && provisioned_blocks(v) < needed_blocks(v) + blocks) {
-            int r = reclaim_wait(v);
-            if (r < 0)
-                return r;
-        }
+        r = wait_for_space(v, request);
+        if (r == 0 && v->space_error == -ENOSPC &&
+            provisioned_blocks(v) < needed_blocks(v) + blocks)
+            r = reclaim_wait(v);
     }
+    return r;
 }
 
 void space_unreserve(struct volume *v, unsigned blocks)

@@ -17,7 +17,7 @@
 
 int recovery_block(struct recovery *rec, void **ret_data)
 {
-    int r = volume_get_blocks(rec->volume, 1, ret_data);
+    int r = volume_get_blocks(rec->volume, 1, NULL, ret_data);
     if (r == -EAGAIN)
         *rec->ret_error = mem_strdup("no memory comes free for its log, for other volumes wait for "
                                      "disks (see 'holdfast status'): trying again");

@@ -141,39 +141,58 @@ static void answered(struct requests *requests, struct request_session *s, uint6
     }
 }
 
-static int join(struct requests *requests, struct request_session *s, struct request_entry *entry)
+/* Waits for the one that runs. -ECANCELED: that was given up (or the caller is): look again. */
+static int join(struct requests *requests, struct request_session *s, struct request_entry *entry,
+    const struct request *request)
 {
     entry->waiters++;
-    while (entry->running)
-        fiber_queue_wait(&s->ended);
-    int result = entry->done ? 1 : entry->result;
-    if (--entry->waiters == 0 && !entry->done && entry->last.end_block == 0)
+    while (entry->running && !request_given_up(request))
+        fiber_queue_wait_until(
+            &s->ended, request->given_up ? env_now_ns() + REQUEST_LOOK_NS : UINT64_MAX);
+    int result = entry->running ? -ECANCELED : entry->done ? 1 : entry->result;
+    if (--entry->waiters == 0 && !entry->running && !entry->done && entry->last.end_block == 0)
         entry_drop(requests, s, entry);
     return result;
+}
+
+/* The entry of a request that does not run; NULL with its result. */
+static struct request_entry *entry_for(struct requests *requests, const struct request_id *id,
+    const struct request *request, int *ret_result)
+{
+    for (;;) {
+        struct request_session *s = session_get(requests, id->session);
+        answered(requests, s, id->answered_below);
+        *ret_result = id->number < s->answered_below ? -ESTALE : 0;
+        if (*ret_result < 0)
+            return NULL;
+        struct request_entry *entry =
+            id->number <= s->number_max ? idmap_get(&s->entries, id->number) : NULL;
+        if (!entry)
+            return entry_new(requests, s, id->number);
+        *ret_result = entry->running ? join(requests, s, entry, request) : entry->done;
+        if (*ret_result == -ECANCELED && !request_given_up(request))
+            continue;
+        return *ret_result == 0 ? entry : NULL;
+    }
 }
 
 int request_begin(struct requests *requests, const struct request_id *id,
     struct request *ret_request, uint64_t *ret_from)
 {
-    *ret_request = (struct request){.session = id->session, .number = id->number};
+    *ret_request =
+        (struct request){.session = id->session, .number = id->number, .given_up = id->given_up};
     *ret_from = 0;
+    if (request_given_up(ret_request))
+        return -ECANCELED;
     if (id->session == 0 && id->number == 0)
         return 0;
-    struct request_session *s = session_get(requests, id->session);
-    answered(requests, s, id->answered_below);
-    if (id->number < s->answered_below)
-        return -ESTALE;
-    struct request_entry *entry =
-        id->number <= s->number_max ? idmap_get(&s->entries, id->number) : NULL;
-    if (entry && entry->running)
-        return join(requests, s, entry);
-    if (entry && entry->done)
-        return 1;
+    int result;
+    struct request_entry *entry = entry_for(requests, id, ret_request, &result);
     if (!entry)
-        entry = entry_new(requests, s, id->number);
+        return result;
     entry->running = true;
     *ret_from = entry->last.end_block;
-    ret_request->of = s;
+    ret_request->of = idmap_get(&requests->sessions, id->session);
     ret_request->entry = entry;
     return 0;
 }

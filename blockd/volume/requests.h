@@ -18,6 +18,8 @@
  *     the manifest's record can always hold them, and at most REQUEST_SESSIONS_MAX sessions. Then the
  *     oldest finished ones go, answered or not, of the session first that has been silent for longest:
  *     clients that left without a last word. One that keeps its window (attach.c) never gets there.
+ *  E4 A request that was given up (request_id.given_up) gets no place in the order any more: looked at
+ *     after every wait before that. The same one that waits for its result goes on in its stead.
  */
 #pragma once
 
@@ -46,12 +48,22 @@ struct request_session;
 
 /* One that is being done; on the stack of who does it. */
 struct request {
-    uint64_t session, number; /* 0, 0 = not tracked: nothing below does anything */
+    uint64_t session, number; /* 0, 0 = not tracked: nothing below does anything, but E4 */
+    const bool *given_up;
     struct request_session *of;
     struct request_entry *entry;
 };
 
 void requests_fini(struct requests *requests);
+
+/* How often those who wait look at that. */
+#define REQUEST_LOOK_NS 100000000ull
+
+/* E4 */
+static inline bool request_given_up(const struct request *request)
+{
+    return request->given_up && *request->given_up;
+}
 
 /* 0: it is the caller's to do, from block *ret_from on (0 = all of it), and to end with
  * request_end(). 1: it is done. Negative: its result, or -ESTALE: it was answered long ago. */

@@ -144,7 +144,8 @@ void budget_pressure(struct memory_budget *budget)
     }
 }
 
-int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
+int volume_get_blocks(
+    struct volume *volume, unsigned count, const bool *given_up, void **ret_blocks)
 {
     struct memory_budget *budget = volume->host->budget;
     uint64_t until_ns = 0;
@@ -158,6 +159,8 @@ int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks)
             bufpool_put(budget->blocks, ret_blocks[--n]);
         if (volume->halted)
             return -ESHUTDOWN;
+        if (given_up && *given_up)
+            return -ECANCELED;
         if (until_ns == 0)
             until_ns = env_now_ns() + REPLAY_WAIT_NS;
         if (volume->replaying && env_now_ns() >= until_ns)

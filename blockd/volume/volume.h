@@ -148,6 +148,9 @@ void volume_close_begin(struct volume *volume);
 struct request_id {
     uint64_t session, number;
     uint64_t answered_below;
+    /* NULL, or lent for the call: true once nobody waits for it any more. From then on it gets no place
+     * in the order and ends with -ECANCELED: whoever sent it may be sending it again under another id. */
+    const bool *given_up;
 };
 
 enum volume_io_flags {

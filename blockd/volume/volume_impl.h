@@ -186,9 +186,10 @@ void volume_free(struct volume *volume);
 void volume_start_fibers(struct volume *volume);
 struct disk *volume_disk(const struct volume *volume, uint32_t number);
 bool disk_usable(const struct disk *disk);
-/* Buffers of the memtable's pool, all or none; waits for the budget. -ESHUTDOWN when halted; -EAGAIN: none for a
- * minute, while replaying. */
-MAY_SUSPEND int volume_get_blocks(struct volume *volume, unsigned count, void **ret_blocks);
+/* Buffers of the memtable's pool, all or none; waits for the budget. -ESHUTDOWN when halted; -ECANCELED when
+ * given up (E4; may be NULL); -EAGAIN: none for a minute, while replaying. */
+MAY_SUSPEND int volume_get_blocks(
+    struct volume *volume, unsigned count, const bool *given_up, void **ret_blocks);
 void volume_put_block(struct volume *volume, void *block);
 void volume_put_blocks(struct volume *volume, void *const *blocks, unsigned count);
 void budget_pressure(struct memory_budget *budget);
@@ -361,7 +362,8 @@ uint64_t row_chunk(const struct volume *volume, uint64_t index, const struct pla
 void provisioner(void *arg);
 uint64_t place_room_blocks(const struct volume *volume, const struct place *place);
 uint64_t provisioned_blocks(const struct volume *volume);
-MAY_SUSPEND int space_reserve(struct volume *volume, unsigned blocks);
+MAY_SUSPEND int space_reserve(
+    struct volume *volume, unsigned blocks, const struct request *request);
 void space_unreserve(struct volume *volume, unsigned blocks);
 /* Takes a place out of use for new rows and seals it once its rows are recorded. */
 void place_retire(struct volume *volume, struct place *place);

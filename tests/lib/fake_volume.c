@@ -422,6 +422,8 @@ int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, 
         return rc < 0 ? rc : d->faults.error;
     volume->stats.writes++;
     volume->stats.written_bytes += len_bytes;
+    if (id.given_up && *id.given_up)
+        return -ECANCELED;
     if (!note_write(volume, flags, id))
         return 0;
     d->counts.writes++;
@@ -455,6 +457,8 @@ int volume_trim(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, u
     if (rc < 0)
         return rc;
     volume->stats.trims++;
+    if (id.given_up && *id.given_up)
+        return -ECANCELED;
     if (!note_write(volume, flags, id))
         return 0;
     volume->data->counts.trims++;
@@ -469,6 +473,8 @@ int volume_write_zeroes(struct volume *volume, uint64_t off_bytes, uint64_t len_
     if (rc < 0)
         return rc;
     volume->stats.trims++;
+    if (id.given_up && *id.given_up)
+        return -ECANCELED;
     if (!note_write(volume, flags, id))
         return 0;
     volume->data->counts.zeroes++;

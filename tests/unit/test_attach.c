@@ -36,7 +36,7 @@
 struct rpc_session { /* what one node's client is at the other's server */
     struct attach_session *user;
     struct fiber_queue changed;
-    unsigned pending;
+    struct list open; /* exchange.link: what the server's handlers have */
     bool up;
     uint64_t delay_ns;
     unsigned calls[64];
@@ -52,6 +52,7 @@ struct peers {
 
 struct exchange {
     struct rpc_request base;
+    struct list link;
     struct rpc_session *session;
     bool answered, abandoned;
     int status;
@@ -114,7 +115,7 @@ void rpc_reply(struct rpc_request *request, int status, const void *body, uint32
     }
     if (sent)
         sent(arg);
-    session->pending--;
+    list_remove(&exchange->link);
     if (exchange->abandoned)
         exchange_free(exchange);
     fiber_queue_wake_all(&session->changed);
@@ -181,7 +182,7 @@ int peer_call(struct peer *peer, struct rpc_call *call)
     struct exchange *exchange = exchange_new(session, call);
     CHECK(exchange->in_bytes <= method->payload_bytes_max);
     session->calls[call->method]++;
-    session->pending++;
+    list_push_back(&session->open, &exchange->link);
     struct attach_session *user = session->user;
     method->handle(NULL, &exchange->base);
     int r = 0;
@@ -216,19 +217,30 @@ static void wire(struct node *from, struct node *to, const char *to_name, const 
     strcpy(from->peers.peer.name, to_name);
     from->peers.peer.peers = &from->peers;
     fiber_queue_init(&from->peers.session.changed);
+    list_init(&from->peers.session.open);
     from->peers.session.up = true;
     from->peers.session.user = attach_session_new(to->attach, from_name);
 }
 
-/* C3: the session is over when its requests are; then a new one can begin. */
+/* C3: the session is over when its requests are, or have been left behind; then a new one can begin. */
+static bool must_wait(const struct rpc_session *session)
+{
+    list_for_each (it, &session->open)
+        if (!list_entry(it, struct exchange, link)->base.may_be_left)
+            return true;
+    return false;
+}
+
 static void unwire(struct node *from)
 {
     struct rpc_session *session = &from->peers.session;
     session->up = false;
+    list_for_each (it, &session->open)
+        list_entry(it, struct exchange, link)->base.cancelled = true;
     fiber_queue_wake_all(&session->changed);
-    while (session->pending > 0)
+    while (must_wait(session))
         fiber_queue_wait(&session->changed);
-    attach_session_free(session->user);
+    attach_session_end(session->user);
     session->user = NULL;
 }
 
@@ -555,19 +567,15 @@ static void late_write(void *arg)
     write->done = true;
 }
 
-/* The write is executed while its connection breaks: -ESHUTDOWN, and the same again is not done twice. */
+/* The write was executed when its connection broke: -ESHUTDOWN, and the same again is not done twice. */
 static void broken_body(void)
 {
     static uint8_t buf[BLOCK];
     struct events e1 = {0}, e2 = {0};
     struct attachment *a1 = get(&n1, &e1), *a2 = get(&n2, &e2);
-    struct late_write write = {.attachment = a2, .number = 5};
-    fake_volume_faults(n1.volumes, "vm1")->delay_ns = 50 * MS;
-    fiber_spawn("write", late_write, &write);
-    env_sleep_ns(10 * MS);
-    unwire(&n2); /* waits for the call, as rpc does before it lets the node connect again */
-    assert_true(write.done);
-    assert_int_equal(write.result, -ESHUTDOWN);
+    n2.peers.session.lose_answers = 1;
+    assert_int_equal(attach_write(a2, 0, BLOCK, buf, 0, number(5)), -ESHUTDOWN);
+    unwire(&n2);
     assert_int_equal(e2.halted, 1);
     assert_int_equal(e1.halted, 0);
     assert_int_equal(counts()->writes, 1);
@@ -587,6 +595,42 @@ static void broken_body(void)
 static void test_a_broken_connection_leaves_the_outcome_open(void **state)
 {
     run(broken_body);
+}
+
+/* C3, A4: the write waits at its owner when its connection breaks. A new one does not wait for it, and it is
+ * not executed any more. */
+static void left_body(void)
+{
+    static uint8_t buf[BLOCK];
+    struct events e1 = {0}, e2 = {0};
+    struct attachment *a1 = get(&n1, &e1), *a2 = get(&n2, &e2);
+    struct late_write write = {.attachment = a2, .number = 5};
+    fake_volume_faults(n1.volumes, "vm1")->stuck = true;
+    fiber_spawn("write", late_write, &write);
+    env_sleep_ns(10 * MS);
+    uint64_t start_ns = env_now_ns();
+    unwire(&n2);
+    assert_true(env_now_ns() == start_ns);
+    assert_true(fake_volume_users(n1.volumes, "vm1") == 2); /* it still has the volume */
+    env_sleep_ns(MS);
+    assert_true(write.done);
+    assert_int_equal(write.result, -ESHUTDOWN);
+    attach_put(a2);
+    rewire(&n2, &n1, "n2");
+    a2 = get(&n2, &e2);
+    fake_volume_faults(n1.volumes, "vm1")->stuck = false;
+    assert_int_equal(attach_write(a2, 0, BLOCK, buf, 0, number(6)), 0);
+    env_sleep_ns(10 * MS);
+    assert_int_equal(counts()->writes, 1);
+    assert_int_equal(counts()->last_id.number, 6);
+    assert_int_equal(fake_volume_users(n1.volumes, "vm1"), 2);
+    attach_put(a1);
+    attach_put(a2);
+}
+
+static void test_what_waits_is_left_behind_and_gets_no_place(void **state)
+{
+    run(left_body);
 }
 
 static void timeout_body(void)
@@ -886,6 +930,7 @@ int main(void)
         cmocka_unit_test(test_a_forced_delete_reaches_all_nodes),
         cmocka_unit_test(test_a_node_counts_once_as_a_user_and_says_when_it_is_none),
         cmocka_unit_test(test_a_broken_connection_leaves_the_outcome_open),
+        cmocka_unit_test(test_what_waits_is_left_behind_and_gets_no_place),
         cmocka_unit_test(test_an_owner_that_does_not_answer_is_left),
         cmocka_unit_test(test_each_epoch_has_its_own_attachments),
         cmocka_unit_test(test_an_idle_holder_elsewhere_lets_go_of_a_halted_volume),

@@ -98,6 +98,7 @@ static struct volume *must_acquire(struct host *h)
     return volume;
 }
 
+static struct fiber_group group;
 static uint8_t page[BLOCK_BYTES] __attribute__((aligned(BLOCK_BYTES)));
 
 static int read_one(struct volume *v)
@@ -234,7 +235,6 @@ BODY(a_volume_that_is_handed_over_waits_for_its_successor)
     assert_int_equal(volume_close(v), 0);
 }
 
-static struct fiber_group group;
 static struct volume *reader_volume;
 
 static void reader(void *arg)
@@ -253,6 +253,63 @@ static uint64_t noops_of_reads(struct volume *v, unsigned count)
         fiber_spawn("reader", reader, (void *)i);
     assert_int_equal(fiber_group_wait(&group), 0);
     return volume_stats(v)->read_noops - before;
+}
+
+struct late_write {
+    struct volume *volume;
+    unsigned len_bytes;
+    bool given_up;
+    int result;
+};
+
+static void write_late(void *arg)
+{
+    static uint8_t old[64 * BLOCK_BYTES] __attribute__((aligned(BLOCK_BYTES)));
+    struct late_write *write = arg;
+    memset(old, 2, sizeof(old));
+    write->result = volume_write(write->volume, 0, write->len_bytes, old, VOLUME_STABLE,
+        (struct request_id){7, 1, 1, &write->given_up});
+    fiber_group_done(&group, 0);
+}
+
+/* E4, S19: a write that waits for disks; its connection breaks, the client sends it again in a new session,
+ * then writes the block anew. The first one, had it its place now, would undo that. */
+static void overtake(struct volume *v, unsigned len_bytes)
+{
+    struct late_write write = {.volume = v, .len_bytes = len_bytes};
+    memset(page, 1, sizeof(page));
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_destage(v), 0);
+    for (unsigned i = 0; i < DISKS; i++)
+        fakes[i]->latency_ns = SECOND_NS;
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    fiber_spawn("late", write_late, &write);
+    env_sleep_ns(SECOND_NS / 2);
+    assert_int_equal(group.pending, 1);
+    write.given_up = true;
+    for (unsigned i = 0; i < DISKS; i++)
+        fakes[i]->latency_ns = 0;
+    for (uint8_t tag = 2; tag <= 3; tag++) {
+        memset(page, tag, sizeof(page));
+        assert_int_equal(
+            volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){len_bytes, tag, tag}), 0);
+    }
+    assert_int_equal(fiber_group_wait(&group), 0);
+    assert_int_equal(write.result, -ECANCELED);
+    assert_int_equal(read_one(v), 0);
+    assert_int_equal(page[0], 3);
+}
+
+BODY(a_write_that_was_given_up_does_not_undo_a_later_one)
+{
+    struct volume *v = must_acquire(&a);
+    overtake(v, 512);
+    assert_int_equal(volume_close(v), 0);
+    v = must_acquire(&a);
+    overtake(v, 64 * BLOCK_BYTES); /* waits for a chunk */
+    overtake(v, 63 * BLOCK_BYTES); /* has one, waits for its row */
+    assert_int_equal(volume_close(v), 0);
 }
 
 /* X3 */
@@ -419,6 +476,7 @@ int main(void)
         cmocka_unit_test(a_living_owner_is_not_robbed),
         cmocka_unit_test(a_process_takes_its_own_volume_again),
         cmocka_unit_test(a_volume_that_is_handed_over_waits_for_its_successor),
+        cmocka_unit_test(a_write_that_was_given_up_does_not_undo_a_later_one),
         cmocka_unit_test(without_a_lease_reads_take_a_place_in_the_log),
         cmocka_unit_test(no_ops_alone_do_not_fill_the_log),
         cmocka_unit_test(a_new_session_finds_that_somebody_else_has_it),

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Requests that come again: done once, here and on the next owner (E1-E3).
+ * Requests that come again: done once, here and on the next owner (E1-E4).
  */
 #include "fake_env.h"
 
@@ -152,6 +152,52 @@ static void record_into(struct state *state, uint64_t committed_seq)
     records_fini(&records);
 }
 
+struct again {
+    bool given_up;
+    struct request request;
+    uint64_t from;
+    int result;
+};
+
+static void begin_again(void *arg)
+{
+    struct again *again = arg;
+    struct request_id id = {
+        .session = 7, .number = 1, .answered_below = 1, .given_up = &again->given_up};
+    again->result = request_begin(&requests, &id, &again->request, &again->from);
+    fiber_group_done(&group, 0);
+}
+
+/* E4: the one that came first over a connection that broke, and twice again. */
+BODY(the_same_request_goes_on_where_one_was_given_up)
+{
+    struct again first = {0}, second = {0}, third = {0};
+    fiber_group_init(&group);
+    fiber_group_add(&group, 3);
+    begin_again(&first);
+    assert_int_equal(first.result, 0);
+    request_note(&first.request, 4, 7);
+    fiber_spawn("again", begin_again, &second);
+    fiber_spawn("again", begin_again, &third);
+    env_sleep_ns(1000000);
+    assert_int_equal(group.pending, 2);
+    second.given_up = true; /* leaves, though the first one still runs */
+    env_sleep_ns(2 * REQUEST_LOOK_NS);
+    assert_int_equal(group.pending, 1);
+    assert_int_equal(second.result, -ECANCELED);
+    first.given_up = true;
+    assert_true(request_given_up(&first.request));
+    request_end(&requests, &first.request, -ECANCELED);
+    fiber_group_wait(&group);
+    assert_int_equal(third.result, 0);
+    assert_int_equal(third.from, 4);
+    request_end(&requests, &third.request, 0);
+    assert_int_equal(requests.count, 1);
+    fiber_group_add(&group, 1);
+    begin_again(&second);
+    assert_int_equal(second.result, -ECANCELED);
+}
+
 BODY(the_next_owner_knows_what_the_manifest_and_the_log_say)
 {
     struct request request;
@@ -264,6 +310,7 @@ int main(void)
         cmocka_unit_test(what_is_done_is_not_done_again_until_it_was_answered),
         cmocka_unit_test(a_request_without_a_session_is_not_tracked),
         cmocka_unit_test(the_same_request_meanwhile_waits_for_the_first),
+        cmocka_unit_test(the_same_request_goes_on_where_one_was_given_up),
         cmocka_unit_test(the_next_owner_knows_what_the_manifest_and_the_log_say),
         cmocka_unit_test(what_is_remembered_is_bounded),
         cmocka_unit_test(what_is_remembered_of_many_sessions_is_bounded_and_can_be_recorded),

@@ -349,6 +349,17 @@ static void without_a_connection_calls_end_and_attempts_go_on(void **state)
     assert_int_equal(run(nobody_main), 0);
 }
 
+static bool is_client_connected(void)
+{
+    return rpc_client_connected(fx.client);
+}
+
+static void release_soon(void *arg)
+{
+    env_sleep_ns(20 * RPC_MS);
+    fixture_release();
+}
+
 static bool two_began(void)
 {
     return fx.began == 2;
@@ -381,6 +392,46 @@ static int again_main(void *arg)
 static void a_node_that_connects_again_waits_for_its_earlier_requests(void **state)
 {
     assert_int_equal(run(again_main), 0);
+}
+
+/* C3: but not for what may be left behind; a stop waits for that too. */
+static int left_main(void *arg)
+{
+    uint64_t before_bytes = mem_used_bytes(fiber_env());
+    static uint8_t data[8192] __attribute__((aligned(4096)));
+    struct iovec payload = {data, sizeof(data)};
+    memset(data, 7, sizeof(data));
+    fixture_start(node_b, node_a);
+    done_count = 0;
+    struct rpc_call call = {
+        .method = WAIT, .payload = &payload, .payload_count = 1, .done = count_done};
+    rpc_call_submit(fx.client, &call);
+    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    fx.waiting[0]->may_be_left = true;
+    rpc_client_free(fx.client);
+    fx.client = rpc_client_new(&node_a, rpc_server_address(fx.server), "b", NULL, NULL);
+    CHECK(wait_until(two_began, 2000 * RPC_MS) && fx.ended == 1);
+    CHECK(fx.waiting_count == 1 && fx.waiting[0]->cancelled && !fx.waiting[0]->session);
+    CHECK(memcmp(fx.waiting[0]->payload, data, sizeof(data)) == 0); /* still the handler's */
+    CHECK(wait_until(is_client_connected, 2000 * RPC_MS));
+    echo_one(100, 1, 1);
+    fixture_reply(fx.waiting[0], 4096, NULL, 'x'); /* to nowhere */
+    fx.waiting_count = 0;
+
+    rpc_call_submit(fx.client, &call);
+    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    fx.waiting[0]->may_be_left = true;
+    rpc_client_free(fx.client);
+    env_sleep_ns(20 * RPC_MS);
+    fiber_spawn("release", release_soon, NULL);
+    rpc_server_stop(fx.server);
+    CHECK(fx.waiting_count == 0 && mem_used_bytes(fiber_env()) == before_bytes);
+    return 0;
+}
+
+static void what_may_be_left_behind_does_not_hold_up_the_next_connection(void **state)
+{
+    assert_int_equal(run(left_main), 0);
 }
 
 static int stop_main(void *arg)
@@ -427,6 +478,7 @@ int main(void)
         cmocka_unit_test(wrong_clusters_and_nodes_are_refused_in_words_on_both_sides),
         cmocka_unit_test(without_a_connection_calls_end_and_attempts_go_on),
         cmocka_unit_test(a_node_that_connects_again_waits_for_its_earlier_requests),
+        cmocka_unit_test(what_may_be_left_behind_does_not_hold_up_the_next_connection),
         cmocka_unit_test(ends_in_either_order_leave_nothing_behind),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
