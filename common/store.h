@@ -110,3 +110,11 @@ void store_mem_set_clock(struct store_mem *mem, uint64_t (*now_ns)(void));
  * -ETIMEDOUT a transaction may or may not have happened (env_random). Each request takes delay_ns,
  * half of it before its effect. */
 void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns);
+/* Watches are told of each change up to so much later, in order, each at a time of its own. 0 = what comes from
+ * now on is told at once (what is on its way keeps its time). */
+void store_mem_set_watch_delay(struct store_mem *mem, uint64_t delay_ns);
+/* The store has thrown its history away: of what is on its way watches learn only how it ended. */
+void store_mem_resync(struct store_mem *mem);
+/* Of a million transactions that compare something so many meet a record that somebody has just written as it
+ * was: -ECANCELED. */
+void store_mem_set_conflicts(struct store_mem *mem, uint32_t ppm);

@@ -8,6 +8,9 @@
  *
  * Sessions end by time: each handle's timer keeps its own alive and ends those whose time is over,
  * so that another node learns of it without asking.
+ *
+ * Each watch has a queue of its own: what happened is told late where that is asked for, in order, and to each node
+ * at another time.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -17,6 +20,7 @@
 #include "common/env.h"
 #include "common/env_impl.h"
 #include "common/mem.h"
+#include "common/rng.h"
 #include "common/store_impl.h"
 
 struct entry {
@@ -37,11 +41,13 @@ struct store_mem {
     struct entry *entries; /* by key */
     unsigned count, capacity;
     uint64_t revision;
-    uint64_t session_last;
+    uint64_t session_last, handle_last;
     struct list sessions; /* struct session.link */
     struct list handles;  /* struct handle.link */
     int fault;
     uint64_t delay_ns;
+    uint64_t watch_delay_ns;
+    uint32_t conflicts_ppm;
     uint64_t (*now_ns)(void); /* the store's own clock */
 };
 
@@ -49,9 +55,30 @@ struct handle {
     struct store store;
     struct list link;
     struct store_mem *mem;
+    uint64_t number;
     uint64_t session; /* 0 = none */
     uint64_t ttl_ns;
     uint64_t valid_until_ns; /* by CLOCK_BOOTTIME */
+    struct env_timer timer;
+    struct list watches; /* struct mem_watch.link */
+};
+
+/* A change on its way to a watch. */
+struct notice {
+    struct list link;
+    char *key, *data; /* data NULL: deleted */
+    size_t len_bytes;
+    uint64_t revision;
+    uint64_t due_ns; /* by the clock of the watch's env */
+    bool first_put;  /* nothing of this key was told before */
+};
+
+struct mem_watch {
+    struct list link;
+    struct handle *handle;
+    struct store_watch *watch;
+    char *prefix;
+    struct list notices; /* struct notice.link, by revision */
     struct env_timer timer;
 };
 
@@ -119,19 +146,108 @@ static void entry_remove(struct store_mem *mem, struct entry *entry)
     memmove(&mem->entries[i], &mem->entries[i + 1], (mem->count - i) * sizeof(*mem->entries));
 }
 
-static void notify_all(
-    struct store_mem *mem, const char *key, const void *data, size_t len_bytes, uint64_t revision)
+/* --- Watches --------------------------------------------------------------------------------- */
+
+static uint64_t watch_now_ns(const struct mem_watch *watch)
 {
-    list_for_each (it, &mem->handles)
-        store_notify(&list_entry(it, struct handle, link)->store, key, data, len_bytes, revision);
+    struct env *env = watch->handle->store.env;
+    return env->ops->now_ns(env);
 }
+
+static void notice_free(struct notice *notice)
+{
+    list_remove(&notice->link);
+    free(notice->key);
+    free(notice->data);
+    free(notice);
+}
+
+static void notices_tell_due(struct mem_watch *watch)
+{
+    while (!list_empty(&watch->notices)) {
+        struct notice *notice = list_entry(watch->notices.next, struct notice, link);
+        if (notice->due_ns > watch_now_ns(watch)) {
+            env_timer_arm(&watch->timer, notice->due_ns);
+            return;
+        }
+        store_watch_tell(
+            watch->watch, notice->key, notice->data, notice->len_bytes, notice->revision);
+        notice_free(notice);
+    }
+}
+
+static void watch_timer_fired(struct env_timer *timer)
+{
+    notices_tell_due(container_of(timer, struct mem_watch, timer));
+}
+
+static void notice_queue(struct mem_watch *watch, const struct entry *entry, bool deleted,
+    bool first_put, uint64_t revision)
+{
+    const struct store_mem *mem = watch->handle->mem;
+    struct notice *notice = must(calloc(1, sizeof(*notice)));
+    notice->key = copy_of(entry->key, strlen(entry->key));
+    notice->data = deleted ? NULL : copy_of(entry->data, entry->len_bytes);
+    notice->len_bytes = deleted ? 0 : entry->len_bytes;
+    notice->revision = revision;
+    notice->first_put = first_put;
+    notice->due_ns = watch_now_ns(watch);
+    if (mem->watch_delay_ns)
+        notice->due_ns += rng_mix(revision ^ watch->handle->number << 32) % mem->watch_delay_ns;
+    if (!list_empty(&watch->notices))
+        notice->due_ns =
+            MAX(notice->due_ns, list_entry(watch->notices.prev, struct notice, link)->due_ns);
+    list_push_back(&watch->notices, &notice->link);
+    notices_tell_due(watch);
+}
+
+static void notify_all(struct store_mem *mem, const struct entry *entry, bool deleted,
+    bool first_put, uint64_t revision)
+{
+    list_for_each (it, &mem->handles) {
+        struct handle *handle = list_entry(it, struct handle, link);
+        list_for_each (jt, &handle->watches) {
+            struct mem_watch *watch = list_entry(jt, struct mem_watch, link);
+            if (strncmp(entry->key, watch->prefix, strlen(watch->prefix)) == 0)
+                notice_queue(watch, entry, deleted, first_put, revision);
+        }
+    }
+}
+
+static void watch_end(struct mem_watch *watch)
+{
+    while (!list_empty(&watch->notices))
+        notice_free(list_entry(watch->notices.next, struct notice, link));
+    list_remove(&watch->link);
+    free(watch->prefix);
+    free(watch);
+}
+
+/* The history between was thrown away (etcd's compaction): of each key only the latest is learned, and nothing of
+ * one that came and went. */
+static void watch_resync(struct mem_watch *watch)
+{
+    list_for_each_safe (it, &watch->notices) {
+        struct notice *notice = list_entry(it, struct notice, link), *later = NULL;
+        for (struct list *jt = it->next; jt != &watch->notices && !later; jt = jt->next) {
+            struct notice *other = list_entry(jt, struct notice, link);
+            later = strcmp(other->key, notice->key) == 0 ? other : NULL;
+        }
+        if (later)
+            later->first_put = notice->first_put;
+        if (later || (!notice->data && notice->first_put))
+            notice_free(notice);
+    }
+}
+
+/* --- Changes --------------------------------------------------------------------------------- */
 
 static void delete_key(struct store_mem *mem, const char *key, uint64_t revision)
 {
     struct entry *entry = entry_find(mem, key);
     if (!entry)
         return;
-    notify_all(mem, key, NULL, 0, revision);
+    notify_all(mem, entry, true, false, revision);
     entry_remove(mem, entry);
 }
 
@@ -139,6 +255,7 @@ static void put_key(
     struct store_mem *mem, const struct store_op *op, uint64_t session, uint64_t revision)
 {
     struct entry *entry = entry_find(mem, op->key);
+    bool first_put = !entry;
     if (!entry)
         entry = entry_insert(mem, op->key);
     free(entry->data);
@@ -146,7 +263,21 @@ static void put_key(
     entry->len_bytes = op->len_bytes;
     entry->revision = revision;
     entry->session = op->session ? session : 0;
-    notify_all(mem, entry->key, entry->data, entry->len_bytes, revision);
+    notify_all(mem, entry, false, first_put, revision);
+}
+
+/* Somebody else writes what a transaction compares, as it was. */
+static void touch_one(
+    struct store_mem *mem, const struct store_compare *compares, unsigned compare_count)
+{
+    for (unsigned i = 0; i < compare_count; i++) {
+        struct entry *entry = entry_find(mem, compares[i].key);
+        if (!entry)
+            continue;
+        entry->revision = ++mem->revision;
+        notify_all(mem, entry, false, false, entry->revision);
+        return;
+    }
 }
 
 /* --- Sessions -------------------------------------------------------------------------------- */
@@ -164,7 +295,7 @@ static void session_end(struct store_mem *mem, struct session *session)
     uint64_t revision = ++mem->revision;
     for (unsigned i = mem->count; i-- > 0;)
         if (mem->entries[i].session == session->id) {
-            notify_all(mem, mem->entries[i].key, NULL, 0, revision);
+            notify_all(mem, &mem->entries[i], true, false, revision);
             entry_remove(mem, &mem->entries[i]);
         }
     list_remove(&session->link);
@@ -296,6 +427,9 @@ static int mem_txn(struct store *store, const struct store_compare *compares,
 {
     struct handle *handle = handle_of(store);
     int r = request_begin(handle);
+    if (r == 0 && handle->mem->conflicts_ppm &&
+        env_random_u64() % 1000000 < handle->mem->conflicts_ppm)
+        touch_one(handle->mem, compares, compare_count);
     if (r == 0 || (r == -ETIMEDOUT && (env_random_u64() & 1))) {
         int applied = txn_apply(handle, compares, compare_count, ops, op_count, ret_revision);
         r = r < 0 ? r : applied;
@@ -327,9 +461,46 @@ static uint64_t mem_session_valid_until_ns(const struct store *store)
     return handle_of(store)->valid_until_ns;
 }
 
+/* What is there and what comes are divided at one moment. */
+static int mem_watch_start(struct store *store, struct store_watch *told, const char *prefix,
+    uint64_t revision, void **ret_remote)
+{
+    struct handle *handle = handle_of(store);
+    const struct store_mem *mem = handle->mem;
+    int r = request_begin(handle);
+    if (r < 0)
+        return request_end(handle, r);
+    for (unsigned i = entry_at(mem, prefix); i < mem->count; i++) {
+        const struct entry *entry = &mem->entries[i];
+        if (strncmp(entry->key, prefix, strlen(prefix)) != 0)
+            break;
+        if (entry->revision > revision)
+            store_watch_tell(told, entry->key, entry->data, entry->len_bytes, entry->revision);
+    }
+    struct mem_watch *watch = must(calloc(1, sizeof(*watch)));
+    watch->handle = handle;
+    watch->watch = told;
+    watch->prefix = copy_of(prefix, strlen(prefix));
+    list_init(&watch->notices);
+    env_timer_init(&watch->timer, watch_timer_fired);
+    list_push_back(&handle->watches, &watch->link);
+    r = request_end(handle, 0);
+    *ret_remote = watch;
+    return r;
+}
+
+static void mem_watch_stop(struct store *store, void *remote)
+{
+    struct mem_watch *watch = remote;
+    env_timer_cancel(&watch->timer);
+    watch_end(watch);
+}
+
 static void handle_free(struct handle *handle)
 {
     list_remove(&handle->link);
+    while (!list_empty(&handle->watches))
+        watch_end(list_entry(handle->watches.next, struct mem_watch, link));
     store_forget_watches(&handle->store);
     free(handle);
 }
@@ -350,6 +521,8 @@ static const struct store_ops mem_ops = {
     .txn = mem_txn,
     .session_start = mem_session_start,
     .session_valid_until_ns = mem_session_valid_until_ns,
+    .watch_start = mem_watch_start,
+    .watch_stop = mem_watch_stop,
     .close = mem_close,
 };
 
@@ -381,6 +554,8 @@ struct store *store_mem_open(struct store_mem *mem)
     struct handle *handle = must(calloc(1, sizeof(*handle)));
     store_init(&handle->store, &mem_ops);
     handle->mem = mem;
+    handle->number = ++mem->handle_last;
+    list_init(&handle->watches);
     list_push_back(&mem->handles, &handle->link);
     env_timer_init(&handle->timer, session_timer_fired);
     return &handle->store;
@@ -392,8 +567,11 @@ void store_mem_env_crashed(struct store_mem *mem, const struct env *env)
         struct handle *handle = list_entry(it, struct handle, link);
         if (handle->store.env != env)
             continue;
-        if (env->timer_count > 0) /* 0: its timers are gone already */
+        if (env->timer_count > 0) { /* 0: its timers are gone already */
             env_timer_cancel(&handle->timer);
+            list_for_each (jt, &handle->watches)
+                env_timer_cancel(&list_entry(jt, struct mem_watch, link)->timer);
+        }
         handle_free(handle);
     }
 }
@@ -407,4 +585,23 @@ void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns)
 {
     mem->fault = error;
     mem->delay_ns = delay_ns;
+}
+
+void store_mem_set_watch_delay(struct store_mem *mem, uint64_t delay_ns)
+{
+    mem->watch_delay_ns = delay_ns;
+}
+
+void store_mem_resync(struct store_mem *mem)
+{
+    list_for_each (it, &mem->handles) {
+        struct handle *handle = list_entry(it, struct handle, link);
+        list_for_each (jt, &handle->watches)
+            watch_resync(list_entry(jt, struct mem_watch, link));
+    }
+}
+
+void store_mem_set_conflicts(struct store_mem *mem, uint32_t ppm)
+{
+    mem->conflicts_ppm = ppm;
 }

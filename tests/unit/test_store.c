@@ -332,6 +332,66 @@ BODY(mem_session_of_an_unreachable_node_ends_and_others_learn_of_it)
     store_close(other);
 }
 
+BODY(mem_watch_is_told_late_and_in_order)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    assert_int_equal(store_watch_start(store, "", 0, note_change, NULL, &watch), 0);
+    store_mem_set_watch_delay(world.mem, 10 * SECOND_NS);
+    put(store, "a", "1");
+    put(store, "b", "1");
+    put(store, "c", "1");
+    assert_string_equal(told, "");
+    assert_holds(store, "c", "1");
+    store_mem_set_watch_delay(world.mem, 0);
+    put(store, "d", "1"); /* not before what is on its way */
+    assert_string_equal(told, "");
+    env_sleep_ns(10 * SECOND_NS);
+    assert_string_equal(told, "a=1 b=1 c=1 d=1 ");
+    store_close(store);
+}
+
+BODY(mem_resync_tells_how_it_ended)
+{
+    struct store *store = open_store();
+    struct store_watch *watch;
+    put(store, "gone", "0");
+    told[0] = 0;
+    assert_int_equal(store_watch_start(store, "", 0, note_change, NULL, &watch), 0);
+    env_sleep_ns(1000);
+    store_mem_set_watch_delay(world.mem, 1000 * SECOND_NS);
+    struct store_op delete[] = {
+        {.type = STORE_DELETE, .key = "gone"}, {.type = STORE_DELETE, .key = "brief"}};
+    put(store, "a", "1");
+    put(store, "brief", "1");
+    put(store, "a", "2");
+    assert_int_equal(store_txn(store, NULL, 0, delete, 2, NULL), 0);
+    store_mem_resync(world.mem);
+    env_sleep_ns(1000 * SECOND_NS);
+    assert_string_equal(told, "gone=0 a=2 -gone ");
+    store_close(store);
+}
+
+BODY(mem_conflicts_are_somebody_elses_writes)
+{
+    struct store *store = open_store();
+    struct store_op op = put_op("k", "2");
+    struct store_value value;
+    put(store, "k", "1");
+    assert_int_equal(store_get(store, "k", &value), 0);
+    struct store_compare compare = {.key = "k", .revision = value.revision};
+    store_value_fini(&value);
+    store_mem_set_conflicts(world.mem, 1000000);
+    assert_int_equal(store_txn(store, &compare, 1, &op, 1, NULL), -ECANCELED);
+    store_mem_set_conflicts(world.mem, 0);
+    assert_holds(store, "k", "1");
+    assert_int_equal(store_get(store, "k", &value), 0);
+    assert_true(value.revision > compare.revision);
+    store_value_fini(&value);
+    store_close(store);
+}
+
 static struct fake_env victim;
 
 static void victim_body(void *arg)
@@ -391,6 +451,9 @@ int main(void)
         MEM(mem_faults_answer_and_change_nothing),
         MEM(mem_unknown_outcome_is_either),
         MEM(mem_session_of_an_unreachable_node_ends_and_others_learn_of_it),
+        MEM(mem_watch_is_told_late_and_in_order),
+        MEM(mem_resync_tells_how_it_ended),
+        MEM(mem_conflicts_are_somebody_elses_writes),
         MEM(mem_content_survives_a_crashed_env_and_its_session_times_out),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -28,6 +28,8 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_STORE_DOWN] = "store outage",
     [FAULT_STORE_UNKNOWN] = "store: outcome unknown",
     [FAULT_STORE_SLOW] = "slow store",
+    [FAULT_STORE_WATCH] = "store: late watches",
+    [FAULT_STORE_CONFLICT] = "store: conflicts",
     [FAULT_CLOCK_DRIFT] = "clock drift",
     [FAULT_CLOCK_JUMP] = "clock jump",
     [FAULT_KILL_ALL] = "all processes killed",
@@ -212,6 +214,17 @@ static void store_fault(struct cluster *c, enum cluster_fault kind)
     store_mem_set_fault(c->store, 0, 0);
 }
 
+/* They stay late until it is quiet, or until another fault of this kind. */
+static void watch_fault(struct cluster *c)
+{
+    store_mem_set_watch_delay(c->store, rng_between(&c->fault_rng, 20, 4000) * CLUSTER_MS);
+    cluster_run_for(c, rng_between(&c->fault_rng, 50, 6000) * CLUSTER_MS);
+    if (rng_one_in(&c->fault_rng, 2)) {
+        sim_part_says(", compacted");
+        store_mem_resync(c->store);
+    }
+}
+
 static void clock_fault(struct cluster_node *node, enum cluster_fault kind)
 {
     struct cluster *c = node->cluster;
@@ -263,6 +276,12 @@ static bool inject(struct cluster *c, enum cluster_fault kind)
     case FAULT_STORE_SLOW:
         store_fault(c, kind);
         return true;
+    case FAULT_STORE_WATCH:
+        watch_fault(c);
+        return true;
+    case FAULT_STORE_CONFLICT:
+        store_mem_set_conflicts(c->store, (uint32_t)rng_between(&c->fault_rng, 50000, 700000));
+        return true;
     case FAULT_CLOCK_DRIFT:
     case FAULT_CLOCK_JUMP:
         clock_fault(node, kind);
@@ -302,6 +321,8 @@ void cluster_heal(struct cluster *c)
     struct sim_net_latency usual = {.base_ns = 100000, .jitter_ns = 50000, .ns_per_kib = 800};
     sim_net_heal_all(c->sim);
     store_mem_set_fault(c->store, 0, 0);
+    store_mem_set_watch_delay(c->store, 0);
+    store_mem_set_conflicts(c->store, 0);
     for (unsigned i = 0; i < c->node_count; i++) {
         struct cluster_node *node = &c->nodes[i];
         for (unsigned k = 0; k < c->node_count; k++) {
