@@ -260,7 +260,7 @@ static int entry_join(struct entry *entry, struct volume **ret_volume)
         close_in_background(entry); /* V3 */
     if (!entry->busy && volume_halted(entry->volume))
         tell_halted(entry);
-    if (entry->busy || volume_halted(entry->volume)) {
+    if (entry->busy || !volume_takes_io(entry->volume)) { /* V3 */
         fiber_queue_wait(&entry->volumes->changed);
         return 0;
     }

@@ -7,8 +7,9 @@
  *     entry alone (busy), others wait.
  *  V2 A volume with users is neither closed nor renamed; it is deleted only by force, which first
  *     tells its listeners.
- *  V3 A volume that has halted (deposed) is given to nobody any more: its users let go of it, it is
- *     closed, then the next volumes_get() opens it anew.
+ *  V3 A volume that has halted (deposed) or is being handed over is given to nobody any more: its users let
+ *     go of it, it is closed, then the next volumes_get() opens it anew. Whoever got it would be refused and ask
+ *     again, for ever and in no time.
  *  V4 Every root in VOLUME_DELETING is purged in the end: at start, after a delete, and again after
  *     a failure.
  *  V5 What was released for a successor is left alone until that had two seconds to take it,

@@ -313,6 +313,11 @@ bool volume_halted(const struct volume *volume)
     return volume->halted;
 }
 
+bool volume_takes_io(const struct volume *volume)
+{
+    return !volume->halted && !volume->closed_to_io;
+}
+
 void volume_renamed(struct volume *volume, const char *name)
 {
     snprintf(volume->root.name, sizeof(volume->root.name), "%s", name);

@@ -7,7 +7,8 @@
  * suspend the calling fiber; many run at once. A write is acknowledged (returns 0) once it is on
  * all copies of the log; FUA and volume_flush once it is durable there.
  *
- * Errors of I/O: -EINVAL beyond the end, -ENOSPC (nothing of the write happened), -EIO (data lost
+ * Errors of I/O: -EINVAL beyond the end, -ENOSPC (nothing of the write happened; of one longer than a row a part
+ * may have), -EIO (data lost
  * or damaged beyond repair: reads of that range only), -ESHUTDOWN (the volume is closing or this
  * node was deposed: the front end holds the request and retries through volumes_get()).
  */
@@ -228,6 +229,8 @@ uint64_t volume_size_bytes(const struct volume *volume);
 const struct volume_stats *volume_stats(const struct volume *volume);
 /* Deposed, or unsure whether it is: it serves nothing any more and is to be closed. */
 bool volume_halted(const struct volume *volume);
+/* Neither halted nor on the way there: while it is handed over it answers -ESHUTDOWN to new requests. */
+bool volume_takes_io(const struct volume *volume);
 void volume_get_info(const struct volume *volume, struct volume_info *ret_info);
 
 /* The node tells an open volume of changes. */

@@ -24,6 +24,7 @@ struct volume {
     struct volume_root root;
     const char *health;
     unsigned closing;
+    bool closed_to_io;
 };
 
 static struct {
@@ -67,6 +68,7 @@ uint32_t volume_epoch(const struct volume *volume)
 
 int volume_hand_over(struct volume *volume, const char *successor, uint64_t *ret_pause_ns)
 {
+    volume->closed_to_io = true;
     env_sleep_ns(SECOND_NS);
     engine.hand_overs++;
     volume->root.state = VOLUME_RELEASED;
@@ -110,6 +112,11 @@ uint64_t volume_size_bytes(const struct volume *volume)
 bool volume_halted(const struct volume *volume)
 {
     return strcmp(volume->health, "halted") == 0;
+}
+
+bool volume_takes_io(const struct volume *volume)
+{
+    return !volume_halted(volume) && !volume->closed_to_io;
 }
 
 int volume_grow(struct volume *volume, uint64_t size_bytes)
@@ -385,6 +392,29 @@ BODY(what_was_handed_over_is_left_to_its_successor_for_a_while)
     assert_true(refused > 0);
     assert_in_range(env_now_ns() - first_ns, 2 * SECOND_NS, 6 * SECOND_NS);
     volumes_put(volumes, volume);
+}
+
+static void hand_over_main(void *arg)
+{
+    CLEANUP_FREE char *error = NULL;
+    uint64_t pause_ns;
+    assert_int_equal(volumes_handoff(volumes, 1, 0, "other", &pause_ns, &error), 0);
+}
+
+/* V3: or a front end would get it, be refused, let go and get it again, in no time at all. */
+BODY(what_is_being_handed_over_is_given_to_nobody)
+{
+    struct volume *volume;
+    struct volume_owner owner;
+    char *error;
+    volumes_put(volumes, get("a"));
+    fiber_spawn("hand over", hand_over_main, NULL);
+    env_sleep_ns(SECOND_NS / 2);
+    assert_int_equal(engine.hand_overs, 0);
+    assert_int_equal(volumes_acquire(volumes, "a", 0, &volume, &owner, &error), -EBUSY);
+    mem_free(error);
+    assert_int_equal(engine.hand_overs, 1);
+    assert_string_equal(owner.node, "other");
 }
 
 BODY(a_new_session_reaches_every_open_volume)
@@ -679,6 +709,7 @@ int main(void)
         cmocka_unit_test(volume_without_users_is_closed_when_idle),
         cmocka_unit_test(halted_volume_is_opened_anew_once_its_users_let_go),
         cmocka_unit_test(the_owner_elsewhere_is_told),
+        cmocka_unit_test(what_is_being_handed_over_is_given_to_nobody),
         cmocka_unit_test(what_was_handed_over_is_left_to_its_successor_for_a_while),
         cmocka_unit_test(a_new_session_reaches_every_open_volume),
         cmocka_unit_test(idle_holders_of_a_halted_volume_are_told_when_somebody_wants_it),
