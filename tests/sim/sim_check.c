@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -22,7 +23,7 @@ static bool trace;
 static unsigned nodes;
 static uint64_t hash_last; /* of a round in this process */
 
-enum { MINIMISE_S = 40, MINIMISE_LONG_S = 1200, ROUND_S = 300 };
+enum { MINIMISE_S = 40, MINIMISE_LONG_S = 1200, ROUND_S = 200 };
 
 bool sim_check_trace(void)
 {
@@ -55,7 +56,7 @@ static void failed(int signal_number)
 static void catch_failures(void)
 {
     static char stack[256 * 1024];
-    static const int signals[] = {SIGABRT, SIGALRM, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
+    static const int signals[] = {SIGABRT, SIGPROF, SIGSEGV, SIGBUS, SIGFPE, SIGILL};
     stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
     sigaltstack(&alternate, NULL);
     struct sigaction action = {.sa_handler = failed, .sa_flags = SA_ONSTACK | SA_NODEFER};
@@ -79,12 +80,19 @@ static uint64_t clock_s(clockid_t clock)
 
 static const struct sim_check *the_check;
 
+/* A round that spins ends, and says where. */
+static void limit_cpu(unsigned seconds)
+{
+    struct itimerval limit = {.it_value.tv_sec = seconds};
+    setitimer(ITIMER_PROF, &limit, NULL);
+}
+
 static void run_here(uint64_t seed)
 {
     round_seed = seed;
-    alarm(ROUND_S); /* of real time: a round that spins */
+    limit_cpu(sim_round_limit_s ? sim_round_limit_s : ROUND_S);
     the_check->round(seed);
-    alarm(0);
+    limit_cpu(0);
     CHECK_MSG(!sim_current(), "the round has not freed its simulation");
 }
 
@@ -107,7 +115,7 @@ static void run_round(const struct plan *plan, uint64_t seed)
     else
         snprintf(command, sizeof(command), "%s", program);
     int said = sim_said_new();
-    struct sim_outcome outcome = sim_child_run(run_here, seed, said, 2000 * ROUND_S);
+    struct sim_outcome outcome = sim_child_run(run_here, seed, said, 20000 * ROUND_S);
     if (outcome.signal) {
         sim_minimise(run_here, seed, outcome, said, plan->minimise_s, command);
         signal(outcome.signal, SIG_DFL);

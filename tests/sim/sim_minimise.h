@@ -31,6 +31,8 @@ struct sim_outcome {
  * `limit_ms` is killed (SIGKILL). */
 struct sim_outcome sim_child_run(
     void (*round)(uint64_t seed), uint64_t seed, int fd, uint64_t limit_ms);
+/* Of CPU for a round of the children to come; 0 = the usual. */
+extern unsigned sim_round_limit_s;
 /* A file in memory, for what a child says. */
 int sim_said_new(void);
 /* The child run last has failed, with `said` (closed here): made small within `limit_s` (0 = not at all), and

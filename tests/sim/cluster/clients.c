@@ -11,7 +11,10 @@
 #include "common/mem.h"
 #include "tests/sim/cluster/cluster.h"
 
-enum { WRITE_BLOCKS_MAX = 24 };
+enum {
+    WRITE_BLOCKS_MAX = 24,
+    PIECE_BLOCKS = 16, /* are written whole or not at all (row_blocks) */
+};
 
 struct life {
     struct cluster_client *client;
@@ -87,7 +90,7 @@ static void do_write(struct life *l, bool zero)
     struct history *history = l->client->volume->history;
     uint64_t write = history_write(history, first, count, zero ? NULL : l->buf, fua);
     l->number++;
-    for (;;) {
+    for (bool again = false;; again = true) {
         if (!attach(l))
             return;
         unsigned flags = fua ? VOLUME_FUA : 0;
@@ -95,10 +98,14 @@ static void do_write(struct life *l, bool zero)
                      : attach_write(l->attachment, off, len, l->buf, flags, request_id(l));
         if (!answered(l, r))
             continue;
-        CHECK_MSG(r == 0 || r == -ENOSPC, "client %u: write: %s", l->client->number, strerror(-r));
+        CHECK_MSG(r == 0 || (r == -ENOSPC && !zero && cluster_is_full(c)), "client %u: %s: %s",
+            l->client->number, zero ? "trim" : "write", strerror(-r));
         if (r == 0)
             history_written(history, write);
-        return; /* -ENOSPC: an attempt before may have happened */
+        else if (!again && count <= PIECE_BLOCKS) /* an attempt, a part before may have happened */
+            history_refused(history, write);
+        cluster_totals->no_space += r < 0;
+        return;
     }
 }
 

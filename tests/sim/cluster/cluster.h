@@ -6,6 +6,7 @@
  *   cluster.c   set-up, processes of nodes, running until something is so
  *   clients.c   what clients do and see
  *   faults.c    what goes wrong
+ *   full.c      full disks
  *   judge.c     what must hold once it is quiet, and after total crashes
  */
 #pragma once
@@ -39,6 +40,7 @@ enum cluster_fault {
     FAULT_DISK_FLIP,
     FAULT_DISK_MISDIRECT,
     FAULT_DISK_GONE,
+    FAULT_DISK_FULL,
     FAULT_STORE_DOWN,
     FAULT_STORE_UNKNOWN,
     FAULT_STORE_SLOW,
@@ -96,6 +98,7 @@ struct cluster {
     struct cluster_client clients[CLUSTER_CLIENTS_MAX];
     uint64_t session_ttl_ns;
     bool volumes_made;
+    uint64_t full_until_ns; /* disks are full, UINT64_MAX: until further notice */
     /* what this seed has drawn */
     bool fault_on[FAULT_KINDS];
     unsigned fault_pace_ms;
@@ -110,7 +113,7 @@ struct cluster {
 /* Of all rounds of the process. */
 struct cluster_totals {
     uint64_t faults[FAULT_KINDS];
-    uint64_t rounds, virtual_ns, requests, resends, reads, writes;
+    uint64_t rounds, virtual_ns, requests, resends, reads, writes, no_space;
 };
 extern struct cluster_totals *cluster_totals; /* shared with the rounds' processes */
 
@@ -152,6 +155,12 @@ void cluster_fault(struct cluster *cluster);
 /* Nodes that something has happened to since it was quiet. */
 unsigned cluster_touched(const struct cluster *cluster);
 void cluster_heal(struct cluster *cluster);
+
+/* --- full.c --- */
+void cluster_fill(struct cluster *cluster);
+void cluster_empty(struct cluster *cluster);
+/* A write may end in -ENOSPC. */
+bool cluster_is_full(const struct cluster *cluster);
 
 /* --- judge.c --- */
 /* At any time: no two nodes serve a volume in one epoch. */

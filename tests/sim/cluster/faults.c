@@ -25,6 +25,7 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_DISK_FLIP] = "flipped bits",
     [FAULT_DISK_MISDIRECT] = "misdirected write",
     [FAULT_DISK_GONE] = "disk pulled out",
+    [FAULT_DISK_FULL] = "full disks",
     [FAULT_STORE_DOWN] = "store outage",
     [FAULT_STORE_UNKNOWN] = "store: outcome unknown",
     [FAULT_STORE_SLOW] = "slow store",
@@ -271,6 +272,9 @@ static bool inject(struct cluster *c, enum cluster_fault kind)
     case FAULT_DISK_MISDIRECT:
     case FAULT_DISK_GONE:
         return disk_fault(node, kind);
+    case FAULT_DISK_FULL:
+        cluster_fill(c);
+        return true;
     case FAULT_STORE_DOWN:
     case FAULT_STORE_UNKNOWN:
     case FAULT_STORE_SLOW:
@@ -349,4 +353,5 @@ void cluster_heal(struct cluster *c)
     }
     cluster_start_all(c);
     cluster_until(c, cluster_all_up, 120, "all nodes run");
+    cluster_empty(c);
 }

@@ -99,6 +99,39 @@ static void repair_main(void *arg)
     volumes_put(e->node->node->volumes, volume);
 }
 
+/* What was refused for lack of space is possible again. */
+static void write_main(void *arg)
+{
+    struct errand *e = arg;
+    struct history *history = e->volume->history;
+    void *buf = mem_alloc_pages(BLOCK_BYTES);
+    uint32_t block = (uint32_t)rng_below(&e->cluster->rng, e->volume->blocks);
+    uint64_t write = history_write(history, block, 1, buf, false);
+    do {
+        struct attachment *attachment = cluster_attach(e->node, e->volume->name);
+        e->result = attach_write(
+            attachment, (uint64_t)block * BLOCK_BYTES, BLOCK_BYTES, buf, 0, (struct request_id){0});
+        attach_put(attachment);
+    } while (e->result == -ESHUTDOWN);
+    if (e->result == 0)
+        history_written(history, write);
+    mem_free_pages(buf, BLOCK_BYTES);
+}
+
+static void writes_go_on(struct cluster *c, struct cluster_volume *volume)
+{
+    struct errand e = {.cluster = c, .volume = volume, .result = -EAGAIN};
+    for (unsigned tries = 0; e.result < 0; tries++) {
+        CHECK_MSG(tries < 60, "%s takes no write: %s", volume->name, strerror(-e.result));
+        e.node = cluster_any_up(c);
+        (void)cluster_do(e.node, 300, "write", write_main, &e);
+        CHECK_MSG(e.result == 0 || (e.result == -ENOSPC && cluster_is_full(c)),
+            "%s: write when quiet: %s", volume->name, strerror(-e.result));
+        if (e.result < 0)
+            cluster_run_for(c, 500 * CLUSTER_MS);
+    }
+}
+
 static void make_whole(struct cluster *c, struct cluster_volume *volume)
 {
     struct errand e = {.cluster = c, .volume = volume};
@@ -121,8 +154,10 @@ static void make_whole(struct cluster *c, struct cluster_volume *volume)
 void cluster_quiet(struct cluster *c)
 {
     cluster_heal(c);
-    for (unsigned i = 0; i < c->volume_count; i++)
+    for (unsigned i = 0; i < c->volume_count; i++) {
+        writes_go_on(c, &c->volumes[i]);
         make_whole(c, &c->volumes[i]);
+    }
     for (unsigned i = 0; i < c->node_count; i++) {
         struct errand e = {.cluster = c, .node = &c->nodes[i]};
         if (e.node->node)

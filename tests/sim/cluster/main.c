@@ -62,10 +62,11 @@ static void print_totals(void)
 {
     const struct cluster_totals *t = cluster_totals;
     printf("%llu rounds, %.2f simulated hours, %llu requests (%llu repeated), %llu writes, %llu "
-           "reads\n",
+           "reads, %llu times no space\n",
         (unsigned long long)t->rounds, (double)t->virtual_ns / 3600e9,
         (unsigned long long)t->requests, (unsigned long long)t->resends,
-        (unsigned long long)t->writes, (unsigned long long)t->reads);
+        (unsigned long long)t->writes, (unsigned long long)t->reads,
+        (unsigned long long)t->no_space);
     for (unsigned i = 0; i < FAULT_KINDS; i++) {
         if (t->faults[i])
             printf("%8llu  %s\n", (unsigned long long)t->faults[i], cluster_fault_name(i));
