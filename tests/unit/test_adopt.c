@@ -2,7 +2,7 @@
  *
  * Adoption, over a registry and volumes that only count (defined here in place of the real ones).
  */
-#include "fake_env.h"
+#include "fake_fixture.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -11,7 +11,6 @@
 #include "blockd/adopt.h"
 #include "common/check.h"
 #include "common/env.h"
-#include "common/log.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
@@ -112,10 +111,8 @@ static bool may_damaged(void *ctx, struct shard_key key, uint32_t disk_number, u
 }
 
 static const struct adopt_options options = {.may = may, .may_damaged = may_damaged};
-static void (*body)(void);
-static bool finished;
 
-static void run_body(void *arg)
+static void setup(void)
 {
     memset(all, 0, sizeof(all));
     for (unsigned i = 0; i < VOLUMES; i++) {
@@ -126,36 +123,14 @@ static void run_body(void *arg)
     list_error = 0;
     not_ours = UINT64_MAX;
     adopt = adopt_start(NULL, &options);
-    body();
+}
+
+static void teardown(void)
+{
     adopt_stop(adopt);
     for (unsigned i = 0; i < VOLUMES; i++)
         assert_int_equal(all[i].users, 0);
-    finished = true;
 }
-
-static void run(void (*fn)(void))
-{
-    struct fake_env fake;
-    body = fn;
-    finished = false;
-    fiber_sched_init(8);
-    fake_env_init(&fake);
-    log_set_level(LOG_LEVEL_ERROR);
-    fake_env_run(&fake, run_body, NULL);
-    assert_true(finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-    fiber_set_default_env(NULL);
-    env_fini(&fake.env);
-    fiber_sched_fini();
-}
-
-#define BODY(name)                 \
-    static void name##_body(void); \
-    static void name(void **state) \
-    {                              \
-        run(name##_body);          \
-    }                              \
-    static void name##_body(void)
 
 static struct shard_key key_of(uint64_t volume, uint64_t chunk)
 {

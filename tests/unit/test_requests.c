@@ -2,21 +2,16 @@
  *
  * Requests that come again: done once, here and on the next owner (E1-E4).
  */
-#include "fake_env.h"
+#include "fake_fixture.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "blockd/volume/requests.h"
 #include "blockd/volume/state.h"
 #include "blockd/volume/volume.h"
-#include "common/mem.h"
 
-static struct fake_env fake;
 static struct requests requests;
-static void (*body)(void);
-static bool finished;
 
 static int begin(uint64_t number, uint64_t answered_below, struct request *request, uint64_t *from)
 {
@@ -35,36 +30,15 @@ static void do_one(uint64_t number, uint64_t answered_below, uint64_t end_block,
     request_end(&requests, &request, 0);
 }
 
-static void run_body(void *arg)
+static void setup(void)
 {
     requests = (struct requests){0};
-    body();
-    requests_fini(&requests);
-    finished = true;
 }
 
-static void run(void (*fn)(void))
+static void teardown(void)
 {
-    body = fn;
-    finished = false;
-    fiber_sched_init(16);
-    fake_env_init(&fake);
-    fiber_set_default_env(&fake.env);
-    fake_env_run(&fake, run_body, NULL);
-    assert_true(finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-    fiber_set_default_env(NULL);
-    env_fini(&fake.env);
-    fiber_sched_fini();
+    requests_fini(&requests);
 }
-
-#define BODY(name)                 \
-    static void name##_body(void); \
-    static void name(void **state) \
-    {                              \
-        run(name##_body);          \
-    }                              \
-    static void name##_body(void)
 
 BODY(what_is_done_is_not_done_again_until_it_was_answered)
 {
@@ -305,7 +279,6 @@ BODY(sessions_without_requests_are_bounded)
 
 int main(void)
 {
-    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(what_is_done_is_not_done_again_until_it_was_answered),
         cmocka_unit_test(a_request_without_a_session_is_not_tracked),

@@ -2,15 +2,13 @@
  *
  * The scrub, over disks that only count (defined here in place of the real ones).
  */
-#include "fake_env.h"
+#include "fake_fixture.h"
 
 #include <errno.h>
 #include <string.h>
 
 #include "blockd/scrub.h"
-#include "common/check.h"
 #include "common/env.h"
-#include "common/log.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
@@ -66,11 +64,11 @@ int local_disk_scrub_shard(struct disk *disk, struct shard_key key, uint64_t *re
 
 static struct scrub *scrub;
 static struct scrub_options options;
-static void (*body)(void);
-static bool finished;
 
-static void run_body(void *arg)
+static void setup(void)
 {
+    options = (struct scrub_options){
+        .rate_bytes = MIB, .interval_ns = 1000 * SECOND_NS, .first_delay_ns = 100 * SECOND_NS};
     memset(scrubbed, 0, sizeof(scrubbed));
     list_error = 0;
     damaged_chunk = 0;
@@ -78,37 +76,13 @@ static void run_body(void *arg)
         entries[i] =
             (struct disks_entry){.record.number = i + 1, .disk = &disks_[i], .state = DISK_IN};
     scrub = scrub_start(NULL, &options);
-    body();
+}
+
+static void teardown(void)
+{
     scrub_stop(scrub);
     assert_int_equal(holds, 0);
-    finished = true;
 }
-
-static void run(void (*fn)(void))
-{
-    struct fake_env fake;
-    body = fn;
-    finished = false;
-    fiber_sched_init(8);
-    fake_env_init(&fake);
-    log_set_level(LOG_LEVEL_ERROR);
-    options = (struct scrub_options){
-        .rate_bytes = MIB, .interval_ns = 1000 * SECOND_NS, .first_delay_ns = 100 * SECOND_NS};
-    fake_env_run(&fake, run_body, NULL);
-    assert_true(finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-    fiber_set_default_env(NULL);
-    env_fini(&fake.env);
-    fiber_sched_fini();
-}
-
-#define BODY(name)                 \
-    static void name##_body(void); \
-    static void name(void **state) \
-    {                              \
-        run(name##_body);          \
-    }                              \
-    static void name##_body(void)
 
 static struct scrub_status status(void)
 {
