@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "blockd/attach_impl.h"
+#include "blockd/cluster/peers.h"
 #include "blockd/cluster/protocol.h"
 #include "common/bufpool.h"
 #include "common/check.h"
@@ -167,10 +168,38 @@ static void use_remote(struct attachment *attachment, struct remote *remote)
     attachment->id = remote->volume_id;
     strcpy(attachment->name, remote->name);
     list_push_back(&remote->attachments, &attachment->remote_link);
+    struct volumes_name seen = {.pool = ""};
+    volumes_recall(attachment->attach->options.volumes, remote->name, &seen);
+    if (seen.id != remote->volume_id)
+        seen.pool[0] = 0;
+    seen.id = remote->volume_id;
+    seen.size_bytes = remote->size_bytes;
+    seen.state = VOLUME_OWNED;
+    seen.epoch = remote->epoch;
+    strcpy(seen.name, remote->name);
+    strcpy(seen.owner, remote->node);
+    volumes_remember(attachment->attach->options.volumes, &seen);
+}
+
+/* S18: the store is away. What another node was last seen to serve is asked for there; it knows better, and refuses
+ * if it does not have it. True with *ret_remote counted. */
+MAY_SUSPEND static bool get_without_store(
+    struct attach *attach, const char *name, struct remote **ret_remote)
+{
+    struct volumes_name seen;
+    struct volume_owner owner = {.node = ""};
+    CLEANUP_FREE char *error = NULL;
+    if (!volumes_recall(attach->options.volumes, name, &seen) || seen.state != VOLUME_OWNED ||
+        !peers_find(attach->options.peers, seen.owner)) /* nobody's, or ours */
+        return false;
+    strcpy(owner.node, seen.owner);
+    owner.session = seen.owner_session;
+    owner.epoch = seen.epoch;
+    return forwarded_get(attach, name, &owner, ret_remote, &error) == 0;
 }
 
 /* The volume, counted, where it is ours, else the remote, counted. */
-MAY_SUSPEND static int find_owner(struct attach *attach, const char *name,
+MAY_SUSPEND static int find_by_store(struct attach *attach, const char *name,
     struct volume **ret_volume, struct remote **ret_remote, char **ret_error)
 {
     struct volume_owner owner = {.node = ""};
@@ -187,6 +216,24 @@ MAY_SUSPEND static int find_owner(struct attach *attach, const char *name,
         r = forwarded_get(attach, name, &owner, ret_remote, ret_error);
     }
     return r;
+}
+
+MAY_SUSPEND static int find_owner(struct attach *attach, const char *name,
+    struct volume **ret_volume, struct remote **ret_remote, char **ret_error)
+{
+    if (!attach->options.peers)
+        return find_by_store(attach, name, ret_volume, ret_remote, ret_error);
+    if (volumes_store_away(attach->options.volumes) && get_without_store(attach, name, ret_remote))
+        return 0;
+    int r = find_by_store(attach, name, ret_volume, ret_remote, ret_error);
+    if (!volumes_not_answered(r))
+        return r;
+    bool away = volumes_store_away(attach->options.volumes);
+    if (!get_without_store(attach, name, ret_remote))
+        return away ? -EAGAIN : r;
+    mem_free(*ret_error);
+    *ret_error = NULL;
+    return 0;
 }
 
 int attach_get(struct attach *attach, const char *name, const struct attachment_events *events,

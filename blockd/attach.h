@@ -7,7 +7,7 @@
  * An attachment serves one owner at one epoch. When that ends (handoff, takeover, connection lost,
  * closed) every call answers -ESHUTDOWN: the front end keeps the request, lets go, attaches again
  * by name and repeats it under the same request id, which the owner answers from memory or replay
- * if it was done (S19). attach_get() finds out who owns: it takes a volume that is released or
+ * if it was done (S19). While the store does not answer, whoever was last seen to own it is asked (S18). attach_get() finds out who owns: it takes a volume that is released or
  * whose owner's session is gone, forwards to a living owner, and answers -EAGAIN (retry soon) while
  * that cannot be reached or the volume is just being handed over.
  *

@@ -14,10 +14,13 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockd/volumes_names.h"
 #include "blockd/volumes_purge.h"
+#include "blockd/volumes_seen.h"
 #include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
@@ -49,6 +52,7 @@ struct volumes {
     struct list entries;
     struct fiber_queue changed; /* an entry became not busy, went, or lost its last user */
     struct volumes_purge *purge;
+    struct volumes_seen *seen;
     bool closing;
     unsigned renewals; /* fibers of volumes_session_renewed */
     /* Volumes that wait for their successor, and since when we know (V5); the oldest goes first. */
@@ -206,6 +210,19 @@ static int no_fibers(struct volumes *volumes, char **ret_error)
     return -EAGAIN;
 }
 
+static struct volumes_name name_of(const struct entry *entry)
+{
+    struct volumes_name name = {.id = entry->id,
+        .size_bytes = volume_size_bytes(entry->volume),
+        .state = VOLUME_OWNED,
+        .owner_session = volume_host_session(entry->volumes->host),
+        .epoch = volume_epoch(entry->volume)};
+    strcpy(name.name, volume_name(entry->volume));
+    strcpy(name.pool, volume_pool_name(entry->volume));
+    snprintf(name.owner, sizeof(name.owner), "%s", entry->volumes->host->node_name);
+    return name;
+}
+
 /* The entry is the caller's alone; it is open with one user afterwards, or gone. */
 static int entry_open(struct entry *entry, struct volume **ret_volume,
     struct volume_owner *ret_owner, char **ret_error)
@@ -238,6 +255,8 @@ static int entry_open(struct entry *entry, struct volume **ret_volume,
     entry->busy = false;
     if (volumes->closing)
         volume_close_begin(volume);
+    struct volumes_name name = name_of(entry);
+    volumes_seen_note(volumes->seen, &name);
     fiber_queue_wake_all(&volumes->changed);
     *ret_volume = volume;
     return 0;
@@ -387,8 +406,12 @@ int volumes_handoff(struct volumes *volumes, uint64_t id, uint32_t epoch, const 
     int r = volume_hand_over(entry->volume, successor, ret_pause_ns);
     entry->handing_over = false;
     if (r < 0)
-        *ret_error = mem_printf("volume '%s' was not handed over to node '%s': %s", entry->name,
-            successor, strerror(-r));
+        *ret_error =
+            mem_printf("volume '%s' was not handed over to node '%s': %s", entry->name, successor,
+                r == -EHOSTUNREACH
+                    ? "the store does not answer, or too few of its disks are there just "
+                      "now; it stays where it is"
+                    : strerror(-r));
     else
         log_info("volume %s: handed over to node '%s'", entry->name, successor);
     if (volume_halted(entry->volume))
@@ -557,41 +580,6 @@ static int take_closed(struct volumes *volumes, const char *name, const char *wh
     }
 }
 
-static int rename_in_store(
-    struct volumes *volumes, uint64_t id, const char *name, const char *new_name, char **ret_error)
-{
-    struct store *store = volumes->host->store;
-    struct volume_root root;
-    int r = volume_root_load(store, id, &root);
-    if (r < 0)
-        return r;
-    char old_key[KEY_BYTES_MAX], new_key[KEY_BYTES_MAX], root_key[KEY_BYTES_MAX];
-    struct store_value named, rooted;
-    r = store_get(store, key_name(name, old_key), &named);
-    if (r < 0)
-        return r;
-    r = store_get(store, key_volume(id, root_key), &rooted);
-    if (r == 0) {
-        strcpy(root.name, new_name);
-        CLEANUP_FREE char *text = volume_root_encode(&root, rooted.data);
-        struct store_compare compares[] = {
-            {old_key, named.revision}, {key_name(new_name, new_key), 0}, {root_key, root.revision}};
-        struct store_op ops[] = {{.type = STORE_DELETE, .key = old_key},
-            {.type = STORE_PUT, .key = new_key, .data = named.data, .len_bytes = named.len_bytes},
-            {.type = STORE_PUT, .key = root_key, .data = text, .len_bytes = strlen(text)}};
-        r = store_txn(store, compares, 3, ops, 3, NULL);
-        store_value_fini(&rooted);
-    }
-    store_value_fini(&named);
-    uint64_t other;
-    if (r == -ECANCELED && volume_id_by_name(store, new_name, &other) == 0) {
-        *ret_error =
-            mem_printf("there is a volume named '%s' already; choose another name", new_name);
-        return -EEXIST;
-    }
-    return r;
-}
-
 int volumes_rename(
     struct volumes *volumes, const char *name, const char *new_name, char **ret_error)
 {
@@ -607,7 +595,8 @@ int volumes_rename(
     if (r < 0)
         return r;
     char *error = NULL;
-    r = rename_in_store(volumes, entry->id, name, new_name, &error);
+    r = volumes_names_rename(volumes->host->store, entry->id, name, new_name, &error);
+    volumes_seen_forget(volumes->seen, entry->id);
     entry_free(entry);
     if (r < 0)
         *ret_error = error ? error
@@ -626,8 +615,10 @@ int volumes_delete(struct volumes *volumes, const char *name, bool force, char *
     uint64_t id = entry->id;
     r = volume_delete(volumes->host, name, ret_error);
     entry_free(entry);
-    if (r == 0)
+    if (r == 0) {
+        volumes_seen_forget(volumes->seen, id);
         volumes_purge_add(volumes->purge, id);
+    }
     return r;
 }
 
@@ -646,53 +637,58 @@ int volumes_close(struct volumes *volumes, const char *name, char **ret_error)
     return close_error;
 }
 
-/* --- List ------------------------------------------------------------------------------------ */
-
-static int by_name(const void *a, const void *b)
-{
-    return strcmp(((const struct volumes_name *)a)->name, ((const struct volumes_name *)b)->name);
-}
-
-/* False: the record is damaged, or the volume is on its way out. */
-static bool name_fill(const struct store_value *value, struct volumes_name *ret_name)
-{
-    struct volume_root root;
-    CLEANUP_FREE char *error = NULL;
-    if (volume_root_decode(value->data, &root, &error) < 0) {
-        log_error_limited("store: %s: %s; the volume cannot be listed", value->key, error);
-        return false;
-    }
-    if (root.state == VOLUME_DELETING)
-        return false;
-    *ret_name =
-        (struct volumes_name){.id = root.id, .size_bytes = root.size_bytes, .state = root.state};
-    strcpy(ret_name->name, root.name);
-    strcpy(ret_name->pool, root.pool);
-    if (root.state == VOLUME_OWNED) {
-        strcpy(ret_name->owner, root.owner);
-        ret_name->owner_session = root.owner_session;
-    }
-    return true;
-}
+/* --- List, also without the store ------------------------------------------------------------- */
 
 int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count)
 {
-    struct store_value *values;
-    unsigned value_count, count = 0;
-    int r = store_list(volumes->host->store, KEY_PREFIX_VOLUMES, &values, &value_count);
-    if (r < 0)
-        return r;
-    struct volumes_name *names = mem_zalloc(value_count, sizeof(*names));
-    for (unsigned i = 0; i < value_count; i++) {
-        count += name_fill(&values[i], &names[count]);
-        if (i % 64 == 63)
-            fiber_yield(); /* I/O does not wait for a long list */
+    int r = volumes_names_list(volumes->host->store, ret_names, ret_count);
+    if (r == 0)
+        volumes_seen_note_all(volumes->seen, *ret_names, *ret_count);
+    return r;
+}
+
+bool volumes_store_away(const struct volumes *volumes)
+{
+    return !volume_host_lease_valid(volumes->host);
+}
+
+bool volumes_recall(const struct volumes *volumes, const char *name, struct volumes_name *ret_name)
+{
+    list_for_each (it, &volumes->entries) {
+        const struct entry *entry = list_entry(it, struct entry, link);
+        if (!entry->volume || volume_halted(entry->volume) || strcmp(entry->name, name) != 0)
+            continue;
+        *ret_name = name_of(entry);
+        return true;
     }
-    store_list_free(values, value_count);
-    qsort(names, count, sizeof(*names), by_name);
-    *ret_names = names;
-    *ret_count = count;
+    const struct volumes_name *seen = volumes_seen_find(volumes->seen, name);
+    if (seen)
+        *ret_name = *seen;
+    return seen != NULL;
+}
+
+int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,
+    unsigned *ret_count, bool *ret_recalled)
+{
+    int r =
+        volumes_store_away(volumes) ? -EHOSTUNREACH : volumes_list(volumes, ret_names, ret_count);
+    *ret_recalled = volumes_not_answered(r);
+    if (!*ret_recalled)
+        return r;
+    list_for_each (it, &volumes->entries) {
+        const struct entry *entry = list_entry(it, struct entry, link);
+        if (!entry->volume || volume_halted(entry->volume))
+            continue;
+        struct volumes_name name = name_of(entry);
+        volumes_seen_note(volumes->seen, &name);
+    }
+    volumes_seen_list(volumes->seen, ret_names, ret_count);
     return 0;
+}
+
+void volumes_remember(struct volumes *volumes, const struct volumes_name *name)
+{
+    volumes_seen_note(volumes->seen, name);
 }
 
 /* --- Life ------------------------------------------------------------------------------------ */
@@ -707,6 +703,7 @@ struct volumes *volumes_new(struct volume_host *host, const struct volumes_optio
         volumes->options.idle_close_ns = IDLE_CLOSE_NS_DEFAULT;
     list_init(&volumes->entries);
     fiber_queue_init(&volumes->changed);
+    volumes->seen = volumes_seen_new();
     volumes->purge = volumes_purge_start(host, volumes->options.purge_retry_ns);
     return volumes;
 }
@@ -740,5 +737,6 @@ void volumes_free(struct volumes *volumes)
         }
         fiber_queue_wait(&volumes->changed);
     }
+    volumes_seen_free(volumes->seen);
     mem_free(volumes);
 }

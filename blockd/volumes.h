@@ -17,6 +17,8 @@
  */
 #pragma once
 
+#include <errno.h>
+
 #include "blockd/volume/volume.h"
 
 struct volumes;
@@ -79,10 +81,26 @@ struct volumes_name {
     enum volume_state state;
     char owner[64]; /* of VOLUME_OWNED */
     uint64_t owner_session;
+    uint32_t epoch; /* of the last owner */
 };
+struct volumes_name volumes_name_of(const struct volume_root *root);
 /* All volumes of the store (not only open ones; not those being deleted), by name. mem_free. */
 MAY_SUSPEND int volumes_list(
     struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count);
+/* Without the store (volumes_seen.h). volumes_store_away: it has not been heard of for so long that the
+ * session may be over, so there is no point in asking it first. volumes_recall: what is open here, or
+ * what was last seen of that name; false: nothing. volumes_remember: it was seen just now. */
+bool volumes_store_away(const struct volumes *volumes);
+bool volumes_recall(const struct volumes *volumes, const char *name, struct volumes_name *ret_name);
+/* volumes_list, or, while the store does not answer, what of it is known here: *ret_recalled. */
+MAY_SUSPEND int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,
+    unsigned *ret_count, bool *ret_recalled);
+void volumes_remember(struct volumes *volumes, const struct volumes_name *name);
+/* Whether an error says that the store (or another node) did not answer, and nothing of what was asked. */
+static inline bool volumes_not_answered(int error)
+{
+    return error == -EHOSTUNREACH || error == -ETIMEDOUT;
+}
 /* NULL when it is not open. Valid until the caller next suspends. `ret_connections` (may be NULL):
  * listeners. */
 struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_connections);

@@ -130,7 +130,7 @@ static const char *state_text(const json_t *volume)
 int cmd_volume_list(struct cli *cli, const struct args *args)
 {
     CLEANUP_JSON json_t *result = NULL;
-    int code = cli_call(cli, "volume.list", NULL, &result);
+    int code = cli_call(cli, "volume.list", json_pack("{s:b}", "clients", 1), &result);
     if (code != CLI_OK)
         return code;
     if (cli->json) {
@@ -147,11 +147,16 @@ int cmd_volume_list(struct cli *cli, const struct args *args)
         table_new("lrlllr", "VOLUME", "SIZE", "POOL", "STATE", "OWNER", "CLIENTS");
     json_array_foreach (volumes, i, volume) {
         char clients[24];
-        snprintf(clients, sizeof(clients), "%" PRIu64, json_number(volume, "connections"));
+        if (json_object_get(volume, "connections"))
+            snprintf(clients, sizeof(clients), "%" PRIu64, json_number(volume, "connections"));
+        else
+            strcpy(clients, "?"); /* its owner has not answered */
         table_add(table, json_text(volume, "name"), json_size(volume, "size_bytes"),
             json_text(volume, "pool"), state_text(volume), json_text(volume, "owner"), clients);
     }
     table_print(table, stdout);
+    if (json_flag(result, "recalled"))
+        puts("! The store does not answer: this is what this node knows or last saw.");
     return CLI_OK;
 }
 
@@ -193,6 +198,8 @@ static void print_info(struct cli *cli, const json_t *info)
     printf("%-14s %s%s%s\n", "Health:", *health ? health : "ok", *problem ? ": " : "", problem);
     printf("%-14s %s, %s connected\n", "State:", json_flag(info, "open") ? "open" : "closed",
         count_text(json_number(info, "connections"), "client"));
+    if (json_flag(info, "recalled"))
+        puts("! The store does not answer: this is what this node last saw.");
     const json_t *attached = json_object_get(info, "attached"), *node;
     size_t i;
     const char *owner = json_text(info, "owner");

@@ -45,12 +45,15 @@
  *       "free_bytes"(both: of data),"raw_size_bytes","raw_free_bytes","disks"}]}
  *   pool.delete {"name"} -> {} (-EBUSY while a volume is in it)
  *   volume.create {"name","size_bytes","pool"} -> {"volume"(id)}
- *   volume.list {} -> {"volumes":[{"name","volume","size_bytes","pool",
- *       "state":"new|owned|released","owner"(node that serves it, or ""),"open","connections","health"?,"problem"?}]} (? : of open ones)
+ *   volume.list {"clients"?:false} -> {"volumes":[{"name","volume","size_bytes","pool",
+ *       "state":"new|owned|released","owner"(node that serves it, or ""),"open","connections"?,"health"?,
+ *       "problem"?}],"recalled":(the store did not answer: what this node last saw)} (? : of those open
+ *       here; with "clients" the other owners are asked, too)
  *   volume.info {"name","open"?:true} -> as in volume.list, and {"epoch","attached":[nodes whose clients use it],"allocated_bytes",
  *       "stored_bytes","log_bytes","memtable_bytes","chunks","chunks_degraded","chunks_lost",
  *       "health":"ok|degraded|damaged|halted|unavailable","problem"}
- *       ("open": false does not open a closed volume for it and then leaves out what only an open one
+ *       ("recalled": true: the store did not answer, this is what was last seen; EAGAIN: it did not answer, and
+ *       nothing is known here. "open": false does not open a closed volume for it and then leaves out what only an open one
  *       knows)
  *   volume.resize {"name","size_bytes"} -> {}      volume.rename {"name","new_name"} -> {}
  *   volume.delete {"name","force"?} -> {} (-EBUSY while in use, unless forced)

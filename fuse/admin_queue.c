@@ -31,6 +31,7 @@ struct admin_call {
     admin_done_fn *done;
     void *ctx;
     bool forgotten;
+    int64_t asked_ms;
     int error;
     json_t *result;
     char *text;
@@ -107,7 +108,6 @@ static bool is_forgotten(struct admin_queue *queue, struct admin_call *call)
 
 static void call_with_retries(struct admin_queue *queue, struct admin_call *call)
 {
-    int64_t start_ms = loop_now_ms();
     /* A connection that stood idle while blockd restarted fails at the first use: that is no outage
      * yet. */
     call_once(queue, call);
@@ -115,9 +115,12 @@ static void call_with_retries(struct admin_queue *queue, struct admin_call *call
         call_once(queue, call);
     for (int64_t delay_ms = RETRY_FIRST_MS; is_outage(call->error);
          delay_ms = MIN(2 * delay_ms, RETRY_MAX_MS)) {
-        bool late = queue->timeout_ms > 0 && loop_now_ms() - start_ms >= queue->timeout_ms;
+        bool late = queue->timeout_ms > 0 && loop_now_ms() - call->asked_ms >= queue->timeout_ms;
+        if (late)
+            log_error_limited("blockd has not answered %s for %lld s: %s", call->method,
+                (long long)queue->timeout_ms / 1000, call->text);
         if (call->when_down == ADMIN_FAIL || late || is_forgotten(queue, call)) {
-            call->error = -EIO;
+            call->error = late ? -ETIMEDOUT : -EIO;
             return;
         }
         if (!queue->outage_logged)
@@ -180,6 +183,7 @@ struct admin_call *admin_queue_call(struct admin_queue *queue, const char *metho
     call->when_down = when_down;
     call->done = done;
     call->ctx = ctx;
+    call->asked_ms = loop_now_ms();
     pthread_mutex_lock(&queue->lock);
     list_push_back(&queue->waiting, &call->link);
     pthread_cond_signal(&queue->wake);

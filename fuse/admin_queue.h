@@ -15,12 +15,13 @@ struct admin_queue;
 struct admin_call;
 
 /* `result` is valid during the call (NULL on error), `text` says what was wrong. `error`: the
- * daemon's, or -EIO when it could not be reached (for the time limit; or at once, where so asked).
+ * daemon's, -ETIMEDOUT when it could not be reached for the time limit, -EIO when it could not be
+ * reached at once, where so asked.
  */
 typedef void admin_done_fn(void *ctx, int error, const json_t *result, const char *text);
 
-/* Lives as long as the process. `timeout_ms`: how long a call waits for a daemon that is not there;
- * 0 = for ever. */
+/* Lives as long as the process. `timeout_ms`: how long a call waits for a daemon that is not there,
+ * counted from admin_queue_call(); 0 = for ever. */
 struct admin_queue *admin_queue_new(struct loop *loop, const char *path, int64_t timeout_ms);
 enum admin_when_down { ADMIN_WAIT, ADMIN_FAIL };
 

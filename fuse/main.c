@@ -222,8 +222,12 @@ static int mount_attach(struct mount *mount, struct options *options)
 static void mount_start(struct mount *mount, const struct options *options)
 {
     mount->loop = loop_new();
-    mount->admin =
-        admin_queue_new(mount->loop, options->admin_path, (int64_t)options->timeout_s * 1000);
+    int64_t timeout_ms = (int64_t)options->names_timeout_s * 1000;
+    if (options->timeout_s > 0 &&
+        (timeout_ms == 0 || options->timeout_s < options->names_timeout_s))
+        timeout_ms = (int64_t)options->timeout_s * 1000;
+    mount->admin = admin_queue_new(mount->loop, options->admin_path, timeout_ms);
+    mount->admin_new_names = admin_queue_new(mount->loop, options->admin_path, timeout_ms);
     mount->received = buffer_get_received();
     mount->device.fd = fuse_session_fd(mount->fuse);
     mount->device.ready = device_ready;

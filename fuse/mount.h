@@ -23,6 +23,9 @@
 struct mount {
     struct loop *loop;
     struct admin_queue *admin;
+    /* Of names that this mount has not met: while the store does not answer, each takes blockd some seconds,
+     * which the others must not wait for. */
+    struct admin_queue *admin_new_names;
     struct session_config session_config;
     uid_t uid;
     gid_t gid;

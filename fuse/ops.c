@@ -46,6 +46,7 @@ static fuse_ino_t ino_of(const struct volume *v)
 struct query {
     struct waiter waiter;
     struct mount *mount;
+    struct admin_queue *queue;
     struct admin_call *call;
     struct volume *volume; /* pinned, or NULL */
     char *name;            /* LOOKUP */
@@ -76,7 +77,7 @@ static void query_fail(struct query *q, int error)
 static void query_cancel(struct waiter *waiter)
 {
     struct query *q = container_of(waiter, struct query, waiter);
-    admin_queue_forget(q->mount->admin, q->call);
+    admin_queue_forget(q->queue, q->call);
     query_fail(q, -EINTR);
 }
 
@@ -84,6 +85,7 @@ static struct query *query_new(fuse_req_t fuse, struct volume *volume)
 {
     struct query *q = NEW(struct query);
     q->mount = mount_of(fuse);
+    q->queue = q->mount->admin;
     q->volume = volume;
     if (volume != NULL)
         volume->pins++;
@@ -93,7 +95,7 @@ static struct query *query_new(fuse_req_t fuse, struct volume *volume)
 
 static void query_ask(struct query *q, const char *method, json_t *params, admin_done_fn *done)
 {
-    q->call = admin_queue_call(q->mount->admin, method, params, ADMIN_WAIT, done, q);
+    q->call = admin_queue_call(q->queue, method, params, ADMIN_WAIT, done, q);
 }
 
 static void ask_info(struct query *q, const char *name, admin_done_fn *done)
@@ -141,7 +143,10 @@ static void op_lookup(fuse_req_t fuse, fuse_ino_t parent, const char *name)
         fuse_reply_err(fuse, ENOTDIR);
         return;
     }
-    ask_info(query_new(fuse, NULL), name, looked_up);
+    struct query *q = query_new(fuse, NULL);
+    if (!volume_is_known(q->mount, name))
+        q->queue = q->mount->admin_new_names;
+    ask_info(q, name, looked_up);
 }
 
 static void op_forget(fuse_req_t fuse, fuse_ino_t ino, uint64_t lookups)
@@ -175,8 +180,9 @@ static bool learn_own(struct query *q, int error, const json_t *result)
 static void got_attr(void *ctx, int error, const json_t *result, const char *text)
 {
     struct query *q = ctx;
-    if (error == 0 || error == -ENOENT) {
-        /* Gone or renamed: an open file still has its attributes. */
+    bool away = error == -ETIMEDOUT || error == -EAGAIN;
+    if (error == 0 || error == -ENOENT || (away && q->volume->opens > 0)) {
+        /* Gone or renamed, or nobody can say: an open file still has its attributes. */
         learn_own(q, error, result);
         reply_attr(q->waiter.fuse, q->volume);
         query_free(q);
@@ -401,7 +407,7 @@ static void got_pools(void *ctx, int error, const json_t *result, const char *te
 static void op_statfs(fuse_req_t fuse, fuse_ino_t ino)
 {
     struct query *q = query_new(fuse, NULL);
-    q->call = admin_queue_call(q->mount->admin, "pool.list", NULL, ADMIN_FAIL, got_pools, q);
+    q->call = admin_queue_call(q->queue, "pool.list", NULL, ADMIN_FAIL, got_pools, q);
 }
 
 /* --- Open files ---------------------------------------------------------------------------------

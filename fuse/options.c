@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define NBD_PATH_DEFAULT "/run/holdfast/nbd.sock"
+#define NAMES_TIMEOUT_S_DEFAULT 60
 #define ADMIN_PATH_DEFAULT "/run/holdfast/admin.sock"
 
 enum option_key { KEY_HELP, KEY_VERSION, KEY_FOREGROUND, KEY_DEBUG, KEY_WAIT, KEY_IGNORE };
@@ -95,6 +96,8 @@ static int take_own_option(struct options *options, const char *argument, bool *
         replace(&options->admin_path, value);
     else if ((value = value_of(argument, "timeout")) != NULL)
         return parse_number(argument, value, 0, 1000000, &options->timeout_s);
+    else if ((value = value_of(argument, "names_timeout")) != NULL)
+        return parse_number(argument, value, 0, 1000000, &options->names_timeout_s);
     else if ((value = value_of(argument, "connections")) != NULL)
         return parse_number(argument, value, 1, 16, &options->connections);
     else
@@ -164,6 +167,7 @@ int options_parse(int argc, char **argv, struct options *ret_options)
         .nbd_path = strdup(NBD_PATH_DEFAULT),
         .admin_path = strdup(ADMIN_PATH_DEFAULT),
         .connections = 1,
+        .names_timeout_s = NAMES_TIMEOUT_S_DEFAULT,
         .fuse_args = FUSE_ARGS_INIT(argc, argv),
     };
     struct parsed parsed = {.options = &options,
@@ -215,6 +219,8 @@ void options_print_help(void)
            "  admin=PATH         admin socket of blockd     [" ADMIN_PATH_DEFAULT "]\n"
            "  timeout=SECONDS    fail requests after blockd was away for so long; 0: wait for ever "
            "[0]\n"
+           "  names_timeout=SECONDS  the same for what asks for names and sizes (ls, stat, open) "
+           "[60]\n"
            "  connections=N      NBD connections for each open volume, 1 to 16 [1]\n"
            "  wait               mount even if blockd is not running yet\n"
            "  uid=N, gid=N       owner of the files         [who mounts]\n"

@@ -15,7 +15,7 @@
 struct options {
     char *nbd_path, *admin_path;
     char *mountpoint;
-    unsigned timeout_s, connections;
+    unsigned timeout_s, names_timeout_s, connections;
     uid_t uid;
     gid_t gid;
     mode_t file_mode;

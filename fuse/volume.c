@@ -83,6 +83,14 @@ static struct volume *volume_find(struct mount *mount, const char *id)
     return NULL;
 }
 
+bool volume_is_known(const struct mount *mount, const char *name)
+{
+    list_for_each (it, &mount->volumes)
+        if (strcmp(list_entry(it, struct volume, link)->name, name) == 0)
+            return true;
+    return false;
+}
+
 struct volume *volume_learn(struct mount *mount, const json_t *info)
 {
     const char *name = json_string_value(json_object_get(info, "name"));
@@ -203,7 +211,9 @@ static void listed_for_identity(void *ctx, int error, const json_t *result, cons
             if (id != NULL && strcmp(id, v->id) == 0)
                 found = volume_learn(v->mount, info) == v;
         }
-        session_identified(v->session, found ? 0 : -ENOENT, v->name);
+        /* While the store does not answer, what is not in the list may still be there. */
+        bool recalled = json_is_true(json_object_get(result, "recalled"));
+        session_identified(v->session, found ? 0 : recalled ? -EIO : -ENOENT, v->name);
     }
     volume_unpin(v);
 }
@@ -322,6 +332,11 @@ static void told_for_size(void *ctx, int error, const json_t *result, const char
     struct volume *v = waiter->volume;
     if (error == 0)
         volume_learn(v->mount, result);
+    if (error == -ETIMEDOUT && v->mount->session_config.timeout_ms == 0) {
+        volume_check_size(v, waiter); /* I/O waits for blockd for ever */
+        volume_unpin(v);
+        return;
+    }
     if (has_grown(v) && !session_is_up(v->session) && !session_is_gone(v->session))
         list_push_back(&v->size_waiters, &waiter->link); /* until the session is up again */
     else

@@ -40,6 +40,8 @@ struct volume {
 /* From volume.info's answer or an entry of volume.list's: the volume it describes, made if it is
  * new here, brought up to date. NULL if the answer makes no sense. */
 struct volume *volume_learn(struct mount *mount, const json_t *info);
+/* The kernel, or an open file, has a volume of that name. */
+bool volume_is_known(const struct mount *mount, const char *name);
 /* Frees `v` if nothing refers to it any more. */
 void volume_unref(struct volume *v);
 /* The kernel drops `lookups` of its references. */

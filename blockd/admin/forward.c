@@ -152,20 +152,47 @@ int admin_forward(struct admin_call *call, const char *node_name)
         call->ctx, node_name, call->params.method, params, 0, &call->result, &call->error);
 }
 
+/* S18: who was last seen to serve it, while the store does not answer. */
+static int recalled_elsewhere(struct node *node, const struct volumes_name *seen, char *ret_node)
+{
+    struct peer *peer = peers_find(node->peers, seen->owner);
+    if (seen->state != VOLUME_OWNED || !peer || !peer_connected(peer))
+        return 0;
+    strcpy(ret_node, seen->owner);
+    return 1;
+}
+
+int admin_volume_not_known(struct admin_call *call, const char *name, int error)
+{
+    call->error = mem_printf("volume '%s' cannot be looked up: the store does not answer (%s), and "
+                             "this node has not seen the volume so far; try again",
+        name, store_strerror(error));
+    return -EAGAIN;
+}
+
 int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_node)
 {
     struct node *node = call->ctx;
     struct volume_root root;
+    struct volumes_name seen;
     uint64_t id;
     if (call->forwarded || !node->peers)
         return 0;
+    if (volumes_store_away(node->volumes) && volumes_recall(node->volumes, name, &seen))
+        return recalled_elsewhere(node, &seen, ret_node);
     int r = volume_id_by_name(node->store, name, &id);
     if (r == 0)
         r = volume_root_load(node->store, id, &root);
+    if (volumes_not_answered(r) && volumes_recall(node->volumes, name, &seen))
+        return recalled_elsewhere(node, &seen, ret_node);
+    if (volumes_not_answered(r))
+        return admin_volume_not_known(call, name, r);
     if (r == -ENOENT)
         call->error = mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
     if (r < 0)
         return admin_fail(call, r, "the volume's record cannot be read");
+    seen = volumes_name_of(&root);
+    volumes_remember(node->volumes, &seen);
     bool waits = root.state == VOLUME_RELEASED && root.successor[0];
     const char *at = waits ? root.successor : root.owner;
     if (strcmp(at, node->config->name) == 0 || (!waits && root.state != VOLUME_OWNED))

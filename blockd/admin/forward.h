@@ -29,5 +29,8 @@ void admin_asks_end(struct node *node);
  * may execute it. Negative errno with call->error, -ENOENT too. Never 1 for what was forwarded (F1). */
 MAY_SUSPEND int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_node);
 
+/* Sets call->error: the store did not answer (`error`), and nobody here knows the volume; -EAGAIN. */
+int admin_volume_not_known(struct admin_call *call, const char *name, int error);
+
 /* Handler of METHOD_ADMIN; the context is the struct cluster_server. */
 void admin_forward_handle(void *ctx, struct rpc_request *request);

@@ -10,7 +10,7 @@
 extern const struct admin_method admin_methods[];
 extern const unsigned admin_method_count;
 
-/* methods_cluster.c, methods_disk.c, methods_pool.c, methods_volume.c, methods_node.c */
+/* methods_cluster.c, methods_disk.c, methods_pool.c, methods_volume.c, methods_volume_list.c, methods_node.c */
 int method_cluster_init(struct admin_call *call);
 int method_cluster_join(struct admin_call *call);
 int method_node_list(struct admin_call *call);
@@ -42,7 +42,10 @@ struct node;
 json_t *admin_nodes_json(struct node *node);
 json_t *admin_disks_json(struct node *node);
 MAY_SUSPEND int admin_pools_json(struct node *node, json_t **ret_pools);
-MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes);
+/* While the store does not answer: what is known here, *ret_recalled. */
+MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes, bool *ret_recalled);
+struct volumes_name;
+json_t *admin_volume_json(struct node *node, const struct volumes_name *name);
 
 /* Disks that are recorded for the node. */
 unsigned admin_node_disks(struct node *node, const char *name);

@@ -175,7 +175,8 @@ int method_status(struct admin_call *call)
     json_t *pools = NULL, *volumes = NULL;
     struct health health = {NULL, "ok"};
     r = admin_pools_json(node, &pools);
-    int rv = admin_volumes_json(node, &volumes);
+    bool recalled;
+    int rv = admin_volumes_json(node, &volumes, &recalled);
     health = node_health(node);
     if (r < 0 || rv < 0) { /* I/O goes on, and so does this command */
         CLEANUP_FREE char *text =

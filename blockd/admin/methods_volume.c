@@ -115,86 +115,33 @@ int method_volume_close(struct admin_call *call)
     return r != HERE ? r : volumes_close(node->volumes, name, &call->error);
 }
 
-/* --- List, info ------------------------------------------------------------------------------ */
+/* --- Info -------------------------------------------------------------------------------------- */
 
-/* Of whom the record says that he has it, if he lives. */
-static const char *owner_of(struct node *node, const struct volumes_name *name)
-{
-    bool owned =
-        name->state == VOLUME_OWNED && members_session_alive(node->members, name->owner_session);
-    return owned ? name->owner : "";
-}
-
-static json_t *name_json(struct node *node, const struct volumes_name *name)
-{
-    unsigned connections;
-    struct volume *volume = volumes_peek(node->volumes, name->id, &connections);
-    const char *owner = volume ? node->config->name : owner_of(node, name);
-    char id[ID_TEXT_BYTES];
-    snprintf(id, sizeof(id), "%016" PRIx64, name->id);
-    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:b, s:i}", "name", name->name,
-        "volume", id, "size_bytes", (json_int_t)name->size_bytes, "pool", name->pool, "state",
-        volume_state_name(name->state), "owner", owner, "open", owner[0] != 0, "connections",
-        (int)connections);
-    if (volume) {
-        struct volume_info info;
-        volume_get_info(volume, &info);
-        json_object_set_new(json, "health", json_string(info.health));
-        if (info.problem[0])
-            json_object_set_new(json, "problem", json_string(info.problem));
-    }
-    return json;
-}
-
-int admin_volumes_json(struct node *node, json_t **ret_volumes)
-{
-    struct volumes_name *names;
-    unsigned count;
-    int r = volumes_list(node->volumes, &names, &count);
-    if (r < 0)
-        return r;
-    json_t *array = json_array();
-    for (unsigned i = 0; i < count; i++) {
-        json_array_append_new(array, name_json(node, &names[i]));
-        if (i % 64 == 63)
-            fiber_yield(); /* I/O does not wait for a long list */
-    }
-    mem_free(names);
-    *ret_volumes = array;
-    return 0;
-}
-
-int method_volume_list(struct admin_call *call)
-{
-    json_t *volumes;
-    int r = admin_params_end(&call->params, &call->error);
-    if (r < 0)
-        return r;
-    r = admin_volumes_json(call->ctx, &volumes);
-    if (r < 0)
-        return admin_fail(call, r, "the store does not list the volumes");
-    call->result = json_pack("{s:o}", "volumes", volumes);
-    return 0;
-}
-
-/* What the record says: also when the volume cannot be opened. */
-static int find_name(struct admin_call *call, const char *name, struct volumes_name *ret_name)
+/* What the record says: also when the volume cannot be opened. While the store does not answer: what was
+ * last seen of it, *ret_recalled. */
+static int find_name(
+    struct admin_call *call, const char *name, struct volumes_name *ret_name, bool *ret_recalled)
 {
     struct node *node = call->ctx;
     struct volume_root root;
     uint64_t id;
+    *ret_recalled = true;
+    if (volumes_store_away(node->volumes) && volumes_recall(node->volumes, name, ret_name))
+        return 0;
     int r = volume_id_by_name(node->store, name, &id);
     if (r == -ENOENT)
         call->error = mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
     if (r == 0)
         r = volume_root_load(node->store, id, &root);
+    if (volumes_not_answered(r) && volumes_recall(node->volumes, name, ret_name))
+        return 0;
+    if (volumes_not_answered(r))
+        return admin_volume_not_known(call, name, r);
     if (r < 0)
         return admin_fail(call, r, "the volume's record cannot be read");
-    *ret_name = (struct volumes_name){.id = id, .size_bytes = root.size_bytes, .state = root.state};
-    strcpy(ret_name->name, root.name);
-    strcpy(ret_name->pool, root.pool);
-    strcpy(ret_name->owner, root.owner);
-    ret_name->owner_session = root.owner_session;
+    *ret_recalled = false;
+    *ret_name = volumes_name_of(&root);
+    volumes_remember(node->volumes, ret_name);
     return 0;
 }
 
@@ -254,46 +201,57 @@ static bool owner_is_away(int error)
     return error == -EHOSTUNREACH || error == -ETIMEDOUT || error == -ESHUTDOWN || error == -EAGAIN;
 }
 
+static void open_for_info(struct admin_call *call, const struct volumes_name *found)
+{
+    struct node *node = call->ctx;
+    struct volume *volume;
+    CLEANUP_FREE char *error = NULL;
+    int r = volumes_get_by_id(node->volumes, found->id, &volume, &error);
+    json_t *json = admin_volume_json(node, found); /* open now */
+    json_object_update(call->result, json);
+    json_decref(json);
+    if (r < 0) {
+        add_unavailable(call->result, error);
+        return;
+    }
+    add_info(call->result, node, volume);
+    volumes_put(node->volumes, volume);
+}
+
 int method_volume_info(struct admin_call *call)
 {
     struct node *node = call->ctx;
     struct volumes_name found;
+    bool recalled;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     bool may_open = admin_params_bool(&call->params, "open", true);
-    int r = begin(call, name);
-    CLEANUP_FREE char *away = NULL;
-    if (owner_is_away(r)) {
-        away = call->error;
-        call->error = NULL;
-    } else if (r != HERE) {
-        return r;
-    }
-    r = find_name(call, name, &found);
+    char owner[64];
+    int r = admin_params_end(&call->params, &call->error);
+    if (r == 0)
+        r = admin_volume_elsewhere(call, name, owner);
     if (r < 0)
         return r;
-    struct volume *volume;
-    if (away) {
-        call->result = name_json(node, &found);
+    CLEANUP_FREE char *away = NULL;
+    if (r == 1) {
+        r = admin_forward(call, owner);
+        if (!owner_is_away(r))
+            return r;
+        away = call->error;
+        call->error = NULL;
+    }
+    r = find_name(call, name, &found, &recalled);
+    if (r < 0)
+        return r;
+    struct volume *volume = volumes_peek(node->volumes, found.id, NULL);
+    call->result = admin_volume_json(node, &found);
+    if (recalled && !volume)
+        json_object_set_new(call->result, "recalled", json_true());
+    if (away)
         add_unavailable(call->result, away);
-        return 0;
-    }
-    if (!may_open) {
-        unsigned connections;
-        call->result = name_json(node, &found);
-        volume = volumes_peek(node->volumes, found.id, &connections);
-        if (volume != NULL)
-            add_info(call->result, node, volume);
-        return 0;
-    }
-    CLEANUP_FREE char *error = NULL;
-    r = volumes_get_by_id(node->volumes, found.id, &volume, &error);
-    call->result = name_json(node, &found);
-    if (r == 0) {
+    else if (volume && (recalled || !may_open))
         add_info(call->result, node, volume);
-        volumes_put(node->volumes, volume);
-    } else {
-        add_unavailable(call->result, error);
-    }
+    else if (may_open)
+        open_for_info(call, &found);
     return 0;
 }
 
@@ -338,6 +296,7 @@ int method_volume_move(struct admin_call *call)
 {
     struct node *node = call->ctx;
     struct volumes_name found;
+    bool recalled;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     const char *target =
         admin_params_text(&call->params, "node", ADMIN_REQUIRED, sizeof(found.owner));
@@ -348,7 +307,7 @@ int method_volume_move(struct admin_call *call)
         return r;
     r = check_target(call, target);
     if (r == 0)
-        r = find_name(call, name, &found);
+        r = find_name(call, name, &found, &recalled);
     if (r < 0)
         return r;
     if (strcmp(target, node->config->name) != 0)

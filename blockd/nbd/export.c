@@ -63,7 +63,8 @@ void nbd_export_find(struct volumes *volumes, struct nbd_string name, struct nbd
     unsigned count = 0;
     char text[NAME_BYTES_MAX];
     *ret_export = (struct nbd_export){0};
-    int rc = volumes_list(volumes, &names, &count);
+    bool recalled;
+    int rc = volumes_list_or_recall(volumes, &names, &count, &recalled);
     if (rc < 0) {
         export_fail(ret_export, nbd_export_error(rc), "the list of volumes cannot be read: %s",
             strerror(-rc));

@@ -128,7 +128,9 @@ MAY_SUSPEND static int list_volumes(
     struct handshake *h, struct volumes_name **ret_names, unsigned *ret_count)
 {
     uint64_t start_ns = env_now_ns();
-    int rc = volumes_list(attach_volumes(h->options->attach), ret_names, ret_count);
+    bool recalled;
+    int rc =
+        volumes_list_or_recall(attach_volumes(h->options->attach), ret_names, ret_count, &recalled);
     h->deadline_ns += env_now_ns() - start_ns;
     return rc;
 }

@@ -287,9 +287,19 @@ static void wait_for_ios(struct volume *v, uint64_t deadline_ns)
         fiber_queue_wait_until(&v->idle_waiters, deadline_ns);
 }
 
+/* S18: once I/O is refused only the store can give the volume to somebody. Not while that is away, then. */
+static bool store_answers(struct volume *v)
+{
+    struct volume_root root;
+    return volume_host_lease_valid(v->host) &&
+           volume_root_load(v->host->store, v->root.id, &root) == 0;
+}
+
 static int hand_over_locked(struct volume *v, const char *successor, uint64_t *ret_pause_ns)
 {
     hand_over_prepare(v);
+    if (!v->halted && !store_answers(v))
+        return -EHOSTUNREACH;
     if (v->halted || v->closed_to_io)
         return -ESHUTDOWN;
     uint64_t start_ns = env_now_ns();

@@ -216,6 +216,11 @@ const char *volume_name(const struct volume *volume)
     return volume->root.name;
 }
 
+const char *volume_pool_name(const struct volume *volume)
+{
+    return volume->root.pool;
+}
+
 uint64_t volume_size_bytes(const struct volume *volume)
 {
     return volume->state.size_bytes;

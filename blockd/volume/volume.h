@@ -133,7 +133,7 @@ MAY_SUSPEND int volume_session_renewed(struct volume *volume);
  * (-ESHUTDOWN), finishes what is in flight and releases the root for `successor` ("" = anybody).
  * The volume counts as halted from then on, and is to be closed (volume_close). *ret_pause_ns (may
  * be NULL): from the refusal to the release. -ESHUTDOWN: it halted on the way; -EHOSTUNREACH: it
- * does not serve (too few disks), and goes on as before; others: it has halted, perhaps released. */
+ * does not serve (too few disks), or the store does not answer (S18), and goes on as before; others: it has halted, perhaps released. */
 MAY_SUSPEND int volume_hand_over(
     struct volume *volume, const char *successor, uint64_t *ret_pause_ns);
 /* Clean: destages everything, seals, releases the root; no I/O may be in flight. The volume is gone
@@ -225,6 +225,7 @@ uint64_t volume_id(const struct volume *volume);
 /* Constant while it is open: a request for another epoch is not for this volume (S19). */
 uint32_t volume_epoch(const struct volume *volume);
 const char *volume_name(const struct volume *volume);
+const char *volume_pool_name(const struct volume *volume);
 uint64_t volume_size_bytes(const struct volume *volume);
 const struct volume_stats *volume_stats(const struct volume *volume);
 /* Deposed, or unsure whether it is: it serves nothing any more and is to be closed. */

@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """The coordination store fails under load: without a node failing too, I/O does not notice."""
 
+import errno
+import os
 import signal
 import time
 
+import nbd
+import pytest
 from conftest import LONG
 from hftest.load import Load
+from hftest.node import FuseMount
 from test_failover import TTL_S, settle
 
 
@@ -43,3 +48,86 @@ def test_loss_of_all_of_etcd(make_cluster, figure):
         load.stop()
     load.verify(cluster.n3.uri("v"))
     figure("loss of all of etcd: longest answer", gap, 0.3)
+
+
+def answers_within(what, seconds):
+    begin = time.monotonic()
+    try:
+        return what()
+    finally:
+        waited = time.monotonic() - begin
+        assert waited < seconds, f"{waited:.1f} s"
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"] if LONG else ["stopped"])
+def test_files_are_found_and_opened_without_etcd(make_cluster, how):
+    """S18: what blockd serves, is attached to or has seen is listed, looked up and opened; new names fail clearly, and soon."""
+    cluster = make_cluster(nodes=3, disks=1, session_ttl=f"{TTL_S}s")
+    for name in ("here", "there", "seen"):
+        cluster.n1.volume(name, 64)
+    mounts = {node: FuseMount(cluster.nodes[node]) for node in ("n1", "n2")}
+    with open(mounts["n1"].path / "here", "r+b") as file:
+        file.write(b"h" * 4096)
+    held = nbd.NBD()
+    held.connect_uri(cluster.n2.uri("here"))  # n2 is attached to it
+    with open(mounts["n2"].path / "there", "r+b") as file:
+        file.write(b"t" * 4096)
+    assert sorted(os.listdir(mounts["n1"].path)) == sorted(os.listdir(mounts["n2"].path)) == ["here", "seen", "there"]
+    cluster.n1.cli("volume", "info", "there")
+    if how == "stopped":
+        cluster.etcd.signal_all(signal.SIGSTOP)
+    else:
+        cluster.etcd.kill9("e1")
+    for round_number in range(2):  # within the lease, and beyond it
+        for mount in mounts.values():
+            for name in ("here", "there"):
+                data = answers_within((mount.path / name).read_bytes, 30 if round_number == 0 else 5)
+                assert data[:4096] == name[:1].encode() * 4096
+            assert answers_within(lambda at=mount: sorted(os.listdir(at.path)), 15) == ["here", "seen", "there"]
+            assert (mount.path / "seen").stat().st_size == 64 << 20
+            with pytest.raises(OSError) as new:
+                answers_within((mount.path / "new").stat, 15)
+            assert new.value.errno == errno.EAGAIN
+        time.sleep(TTL_S + 1)
+    with open(mounts["n2"].path / "there", "r+b") as file:
+        file.write(b"T" * 4096)
+        os.fsync(file.fileno())
+    assert (mounts["n1"].path / "there").read_bytes()[:4096] == b"T" * 4096
+    assert bytes(held.pread(4096, 0)) == b"h" * 4096
+    unknown = cluster.n1.cli_run("volume", "info", "new")
+    assert unknown.returncode and "the store does not answer" in unknown.stderr
+    assert "last saw" in cluster.n2.cli("volume", "list")
+    moved = cluster.n1.cli_run("volume", "move", "here", "--to", "n3")
+    assert moved.returncode, moved.stdout
+    assert bytes(held.pread(4096, 0)) == b"h" * 4096
+    # And back.
+    if how == "stopped":
+        cluster.etcd.signal_all(signal.SIGCONT)
+    else:
+        cluster.etcd.start("e1")
+    time.sleep(2 * TTL_S)
+    with pytest.raises(OSError) as new:
+        (mounts["n1"].path / "new").stat()
+    assert new.value.errno == errno.ENOENT
+    assert "last saw" not in cluster.n2.cli("volume", "list")
+    cluster.n1.cli("volume", "move", "here", "--to", "n3")
+    assert cluster.n2.owner_of("here") == "n3" and (mounts["n2"].path / "seen").read_bytes() == bytes(64 << 20)
+
+
+def test_a_handoff_is_not_begun_while_etcd_is_away(make_cluster):
+    """Within the lease, too, when nobody has noticed yet: the volume would be nobody's until etcd is back."""
+    cluster = make_cluster(nodes=3, disks=1, session_ttl="10s", config={"volume": {"handoff_after": "500ms"}})
+    cluster.n1.volume("v", 64)
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n1.uri("v"))
+    handle.pwrite(b"1" * 4096, 32 << 20)
+    assert cluster.n2.owner_of("v") == "n1"
+    cluster.etcd.signal_all(signal.SIGSTOP)
+    with Load([cluster.n2.uri("v")]) as load:  # all of the traffic
+        settle(load, 6)
+        load.stop()
+    moved = cluster.n1.cli_run("volume", "move", "v", "--to", "n2")
+    assert moved.returncode and "store" in moved.stderr, moved.stderr
+    load.verify(cluster.n1.uri("v"))
+    cluster.etcd.signal_all(signal.SIGCONT)
+    load.verify(cluster.n3.uri("v"))

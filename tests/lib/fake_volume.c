@@ -296,6 +296,27 @@ int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsig
     return 0;
 }
 
+bool volumes_store_away(const struct volumes *volumes)
+{
+    return false;
+}
+
+bool volumes_recall(const struct volumes *volumes, const char *name, struct volumes_name *ret_name)
+{
+    return false;
+}
+
+int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,
+    unsigned *ret_count, bool *ret_recalled)
+{
+    *ret_recalled = false;
+    return volumes_list(volumes, ret_names, ret_count);
+}
+
+void volumes_remember(struct volumes *volumes, const struct volumes_name *name)
+{
+}
+
 int volumes_resize(struct volumes *volumes, const char *name, uint64_t size_bytes, char **ret_error)
 {
     struct fake_data *d = find(volumes, name);

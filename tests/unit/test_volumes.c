@@ -104,6 +104,23 @@ const char *volume_name(const struct volume *volume)
     return volume->root.name;
 }
 
+const char *volume_pool_name(const struct volume *volume)
+{
+    return volume->root.pool;
+}
+
+static bool store_away;
+
+bool volume_host_lease_valid(const struct volume_host *host)
+{
+    return !store_away;
+}
+
+uint64_t volume_host_session(const struct volume_host *host)
+{
+    return 1;
+}
+
 uint64_t volume_size_bytes(const struct volume *volume)
 {
     return volume->root.size_bytes;
@@ -701,6 +718,32 @@ BODY(with_few_fibers_left_an_idle_volume_makes_room_for_another)
     volumes_put(volumes, get("b"));
 }
 
+BODY(without_the_store_what_is_open_or_was_seen_is_recalled)
+{
+    struct volumes_name *names, name;
+    unsigned count;
+    bool recalled;
+    struct volume *a = get("a");
+    assert_int_equal(volumes_list_or_recall(volumes, &names, &count, &recalled), 0);
+    assert_false(recalled);
+    mem_free(names);
+    make_volume(9, "later", VOLUME_NEW);
+    store_away = true;
+    assert_true(volumes_store_away(volumes));
+    assert_int_equal(volumes_list_or_recall(volumes, &names, &count, &recalled), 0);
+    assert_true(recalled);
+    assert_int_equal(count, 2);
+    assert_string_equal(names[1].name, "b");
+    mem_free(names);
+    assert_true(volumes_recall(volumes, "a", &name));
+    assert_int_equal(name.state, VOLUME_OWNED);
+    assert_int_equal(name.id, 1);
+    assert_true(volumes_recall(volumes, "b", &name));
+    assert_false(volumes_recall(volumes, "later", &name));
+    volumes_put(volumes, a);
+    store_away = false;
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -722,6 +765,7 @@ int main(void)
         cmocka_unit_test(close_releases_until_the_next_get),
         cmocka_unit_test(a_stop_begins_before_users_let_go),
         cmocka_unit_test(a_stop_reaches_what_is_just_being_opened),
+        cmocka_unit_test(without_the_store_what_is_open_or_was_seen_is_recalled),
         cmocka_unit_test(roots_left_deleting_are_purged_and_tried_again),
         cmocka_unit_test(list_has_every_volume_by_name_but_those_being_deleted),
         cmocka_unit_test(with_few_fibers_left_an_idle_volume_makes_room_for_another),

@@ -236,6 +236,7 @@ class FuseMount:
             self.node.helpers.remove(self)
         if self.process.poll() is None:
             subprocess.run(["umount", "-l", self.path], stderr=subprocess.DEVNULL, check=False)
+            self.process.terminate()  # namespaces made meanwhile have the mount too, and keep it
             try:
                 self.process.wait(5)
             except subprocess.TimeoutExpired:

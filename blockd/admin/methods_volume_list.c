@@ -1,0 +1,179 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * volume.list: from the store, or, while that does not answer, what this node knows. How many clients a
+ * volume has, and how it is, only its owner can tell; asked for that (F1), each owner answers once for
+ * all of its volumes.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "blockd/admin/forward.h"
+#include "blockd/admin/methods.h"
+#include "blockd/cluster/members.h"
+#include "blockd/node.h"
+#include "common/check.h"
+#include "common/mem.h"
+
+#define ID_TEXT_BYTES 17
+#define OWNERS_NS 2000000000ull /* an owner that does not answer within has said nothing */
+
+/* Of whom the record says that he has it, if he lives. */
+static const char *owner_of(struct node *node, const struct volumes_name *name)
+{
+    bool owned =
+        name->state == VOLUME_OWNED && members_session_alive(node->members, name->owner_session);
+    return owned ? name->owner : "";
+}
+
+json_t *admin_volume_json(struct node *node, const struct volumes_name *name)
+{
+    unsigned connections;
+    struct volume *volume = volumes_peek(node->volumes, name->id, &connections);
+    const char *owner = volume ? node->config->name : owner_of(node, name);
+    char id[ID_TEXT_BYTES];
+    snprintf(id, sizeof(id), "%016" PRIx64, name->id);
+    json_t *json = json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:b}", "name", name->name, "volume",
+        id, "size_bytes", (json_int_t)name->size_bytes, "pool", name->pool, "state",
+        volume_state_name(name->state), "owner", owner, "open", owner[0] != 0);
+    if (volume || !owner[0]) /* else its owner knows */
+        json_object_set_new(json, "connections", json_integer((json_int_t)connections));
+    if (volume) {
+        struct volume_info info;
+        volume_get_info(volume, &info);
+        json_object_set_new(json, "health", json_string(info.health));
+        if (info.problem[0])
+            json_object_set_new(json, "problem", json_string(info.problem));
+    }
+    return json;
+}
+
+int admin_volumes_json(struct node *node, json_t **ret_volumes, bool *ret_recalled)
+{
+    struct volumes_name *names;
+    unsigned count;
+    int r = volumes_list_or_recall(node->volumes, &names, &count, ret_recalled);
+    if (r < 0)
+        return r;
+    json_t *array = json_array();
+    for (unsigned i = 0; i < count; i++) {
+        json_array_append_new(array, admin_volume_json(node, &names[i]));
+        if (i % 64 == 63)
+            fiber_yield(); /* I/O does not wait for a long list */
+    }
+    mem_free(names);
+    *ret_volumes = array;
+    return 0;
+}
+
+/* --- From the owners --------------------------------------------------------------------------- */
+
+static void add_open(void *ctx, struct volume *volume)
+{
+    json_array_append_new(ctx, json_integer((json_int_t)volume_id(volume)));
+}
+
+/* What another node wants to know of the volumes that are open here. */
+static json_t *open_here(struct node *node)
+{
+    json_t *open = json_object(), *ids = json_array(), *id;
+    size_t i;
+    volumes_each_open(node->volumes, add_open, ids);
+    json_array_foreach (ids, i, id) {
+        struct volume_info info;
+        unsigned connections;
+        char text[ID_TEXT_BYTES];
+        uint64_t number = (uint64_t)json_integer_value(id);
+        struct volume *volume = volumes_peek(node->volumes, number, &connections);
+        if (!volume)
+            continue;
+        volume_get_info(volume, &info);
+        snprintf(text, sizeof(text), "%016" PRIx64, number);
+        json_object_set_new(open, text,
+            json_pack("{s:i, s:s, s:s}", "connections", (int)connections, "health", info.health,
+                "problem", info.problem));
+    }
+    json_decref(ids);
+    return open;
+}
+
+struct question {
+    struct node *node;
+    char owner[64];
+    json_t *told; /* of all: by id; the fibers' own are added when they answer */
+    struct fiber_group *group;
+};
+
+static void ask_owner(void *arg)
+{
+    struct question *question = arg;
+    CLEANUP_FREE char *error = NULL;
+    json_t *answer = NULL;
+    if (admin_ask(question->node, question->owner, "volume.list",
+            json_pack("{s:b}", "open_only", 1), OWNERS_NS, &answer, &error) == 0)
+        json_object_update(question->told, json_object_get(answer, "open"));
+    json_decref(answer);
+    fiber_group_done(question->group, 0);
+    mem_free(question);
+}
+
+/* Asks the owners of what is open elsewhere, all at once; by id. */
+MAY_SUSPEND static json_t *ask_owners(struct node *node, const json_t *volumes)
+{
+    json_t *told = json_object(), *asked = json_object();
+    const json_t *volume;
+    struct fiber_group group;
+    size_t i;
+    fiber_group_init(&group);
+    json_array_foreach (volumes, i, volume) {
+        const char *owner = json_string_value(json_object_get(volume, "owner"));
+        if (!owner[0] || strcmp(owner, node->config->name) == 0 || json_object_get(asked, owner))
+            continue;
+        json_object_set_new(asked, owner, json_true());
+        struct question *question = NEW(struct question);
+        *question = (struct question){.node = node, .told = told, .group = &group};
+        snprintf(question->owner, sizeof(question->owner), "%s", owner);
+        fiber_group_add(&group, 1);
+        fiber_spawn("asks an owner", ask_owner, question);
+    }
+    fiber_group_wait(&group);
+    json_decref(asked);
+    return told;
+}
+
+static void add_what_owners_know(struct node *node, json_t *volumes)
+{
+    json_t *told = ask_owners(node, volumes), *volume;
+    size_t i;
+    json_array_foreach (volumes, i, volume) {
+        const char *id = json_string_value(json_object_get(volume, "volume"));
+        json_t *more = json_object_get(told, id);
+        if (json_is_object(more) && !json_object_get(volume, "health"))
+            json_object_update(volume, more);
+    }
+    json_decref(told);
+}
+
+int method_volume_list(struct admin_call *call)
+{
+    struct node *node = call->ctx;
+    json_t *volumes;
+    bool recalled;
+    bool clients = admin_params_bool(&call->params, "clients", false);
+    bool open_only = admin_params_bool(&call->params, "open_only", false);
+    int r = admin_params_end(&call->params, &call->error);
+    if (r < 0)
+        return r;
+    if (open_only) {
+        call->result = json_pack("{s:o}", "open", open_here(node));
+        return 0;
+    }
+    r = admin_volumes_json(node, &volumes, &recalled);
+    if (r < 0)
+        return admin_fail(call, r, "the store does not list the volumes");
+    if (clients && node->peers)
+        add_what_owners_know(node, volumes);
+    call->result = json_pack("{s:o, s:b}", "volumes", volumes, "recalled", recalled);
+    return 0;
+}
