@@ -24,7 +24,8 @@
  *  X8 An epoch is taken only while the disk of some copy of the manifest is up: its fence is left there. Else opens
  *     that fail would lift the root over the fences that tell a store that was set back (X5).
  *  X7 What was found on some copies alone of the log that was open is read only once it is on enough of them, on
- *     record: it may never have been acknowledged, and the next owner may find a shorter copy.
+ *     record: it may never have been acknowledged, and the next owner may find a shorter copy. Nor is anything read
+ *     before while a copy of that log is away: the next owner may find a longer one.
  *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
  *     can for as long as its session lives.
  *  X5 A fence that is refused although the root names no later epoch, or that finds the very epoch there before it is

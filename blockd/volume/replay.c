@@ -358,6 +358,8 @@ static int choose_length(struct recovery *rec, struct copies_set *copies, const 
     bool spare =
         !wal->sealed && rec->open_seen; /* its first append comes after the other's seal (W3) */
     rec->open_seen = rec->open_seen || !wal->sealed;
+    if (!wal->sealed && !spare && copies_away(copies, rec->volume->host, wal->shards))
+        rec->volume->tail_unsure = true; /* X7: it may have more */
     if (!needed || spare || copies->suspect < copies->usable)
         return 0;
     rec->power_loss = true;

@@ -163,7 +163,7 @@ struct volume {
     bool damaged_ranges;
     bool replaying;
     uint64_t replay_blocks; /* of budget.opens */
-    bool tail_unsure;       /* X7: some of what was replayed is not on all copies of its log */
+    bool tail_unsure;       /* X7: not all copies of the log that was open are known to end alike */
     bool possible_loss;     /* S6: found by this open, told with its first manifest */
 
     struct requests requests;

@@ -386,6 +386,30 @@ static void a_close_does_not_wait_for_reads_that_wait_for_disks(void)
     tear_down();
 }
 
+/* The one copy that is there says nothing that is not in rows, but another one may have more. */
+static void nothing_is_read_while_a_copy_of_the_open_log_is_away(void)
+{
+    unsigned logs[DISKS], manifests[DISKS];
+    set_up_disks((struct shard_code){1, 1}, 2, 3);
+    write_old(1, 1);
+    CHECK(volume_destage(old) == 0);
+    CHECK(disks_with(SHARD_LOG, logs) == 2 && disks_with(SHARD_MANIFEST, manifests) == 2);
+    unsigned keep = logs[0] == manifests[0] || logs[0] == manifests[1] ? logs[0] : logs[1];
+    append_unacknowledged(logs[0] + logs[1] - keep);
+    for (unsigned i = 0; i < 3; i++)
+        if (i != keep)
+            go_away(i);
+    CHECK(inherit() == 0);
+    CHECK_MSG(strstr(info().problem, "reads and writes wait"), "%s", info().problem);
+    for (unsigned i = 0; i < 3; i++)
+        come_back(i);
+    assert_int_equal(first_byte(), 1);
+    volume_close(volume);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 1);
+    tear_down();
+}
+
 /* What all copies have is found by whoever opens it. */
 static void what_is_on_all_copies_is_read_while_no_log_can_be_made(void)
 {
@@ -436,6 +460,7 @@ TEST(a_disk_that_is_not_there_at_start_is_waited_for)
 TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
 TEST(a_row_is_given_up_after_the_repair_wait)
 TEST(what_is_on_one_copy_alone_is_not_read)
+TEST(nothing_is_read_while_a_copy_of_the_open_log_is_away)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
 TEST(what_is_on_all_copies_is_read_while_no_log_can_be_made)
 
@@ -452,6 +477,7 @@ int main(void)
         cmocka_unit_test(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away_),
         cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
         cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
+        cmocka_unit_test(nothing_is_read_while_a_copy_of_the_open_log_is_away_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
         cmocka_unit_test(what_is_on_all_copies_is_read_while_no_log_can_be_made_),
     };
