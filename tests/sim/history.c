@@ -42,7 +42,8 @@ struct write {
 struct history {
     char name[64];
     struct block *blocks;
-    uint32_t block_count;
+    uint32_t block_count; /* asked for */
+    uint32_t size;        /* surely there */
     uint64_t now;
     uint64_t durable_until; /* what ended before is durable */
     bool power_lost;
@@ -68,17 +69,23 @@ static void block_reset(struct block *block, uint64_t write, bool zero, uint64_t
         .zero = zero};
 }
 
+static void blocks_add(struct history *h, uint32_t block_count)
+{
+    h->blocks = must(realloc(h->blocks, block_count * sizeof(*h->blocks)));
+    for (uint32_t b = h->block_count; b < block_count; b++) {
+        h->blocks[b] = (struct block){.capacity = 4, .found = NEVER};
+        h->blocks[b].versions = must(malloc(4 * sizeof(struct version)));
+        block_reset(&h->blocks[b], 0, true, 0);
+    }
+    h->block_count = block_count;
+}
+
 struct history *history_new(const char *name, uint32_t block_count)
 {
     struct history *h = must(calloc(1, sizeof(*h)));
     snprintf(h->name, sizeof(h->name), "%s", name);
-    h->block_count = block_count;
-    h->blocks = must(calloc(block_count, sizeof(*h->blocks)));
-    for (uint32_t b = 0; b < block_count; b++) {
-        h->blocks[b].capacity = 4;
-        h->blocks[b].versions = must(malloc(4 * sizeof(struct version)));
-        block_reset(&h->blocks[b], 0, true, 0);
-    }
+    blocks_add(h, block_count);
+    h->size = block_count;
     return h;
 }
 
@@ -89,6 +96,29 @@ void history_free(struct history *h)
     free(h->blocks);
     free(h->writes);
     free(h);
+}
+
+void history_grow(struct history *h, uint32_t block_count)
+{
+    if (block_count > h->block_count)
+        blocks_add(h, block_count);
+}
+
+void history_grown(struct history *h, uint32_t block_count)
+{
+    CHECK_MSG(block_count <= h->block_count, "%s has %u blocks, at most %u were asked for", h->name,
+        block_count, h->block_count);
+    h->size = MAX(h->size, block_count);
+}
+
+uint32_t history_size(const struct history *h)
+{
+    return h->size;
+}
+
+uint32_t history_size_max(const struct history *h)
+{
+    return h->block_count;
 }
 
 uint64_t history_now(struct history *h)
@@ -240,7 +270,9 @@ void history_written(struct history *h, uint64_t number)
     uint64_t now = ++h->now;
     h->acked++;
     for (uint32_t i = 0; i < write->count; i++) {
-        struct version *v = version_find(&h->blocks[write->first + i], number);
+        struct version *v = write->first + i < h->block_count
+                                ? version_find(&h->blocks[write->first + i], number)
+                                : NULL;
         if (!v)
             continue; /* of before a crash that was settled since */
         v->ended = now;
@@ -252,7 +284,7 @@ void history_written(struct history *h, uint64_t number)
 void history_refused(struct history *h, uint64_t number)
 {
     const struct write *write = &h->writes[number - 1];
-    for (uint32_t i = 0; i < write->count; i++) {
+    for (uint32_t i = 0; i < write->count && write->first + i < h->block_count; i++) {
         struct block *block = &h->blocks[write->first + i];
         struct version *v = version_find(block, number);
         CHECK_MSG(!v || v->first_end == NEVER, "%s block %u: write %llu was refused and read",
@@ -387,6 +419,17 @@ static uint64_t there_since(struct history *h)
             until = MAX(until, found_version(h, b)->began);
     }
     return until;
+}
+
+/* Nothing beyond `block_count` was acknowledged or seen, or the size would have been. */
+void history_found_size(struct history *h, uint32_t block_count)
+{
+    CHECK_MSG(block_count >= h->size && block_count <= h->block_count,
+        "%s has %u blocks after %s; %u were there, %u asked for", h->name, block_count,
+        h->power_lost ? "a loss of power" : "a crash", h->size, h->block_count);
+    while (h->block_count > block_count)
+        free(h->blocks[--h->block_count].versions);
+    h->size = block_count;
 }
 
 void history_settled(struct history *h)

@@ -13,6 +13,8 @@
  *     was asked for at T, then so is everything acknowledged before T.
  *  H3 After a loss of power everywhere: everything covered by a flush that has been answered.
  *  H4 Content that nobody wrote to that block is never read.
+ *  H5 The size only grows, by what was asked for: what was acknowledged, or seen once, is there for whoever asks
+ *     later, also after crashes and losses of power; new blocks read as zeroes until they are written.
  *
  * The memory is plain malloc: it outlives nodes.
  */
@@ -28,6 +30,14 @@ struct history;
 
 struct history *history_new(const char *name, uint32_t block_count);
 void history_free(struct history *history);
+
+/* H5. A larger size was asked for; what becomes of that is known once it is there. */
+void history_grow(struct history *history, uint32_t block_count);
+/* It was acknowledged, or something beyond the size so far has been read or written. */
+void history_grown(struct history *history, uint32_t block_count);
+/* At least so many blocks are there, at most so many can be. */
+uint32_t history_size(const struct history *history);
+uint32_t history_size_max(const struct history *history);
 
 /* A write, or zeroes (`buf` NULL: trim, write zeroes); fills `buf` (count blocks). The number is the
  * write's; it is given to history_written once, or never. */
@@ -53,6 +63,8 @@ void history_crashed(struct history *history, bool power_lost);
  * back. */
 void history_found(struct history *history, uint32_t first, uint32_t count, const void *buf);
 void history_settled(struct history *history);
+/* Before that, where growth was asked for: the size as it is now. One that has not come will not come. */
+void history_found_size(struct history *history, uint32_t block_count);
 
 /* Writes acknowledged, reads checked, of all time. */
 uint64_t history_writes(const struct history *history);

@@ -73,10 +73,24 @@ static bool answered(struct life *l, int r)
     return false;
 }
 
+/* Within what is surely there, or in what was asked for at least. */
 static uint32_t some_block(struct life *l, uint32_t count)
 {
-    uint32_t blocks = l->client->volume->blocks, hot = MAX(l->client->cluster->hot_blocks, count);
+    const struct history *history = l->client->volume->history;
+    uint32_t blocks = rng_one_in(&l->rng, 4) ? history_size_max(history) : history_size(history);
+    uint32_t hot = MAX(l->client->cluster->hot_blocks, count);
     return (uint32_t)rng_below(&l->rng, (rng_one_in(&l->rng, 2) ? hot : blocks) - count + 1);
+}
+
+/* H5. 1: the call went beyond the end, and rightly so. `size` was surely there when it began. */
+static int check_size(struct life *l, uint32_t size, uint32_t end_block, int r)
+{
+    struct history *history = l->client->volume->history;
+    CHECK_MSG(r != -EINVAL || end_block > size,
+        "client %u: beyond the end at block %u; %u were there", l->client->number, end_block, size);
+    if (r == 0)
+        history_grown(history, MAX(end_block, history_size(history)));
+    return r == -EINVAL;
 }
 
 static void do_write(struct life *l, bool zero)
@@ -94,10 +108,13 @@ static void do_write(struct life *l, bool zero)
         if (!attach(l))
             return;
         unsigned flags = fua ? VOLUME_FUA : 0;
+        uint32_t size = history_size(history);
         int r = zero ? attach_trim(l->attachment, off, len, flags, request_id(l))
                      : attach_write(l->attachment, off, len, l->buf, flags, request_id(l));
         if (!answered(l, r))
             continue;
+        if (check_size(l, size, first + count, r))
+            return;
         CHECK_MSG(r == 0 || (r == -ENOSPC && !zero && cluster_is_full(c)), "client %u: %s: %s",
             l->client->number, zero ? "trim" : "write", strerror(-r));
         if (r == 0)
@@ -118,6 +135,7 @@ static void do_read(struct life *l)
         if (!attach(l))
             return;
         uint64_t since = history_now(history);
+        uint32_t size = history_size(history);
         int r = attach_read(
             l->attachment, (uint64_t)first * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, l->buf);
         if (!answered(l, r) ||
@@ -125,6 +143,8 @@ static void do_read(struct life *l)
             env_sleep_ns(20 * CLUSTER_MS); /* more nodes may be away than the code can do without */
             continue;
         }
+        if (check_size(l, size, first + count, r))
+            return;
         CHECK_MSG(r == 0, "client %u: read: %s", l->client->number, strerror(-r));
         history_read(history, since, first, count, l->buf);
         return;
@@ -147,6 +167,62 @@ static void do_flush(struct life *l)
     }
 }
 
+/* As an administrator does: at the node that owns the volume. On a fiber there. */
+static void resize_main(void *arg)
+{
+    struct cluster_resize *resize = arg;
+    CLEANUP_FREE char *error = NULL;
+    struct cluster_volume *volume = resize->client->volume;
+    resize->result = volumes_resize(
+        resize->owner->node->volumes, volume->name, (uint64_t)resize->blocks * BLOCK_BYTES, &error);
+    CHECK_MSG(resize->result != -EINVAL || history_size_max(volume->history) > resize->blocks,
+        "%s: resize: %s", volume->name, error);
+    if (resize->result == 0) {
+        history_grown(volume->history, resize->blocks);
+        cluster_totals->resizes++;
+    }
+    resize->done = true;
+}
+
+/* Not answered yet, and it may still be. */
+static bool resize_runs(const struct cluster_resize *resize)
+{
+    return resize->busy && !resize->done && resize->owner->starts == resize->owner_starts &&
+           sim_node_is_up(resize->owner->env);
+}
+
+static struct cluster_node *owner_node(const struct life *l)
+{
+    const char *name = attach_owner(l->attachment);
+    struct cluster *c = l->client->cluster;
+    for (unsigned i = 0; i < c->node_count && name[0]; i++) {
+        if (strcmp(c->nodes[i].name, name) == 0)
+            return &c->nodes[i];
+    }
+    return l->node;
+}
+
+static void do_resize(struct life *l)
+{
+    struct cluster_resize *resize = &l->client->resize;
+    struct history *history = l->client->volume->history;
+    uint32_t blocks = history_size_max(history) + 1 + (uint32_t)rng_below(&l->rng, 16);
+    if (resize_runs(resize) || blocks > CLUSTER_BLOCKS_MAX || !attach(l))
+        return;
+    struct cluster_node *owner = owner_node(l);
+    if (!owner->node || owner->want_stop)
+        return;
+    *resize = (struct cluster_resize){.client = l->client,
+        .owner = owner,
+        .owner_starts = owner->starts,
+        .blocks = blocks,
+        .busy = true};
+    history_grow(history, blocks);
+    fiber_spawn_on(owner->env, "resize", resize_main, resize);
+    while (resize_runs(resize))
+        env_sleep_ns(5 * CLUSTER_MS);
+}
+
 static void life_main(void *arg)
 {
     struct life life = *(struct life *)arg, *l = &life;
@@ -156,7 +232,9 @@ static void life_main(void *arg)
     while (!over(l) && !c->clients_stop) {
         unsigned what = (unsigned)rng_below(&l->rng, 100);
         c->requests++;
-        if (what < c->write_percent)
+        if (rng_below(&l->rng, 1000) < c->resize_permille)
+            do_resize(l);
+        else if (what < c->write_percent)
             do_write(l, false);
         else if (what < c->write_percent + c->trim_percent)
             do_write(l, true);
@@ -274,28 +352,44 @@ struct attachment *cluster_attach(struct cluster_node *node, const char *name)
     }
 }
 
+/* H5: what an attachment says that was made after the size was known. */
+static uint32_t size_of(
+    struct attachment *attachment, struct cluster_volume *volume, uint32_t size_before)
+{
+    uint32_t blocks = (uint32_t)(attach_size_bytes(attachment) / BLOCK_BYTES);
+    CHECK_MSG(blocks >= size_before, "%s has %u blocks; %u were there", volume->name, blocks,
+        size_before);
+    history_grown(volume->history, MAX(blocks, history_size(volume->history)));
+    return blocks;
+}
+
 void cluster_read_all(struct cluster_node *node, struct cluster_volume *volume, bool settle)
 {
     enum { PIECE = 32 };
     void *buf = mem_alloc_pages(PIECE * BLOCK_BYTES);
+    uint32_t before = history_size(volume->history), count;
     struct attachment *attachment = cluster_attach(node, volume->name);
-    for (uint32_t at = 0; at < volume->blocks;) {
+    uint32_t blocks = size_of(attachment, volume, before);
+    for (uint32_t at = 0; at < blocks; at += count) {
+        count = MIN(blocks - at, (uint32_t)PIECE);
         uint64_t since = history_now(volume->history);
         int r =
-            attach_read(attachment, (uint64_t)at * BLOCK_BYTES, (uint64_t)PIECE * BLOCK_BYTES, buf);
+            attach_read(attachment, (uint64_t)at * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, buf);
         if (r == -ESHUTDOWN) {
             attach_put(attachment);
             attachment = cluster_attach(node, volume->name);
+            count = 0;
             continue;
         }
         CHECK_MSG(
             r == 0, "%s: read of %s at block %u: %s", node->name, volume->name, at, strerror(-r));
         if (settle)
-            history_found(volume->history, at, PIECE, buf);
+            history_found(volume->history, at, count, buf);
         else
-            history_read(volume->history, since, at, PIECE, buf);
-        at += PIECE;
+            history_read(volume->history, since, at, count, buf);
     }
+    if (settle)
+        history_found_size(volume->history, blocks);
     attach_put(attachment);
     mem_free_pages(buf, PIECE * BLOCK_BYTES);
 }

@@ -81,8 +81,7 @@ struct cluster *cluster_new(uint64_t seed, unsigned node_count)
     for (unsigned i = 0; i < c->volume_count; i++) {
         struct cluster_volume *volume = &c->volumes[i];
         snprintf(volume->name, sizeof(volume->name), "vol%u", i);
-        volume->blocks = 256;
-        volume->history = history_new(volume->name, volume->blocks);
+        volume->history = history_new(volume->name, CLUSTER_BLOCKS);
     }
     c->client_count = 2 + (unsigned)rng_below(&c->rng, CLUSTER_CLIENTS_MAX - 1);
     c->write_percent = (unsigned)rng_between(&c->rng, 35, 70);
@@ -90,6 +89,7 @@ struct cluster *cluster_new(uint64_t seed, unsigned node_count)
     c->trim_percent = (unsigned)rng_below(&c->rng, 10);
     c->large_percent = (unsigned)rng_below(&c->rng, 30);
     c->hot_blocks = 1 + (unsigned)rng_below(&c->rng, 48);
+    c->resize_permille = rng_one_in(&c->rng, 2) ? (unsigned)rng_below(&c->rng, 15) : 0;
     c->think_ns_max = rng_between(&c->rng, 5, 120) * CLUSTER_MS;
     return c;
 }
@@ -170,6 +170,7 @@ void cluster_start_node(struct cluster_node *node)
     CHECK(!node->node);
     node->want_up = true;
     node->want_stop = false;
+    node->starts++;
     sim_node_start(node->env, "process", process_main, node);
 }
 

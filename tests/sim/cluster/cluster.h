@@ -22,6 +22,8 @@ enum {
     CLUSTER_DISKS_MAX = 2, /* of a node */
     CLUSTER_VOLUMES_MAX = 2,
     CLUSTER_CLIENTS_MAX = 6,
+    CLUSTER_BLOCKS = 256, /* of a volume, before it grows */
+    CLUSTER_BLOCKS_MAX = 640,
 };
 #define CLUSTER_MS 1000000ull
 #define CLUSTER_S 1000000000ull
@@ -64,14 +66,24 @@ struct cluster_node {
     bool formatted;
     struct node *node; /* NULL while it does not run */
     bool want_up, want_stop;
+    unsigned starts;
     bool dirty; /* something of it may be missing or bad: counts among the m */
 };
 
 struct cluster_volume {
     char name[16];
     uint64_t id;
-    uint32_t blocks;
     struct history *history;
+};
+
+/* A resize that a client has asked the owner for; the owner may be gone without an answer. */
+struct cluster_resize {
+    struct cluster_client *client;
+    struct cluster_node *owner;
+    unsigned owner_starts; /* which process of it */
+    uint32_t blocks;
+    bool busy, done;
+    int result;
 };
 
 struct cluster_client {
@@ -82,6 +94,7 @@ struct cluster_client {
     uint64_t life; /* of the fiber that runs it; another one has to go */
     bool running, left_out;
     struct rng rng;
+    struct cluster_resize resize;
 };
 
 struct cluster {
@@ -103,6 +116,7 @@ struct cluster {
     bool fault_on[FAULT_KINDS];
     unsigned fault_pace_ms;
     unsigned write_percent, flush_percent, trim_percent, large_percent, hot_blocks;
+    unsigned resize_permille;
     uint64_t think_ns_max;
     /* clients */
     bool clients_stop;
@@ -113,7 +127,7 @@ struct cluster {
 /* Of all rounds of the process. */
 struct cluster_totals {
     uint64_t faults[FAULT_KINDS];
-    uint64_t rounds, virtual_ns, requests, resends, reads, writes, no_space;
+    uint64_t rounds, virtual_ns, requests, resends, reads, writes, no_space, resizes;
 };
 extern struct cluster_totals *cluster_totals; /* shared with the rounds' processes */
 

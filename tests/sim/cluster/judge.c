@@ -105,7 +105,7 @@ static void write_main(void *arg)
     struct errand *e = arg;
     struct history *history = e->volume->history;
     void *buf = mem_alloc_pages(BLOCK_BYTES);
-    uint32_t block = (uint32_t)rng_below(&e->cluster->rng, e->volume->blocks);
+    uint32_t block = (uint32_t)rng_below(&e->cluster->rng, history_size(history));
     uint64_t write = history_write(history, block, 1, buf, false);
     do {
         struct attachment *attachment = cluster_attach(e->node, e->volume->name);

@@ -26,7 +26,7 @@ static void make_volumes(void *arg)
     }
     for (unsigned i = 0; i < c->volume_count; i++) {
         struct cluster_volume *volume = &c->volumes[i];
-        r = volume_create(&node->host, volume->name, (uint64_t)volume->blocks * BLOCK_BYTES,
+        r = volume_create(&node->host, volume->name, (uint64_t)CLUSTER_BLOCKS * BLOCK_BYTES,
             c->pool.name, &volume->id, &error);
         CHECK_MSG(r == 0, "volume_create: %s", error);
     }
@@ -62,11 +62,11 @@ static void print_totals(void)
 {
     const struct cluster_totals *t = cluster_totals;
     printf("%llu rounds, %.2f simulated hours, %llu requests (%llu repeated), %llu writes, %llu "
-           "reads, %llu times no space\n",
+           "reads, %llu times no space, %llu resizes\n",
         (unsigned long long)t->rounds, (double)t->virtual_ns / 3600e9,
         (unsigned long long)t->requests, (unsigned long long)t->resends,
         (unsigned long long)t->writes, (unsigned long long)t->reads,
-        (unsigned long long)t->no_space);
+        (unsigned long long)t->no_space, (unsigned long long)t->resizes);
     for (unsigned i = 0; i < FAULT_KINDS; i++) {
         if (t->faults[i])
             printf("%8llu  %s\n", (unsigned long long)t->faults[i], cluster_fault_name(i));
