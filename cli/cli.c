@@ -73,6 +73,7 @@ int cli_call_quiet(
     bool elapsed_shown = false;
     int r = admin_client_call(cli->client, method, params, CLI_TIMEOUT_MS, show_elapsed,
         &elapsed_shown, ret_result, &text);
+    cli->error = r;
     if (elapsed_shown)
         fputs("\r\033[K", stderr);
     if (r < 0)

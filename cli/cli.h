@@ -25,6 +25,7 @@ struct cli {
     const char *socket_path;
     bool json;
     struct admin_client *client; /* opened by the first call */
+    int error;                   /* of the last call: 0, or what it failed with (negative errno) */
 };
 
 /* "holdfast: TEXT" on stderr. Returns CLI_FAILED, for `return cli_fail(...)`. */

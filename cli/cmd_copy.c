@@ -176,6 +176,8 @@ static int check_existing(struct import_job *job)
 {
     uint64_t clients;
     int code = count_clients(job->cli, job->args, job->volume, &clients);
+    if (code != CLI_OK && job->cli->error == -ENOENT)
+        cli_fail("with --create, or --pool POOL, it is made, as large as what is imported");
     if (code != CLI_OK || clients == 0 || args_has(job->args, "force"))
         return code;
     return cli_fail("volume '%s' is in use (%s connected): stop what uses it, "

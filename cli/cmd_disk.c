@@ -52,7 +52,12 @@ int cmd_disk_remove(struct cli *cli, const struct args *args)
 
 int cmd_disk_scrub(struct cli *cli, const struct args *args)
 {
-    return cli_do(cli, "disk.scrub", NULL, "Checking all disks; 'holdfast status' shows how far.");
+    const char *node = args_text(args, "node");
+    if (!node)
+        return cli_do(cli, "disk.scrub", NULL,
+            "Checking all disks of this node; 'holdfast status' shows how far.");
+    return cli_do(cli, "disk.scrub", json_pack("{s:s}", "node", node),
+        "Checking all disks of node '%s'; 'holdfast status' there shows how far.", node);
 }
 
 int cmd_disk_list(struct cli *cli, const struct args *args)

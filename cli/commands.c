@@ -34,6 +34,10 @@ static const struct option_spec volume_delete_options[] = {
     {"force", OPTION_FLAG, NULL, "also while clients are connected to it"},
     {0},
 };
+static const struct option_spec disk_scrub_options[] = {
+    {"node", OPTION_TEXT, "NODE", "the disks of that node [of this one]"},
+    {0},
+};
 static const struct option_spec volume_move_options[] = {
     {"to", OPTION_TEXT, "NODE", "the node that shall serve it"},
     {0},
@@ -111,9 +115,9 @@ const struct command commands[] = {
         "on it.",
         "holdfast disk remove 3\nholdfast disk remove /srv/holdfast/disk3 --force",
         force_remove_options, cmd_disk_remove},
-    {"disk", "scrub", "", "Check all data on the disks now",
+    {"disk", "scrub", "", "Check all data on a node's disks now",
         "Starts it and returns; 'holdfast status' shows how far it is. Damage is repaired.",
-        "holdfast disk scrub", no_options, cmd_disk_scrub},
+        "holdfast disk scrub\nholdfast disk scrub --node n2", disk_scrub_options, cmd_disk_scrub},
     {"pool", "list", "", "List the pools and their space",
         "SIZE and FREE are what volumes can hold, after redundancy.", "holdfast pool list",
         no_options, cmd_pool_list},

@@ -38,7 +38,7 @@
  *       or might, unless forced)
  *   disk.list {} -> {"disks":[{"disk","number","path","node","state":"in|out|failed|missing","class",
  *       "size_bytes","free_bytes","shards"?(of this node's),"errors","append_latency_us","problem"?}]}
- *   disk.scrub {} -> {} (a pass over all disks begins, in the background)
+ *   disk.scrub {"node"?} -> {} (a pass over all disks of the node begins, in the background)
  *   pool.create {"name","code":"4+2","min_shards"?,"domain"?:"disk|node|rack","class"?,"log_class"?}
  *       -> {}
  *   pool.list {} -> {"pools":[{"name","code","domain","min_shards","class","log_class","size_bytes",

@@ -145,6 +145,18 @@ int admin_ask(struct node *node, const char *node_name, const char *method, json
     return read_answer(node_name, answer, ask.call.ret_payload_bytes, ret_result, ret_error);
 }
 
+int admin_check_node(struct admin_call *call, const char *name)
+{
+    struct node *node = call->ctx;
+    const struct member *member = members_find(node->members, name);
+    if (strcmp(name, node->config->name) == 0 || (member && member->session))
+        return 0;
+    call->error = member
+                      ? mem_printf("node '%s' is down; start it first ('holdfast node list')", name)
+                      : mem_printf("no node named '%s' has joined; see 'holdfast node list'", name);
+    return member ? -EHOSTUNREACH : -ENOENT;
+}
+
 int admin_forward(struct admin_call *call, const char *node_name)
 {
     json_t *params = call->params.object ? json_deep_copy(call->params.object) : NULL;

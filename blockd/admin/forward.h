@@ -25,6 +25,8 @@ MAY_SUSPEND int admin_ask(struct node *node, const char *node_name, const char *
 /* The node stops (node->phase): all of them end with -ECANCELED, soon. */
 void admin_asks_end(struct node *node);
 
+/* Whether the node can be asked: this one, or one that is up. -ENOENT, -EHOSTUNREACH with call->error. */
+int admin_check_node(struct admin_call *call, const char *name);
 /* 1: the volume is served by a living node that is not this one, *ret_node (64 bytes); 0: this node
  * may execute it. Negative errno with call->error, -ENOENT too. Never 1 for what was forwarded (F1). */
 MAY_SUSPEND int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_node);

@@ -166,8 +166,14 @@ int method_disk_list(struct admin_call *call)
 int method_disk_scrub(struct admin_call *call)
 {
     struct node *node = call->ctx;
+    const char *where = admin_params_text(&call->params, "node", ADMIN_OPTIONAL, 64);
     int r = admin_params_end(&call->params, &call->error);
-    if (r == 0)
-        scrub_now(node->scrub);
-    return r;
+    if (r == 0 && where)
+        r = admin_check_node(call, where);
+    if (r < 0)
+        return r;
+    if (where && strcmp(where, node->config->name) != 0 && !call->forwarded)
+        return admin_forward(call, where);
+    scrub_now(node->scrub);
+    return 0;
 }

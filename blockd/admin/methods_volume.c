@@ -257,18 +257,6 @@ int method_volume_info(struct admin_call *call)
 
 /* --- Move ------------------------------------------------------------------------------------ */
 
-static int check_target(struct admin_call *call, const char *target)
-{
-    struct node *node = call->ctx;
-    const struct member *member = members_find(node->members, target);
-    if (strcmp(target, node->config->name) == 0 || (member && member->session))
-        return 0;
-    call->error = mem_printf(member ? "node '%s' is down; start it first"
-                                    : "no node named '%s'; see 'holdfast node list'",
-        target);
-    return member ? -EHOSTUNREACH : -ENOENT;
-}
-
 /* Opens it where it shall be, now that nobody has it: at this node, or there. */
 MAY_SUSPEND static int open_at(
     struct node *node, const char *name, const char *target, char **ret_error)
@@ -302,10 +290,13 @@ int method_volume_move(struct admin_call *call)
         admin_params_text(&call->params, "node", ADMIN_REQUIRED, sizeof(found.owner));
     uint64_t pause_ns = 0;
     CLEANUP_FREE char *error = NULL;
-    int r = begin(call, name);
+    int r = call->forwarded ? 0 : admin_check_node(call, target);
+    if (r < 0)
+        return r;
+    r = begin(call, name);
     if (r != HERE)
         return r;
-    r = check_target(call, target);
+    r = admin_check_node(call, target);
     if (r == 0)
         r = find_name(call, name, &found, &recalled);
     if (r < 0)
