@@ -189,6 +189,7 @@ void volume_free(struct volume *v)
     mem_free(v->manifest.chain);
     mem_free(v->root_text);
     mem_free(v->replayed);
+    mem_free(v->reconciled);
     row_codes_free(v->row_io.codes);
     mem_free(v);
 }
@@ -278,7 +279,6 @@ static void start(struct volume *v)
     mem_free(v->replayed);
     v->replayed = NULL;
     v->replayed_count = 0;
-    volume_spawn(v, "reconcile", reconcile);
     repair_kick(v);
 }
 

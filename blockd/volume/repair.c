@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Repair: shards that are lost or damaged are rebuilt from the others onto another disk, those
- * nearest to loss first. Reconciliation: shards that no manifest names are removed.
+ * nearest to loss first.
  *
  * Invariants
  *  Q1 Only sealed places are repaired; an open one is retired and sealed first (S23).
@@ -12,8 +12,6 @@
  *     place elsewhere (clean_place): redundancy never falls on the way.
  *  Q5 A disk that is missing is waited for (volume_host.repair_wait_ns) before what is on it is rebuilt:
  *     a node that restarts costs no rebuild. Only logs leave it at once; they are short.
- *  Q4 Reconciliation removes only shards of an earlier epoch that the manifest of this serving
- *     owner does not name (S24).
  */
 #include <errno.h>
 #include <string.h>
@@ -297,7 +295,8 @@ static int repair_logs(struct volume *v)
 static int repair_round(struct volume *v)
 {
     v->repair_round++;
-    int result = repair_logs(v);
+    int result = repair_logs(v), reconciled = reconcile_disks(v);
+    result = result < 0 ? result : reconciled;
     for (struct place *p; !v->halted && !v->stopping && (p = worst(v));) {
         uint64_t place_chunk = p->chunk;
         p->repair_round = v->repair_round;
@@ -347,62 +346,4 @@ int volume_repair_wait(struct volume *v)
     while (v->repair_done < ticket && !v->halted && !v->stopping)
         fiber_queue_wait(&v->repair_waiters);
     return v->halted || v->stopping ? -ESHUTDOWN : v->repair_result;
-}
-
-/* --- Reconciliation ---------------------------------------------------------------------------- */
-
-static bool named(const struct volume *v, const struct shard_info *info, uint32_t disk)
-{
-    const struct place *p = state_place(&v->state, info->key.chunk);
-    if (p)
-        return info->key.index < place_shards(p) && p->shards[info->key.index].place.disk == disk &&
-               p->shards[info->key.index].place.instance == info->instance;
-    list_for_each (it, &v->state.wals) {
-        const struct wal *wal = list_entry(it, struct wal, link);
-        if (wal->chunk == info->key.chunk)
-            return true;
-    }
-    for (unsigned i = 0; i < v->manifest.chain_count; i++) {
-        if (v->manifest.chain[i].chunk == info->key.chunk)
-            return true;
-    }
-    return false;
-}
-
-static void reconcile_disk(struct volume *v, uint32_t number)
-{
-    struct disk *disk = volume_disk(v, number);
-    struct shard_info *list;
-    unsigned count, removed = 0;
-    if (!disk_usable(disk) || shard_list(disk, v->root.id, &list, &count) < 0)
-        return;
-    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
-        if (list[i].epoch >= v->root.epoch + PLANTED(reconcile_own_epoch) ||
-            named(v, &list[i], number))
-            continue;
-        disk = volume_disk(v, number);
-        if (!disk_usable(disk))
-            break;
-        if (shard_remove(disk, list[i].key, list[i].instance, v->root.epoch) == 0)
-            removed++;
-    }
-    mem_free(list);
-    if (removed > 0)
-        log_info("volume %s: removed %u shards of earlier epochs from disk %u that nothing names",
-            v->root.name, removed, number);
-}
-
-/* By number: disks come and go while it waits. */
-void reconcile(void *arg)
-{
-    struct volume *v = arg;
-    unsigned count = 0;
-    list_for_each (it, v->host->disks)
-        count++;
-    CLEANUP_FREE uint32_t *numbers = mem_zalloc(count + 1, sizeof(*numbers));
-    count = 0;
-    list_for_each (it, v->host->disks)
-        numbers[count++] = list_entry(it, struct disk, link)->number;
-    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++)
-        reconcile_disk(v, numbers[i]);
 }

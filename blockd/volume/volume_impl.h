@@ -11,7 +11,7 @@
  *   open_memory.c what volumes that are being opened may hold
  *   away.c        how long recovery waits for disks
  *   slow.c        leaving disks that have become slow
- *   clean.c, repair.c  background;   open.c, life.c  life;   own.c  the root
+ *   clean.c, repair.c, reconcile.c  background;   open.c, life.c  life;   own.c  the root
  */
 #pragma once
 
@@ -143,6 +143,8 @@ struct volume {
     int repair_result;
     uint32_t repair_round;
     struct fiber_queue repair_waiters;
+    uint32_t *reconciled; /* numbers of disks: compared with the manifest in this epoch */
+    unsigned reconciled_count;
     unsigned fibers;     /* running background fibers */
     unsigned ios;        /* front-end calls inside */
     bool serving;        /* a log and a manifest of this epoch are there: writes are taken */
@@ -401,7 +403,9 @@ MAY_SUSPEND int clean_place(struct volume *volume, uint64_t place_chunk);
 /* Removes places that no chunk needs. */
 MAY_SUSPEND int free_dead_chunks(struct volume *volume);
 MAY_SUSPEND int free_place(struct volume *volume, uint64_t place_chunk);
-void reconcile(void *arg);
+/* reconcile.c: compares disks that were not in this epoch with the manifest (Q4, Q6). An error: some disk did not
+ * answer, again later. */
+MAY_SUSPEND int reconcile_disks(struct volume *volume);
 /* Moves the pages of one metadata chunk by marking and merging them. */
 MAY_SUSPEND int clean_meta_chunk(struct volume *volume, uint64_t index);
 /* The place is no longer one that rows are written to. */

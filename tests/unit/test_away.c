@@ -296,6 +296,61 @@ static void a_row_is_given_up_after_the_repair_wait(void)
     tear_down();
 }
 
+/* Q6, S23: the disk was away at the takeover, and comes back without the row's end. Nobody asks it while the
+ * others answer. */
+static void a_shard_that_comes_back_short_is_rebuilt(void)
+{
+    unsigned rows[DISKS];
+    set_up((struct shard_code){2, 1});
+    write_old(LARGE_BLOCKS, 3);
+    CHECK(disks_with(SHARD_DATA, rows) == 3);
+    fake_disk_lose_power(disks[rows[2]]);
+    go_away(rows[2]);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 3);
+    CHECK(volume_flush(volume) == 0);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    come_back(rows[2]);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 1);
+    assert_string_equal(info().health, "ok");
+    go_away(rows[0]);
+    for (unsigned b = 0; b < LARGE_BLOCKS; b++) {
+        CHECK(volume_read(volume, b * BLOCK_BYTES, BLOCK_BYTES, page) == 0);
+        CHECK(page[0] == 3 && page[BLOCK_BYTES - 1] == 3);
+    }
+    come_back(rows[0]);
+    tear_down();
+}
+
+/* One that has all of it costs no rebuild, only the seal that it missed. */
+static void a_shard_that_comes_back_whole_is_not(void)
+{
+    unsigned rows[DISKS];
+    set_up((struct shard_code){2, 1});
+    write_old(LARGE_BLOCKS, 3);
+    CHECK(disks_with(SHARD_DATA, rows) == 3);
+    go_away(rows[2]);
+    CHECK(inherit() == 0);
+    uint64_t seals = disks[rows[2]]->seals;
+    come_back(rows[2]);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    assert_true(disks[rows[2]]->seals > seals);
+    assert_string_equal(info().health, "ok");
+    uint64_t ops = disks[rows[2]]->ops;
+    volume_disk_changed(volume); /* once */
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(disks[rows[2]]->ops, ops);
+    go_away(rows[0]);
+    assert_int_equal(first_byte(), 3);
+    come_back(rows[0]);
+    tear_down();
+}
+
 /* --- Reads while no log can be made ---------------------------------------------------------------- */
 
 static int read_result;
@@ -459,6 +514,8 @@ TEST(a_disk_that_hangs_is_not_waited_for_for_ever)
 TEST(a_disk_that_is_not_there_at_start_is_waited_for)
 TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
 TEST(a_row_is_given_up_after_the_repair_wait)
+TEST(a_shard_that_comes_back_short_is_rebuilt)
+TEST(a_shard_that_comes_back_whole_is_not)
 TEST(what_is_on_one_copy_alone_is_not_read)
 TEST(nothing_is_read_while_a_copy_of_the_open_log_is_away)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
@@ -476,6 +533,8 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_not_there_at_start_is_waited_for_),
         cmocka_unit_test(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away_),
         cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
+        cmocka_unit_test(a_shard_that_comes_back_short_is_rebuilt_),
+        cmocka_unit_test(a_shard_that_comes_back_whole_is_not_),
         cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
         cmocka_unit_test(nothing_is_read_while_a_copy_of_the_open_log_is_away_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
