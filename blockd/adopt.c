@@ -9,12 +9,15 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
 #define REPORTS_MAX 256
+/* Between looks at all volumes: while a disk has failed, each change of the cluster asks for one. */
+#define LOOK_EVERY_NS (5 * SECOND_NS)
 #define HALT_LOOK_NS (10 * 1000000ull)
 /* A repair that gets no further in this time waits for something else (a spare disk, say). */
 #define STUCK_NS (60 * SECOND_NS)
@@ -30,6 +33,7 @@ struct adopt {
     struct report reports[REPORTS_MAX];
     unsigned report_count;
     uint64_t all_at_ns; /* UINT64_MAX = no look at all volumes is due */
+    uint64_t looked_ns; /* when the last one began; 0 = none has */
     char current[NAME_BYTES_MAX];
     struct fiber_queue wake;
     bool stopping, ended;
@@ -94,6 +98,7 @@ static void look_at_all(struct adopt *adopt)
     struct volumes_name *names;
     unsigned count;
     adopt->all_at_ns = UINT64_MAX;
+    adopt->looked_ns = env_now_ns();
     int r = volumes_list(adopt->volumes, &names, &count);
     if (r < 0) {
         log_warn_limited("repair: the store does not list the volumes: %s", store_strerror(r));
@@ -141,6 +146,8 @@ struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *o
 void adopt_all(struct adopt *adopt, uint64_t delay_ns)
 {
     uint64_t at_ns = env_now_ns() + delay_ns;
+    if (adopt->looked_ns)
+        at_ns = MAX(at_ns, adopt->looked_ns + LOOK_EVERY_NS);
     if (at_ns >= adopt->all_at_ns)
         return;
     adopt->all_at_ns = at_ns;

@@ -580,22 +580,17 @@ static int take_closed(struct volumes *volumes, const char *name, const char *wh
     }
 }
 
-int volumes_rename(
+static int rename_closed(
     struct volumes *volumes, const char *name, const char *new_name, char **ret_error)
 {
     struct entry *entry;
     int close_error;
-    if (!name_valid(new_name)) {
-        *ret_error = mem_printf("'%s' is not a name: a letter or digit, then letters, digits, '.', "
-                                "'_' or '-', at most %u in all, is",
-            new_name, NAME_BYTES_MAX - 1);
-        return -EINVAL;
-    }
     int r = take_closed(volumes, name, "rename", false, &entry, &close_error, ret_error);
     if (r < 0)
         return r;
     char *error = NULL;
-    r = volumes_names_rename(volumes->host->store, entry->id, name, new_name, &error);
+    r = volumes_names_rename(volumes->host->store, volume_host_session(volumes->host), entry->id,
+        name, new_name, &error);
     volumes_seen_forget(volumes->seen, entry->id);
     entry_free(entry);
     if (r < 0)
@@ -603,6 +598,29 @@ int volumes_rename(
                            : mem_printf("volume '%s' was not renamed in the store: %s", name,
                                  store_strerror(r));
     return r;
+}
+
+int volumes_rename(
+    struct volumes *volumes, const char *name, const char *new_name, char **ret_error)
+{
+    if (!name_valid(new_name)) {
+        *ret_error = mem_printf("'%s' is not a name: a letter or digit, then letters, digits, '.', "
+                                "'_' or '-', at most %u in all, is",
+            new_name, NAME_BYTES_MAX - 1);
+        return -EINVAL;
+    }
+    int r = rename_closed(volumes, name, new_name, ret_error);
+    if (r != -ESTALE)
+        return r;
+    mem_free(*ret_error);
+    *ret_error = NULL;
+    struct volume *volume; /* taken over, if its owner is dead */
+    r = volumes_get(volumes, name, &volume, ret_error);
+    if (r < 0)
+        return r;
+    volumes_put(volumes, volume);
+    r = rename_closed(volumes, name, new_name, ret_error);
+    return r == -ESTALE ? -EBUSY : r;
 }
 
 int volumes_delete(struct volumes *volumes, const char *name, bool force, char **ret_error)

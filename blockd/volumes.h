@@ -14,6 +14,8 @@
  *     a failure.
  *  V5 What was released for a successor is left alone until that had two seconds to take it,
  *     counted from when this node first saw it so (volume_root.successor).
+ *  V6 A volume is renamed by the node that has it, while it is closed: whoever has it open finds it by
+ *     the name that it had then, and would go on to, for whoever asks for another volume by that name.
  */
 #pragma once
 

@@ -61,13 +61,17 @@ int volumes_names_list(struct store *store, struct volumes_name **ret_names, uns
     return 0;
 }
 
-int volumes_names_rename(
-    struct store *store, uint64_t id, const char *name, const char *new_name, char **ret_error)
+int volumes_names_rename(struct store *store, uint64_t session, uint64_t id, const char *name,
+    const char *new_name, char **ret_error)
 {
     struct volume_root root;
     int r = volume_root_load(store, id, &root);
     if (r < 0)
         return r;
+    if (root.state == VOLUME_OWNED && root.owner_session != session) {
+        *ret_error = mem_printf("volume '%s' is served by node '%s'", name, root.owner);
+        return -ESTALE;
+    }
     char old_key[KEY_BYTES_MAX], new_key[KEY_BYTES_MAX], root_key[KEY_BYTES_MAX];
     struct store_value named, rooted;
     r = store_get(store, key_name(name, old_key), &named);

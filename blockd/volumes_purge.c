@@ -16,6 +16,10 @@
 
 #define RETRY_NS_DEFAULT (60 * 1000000000ull)
 #define OWN_MAX 64
+/* A pass lists all volumes, and one change of the cluster seldom comes alone: they are waited for, and
+ * not all nodes list at once. */
+#define LOOK_NS (1 * 1000000000ull)
+#define LOOK_SPREAD_NS (4 * 1000000000ull)
 
 struct volumes_purge {
     struct volume_host *host;
@@ -87,7 +91,7 @@ static void run(void *arg)
     struct volumes_purge *purge = arg;
     while (purge->wanted && !purge->stopping) {
         purge->wanted = false;
-        if (pass(purge) < 0 && !purge->stopping)
+        if (pass(purge) < 0 && !purge->stopping && !env_timer_armed(&purge->retry))
             env_timer_arm(&purge->retry, env_now_ns() + purge->retry_ns);
     }
     purge->running = false;
@@ -128,7 +132,11 @@ void volumes_purge_add(struct volumes_purge *purge, uint64_t id)
 
 void volumes_purge_look(struct volumes_purge *purge)
 {
-    start_pass(purge);
+    uint64_t from_ns = env_now_ns() + LOOK_NS;
+    bool soon =
+        env_timer_armed(&purge->retry) && purge->retry.deadline_ns <= from_ns + LOOK_SPREAD_NS;
+    if (!purge->stopping && !soon)
+        env_timer_arm(&purge->retry, from_ns + env_random_u64() % LOOK_SPREAD_NS);
 }
 
 bool volumes_purge_idle(const struct volumes_purge *purge)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The smallest env: a clock that the test moves, and nothing else. For tests of what lies below the
+ * The smallest env: a clock that the test moves, numbers that repeat, and nothing else. For tests of what lies below the
  * real envs. fake_env_run() runs `fn` as a fiber until nothing is ready and no timer is left.
  */
 #pragma once
@@ -16,7 +16,7 @@
 
 struct fake_env {
     struct env env;
-    uint64_t now_ns;
+    uint64_t now_ns, random;
 };
 
 static uint64_t fake_now_ns(struct env *env)
@@ -24,7 +24,17 @@ static uint64_t fake_now_ns(struct env *env)
     return ((struct fake_env *)env)->now_ns;
 }
 
+static void fake_env_random(struct env *env, void *buf, size_t len_bytes)
+{
+    struct fake_env *fake = (struct fake_env *)env;
+    for (size_t i = 0; i < len_bytes; i++) {
+        fake->random = fake->random * 6364136223846793005ull + 1442695040888963407ull;
+        ((uint8_t *)buf)[i] = (uint8_t)(fake->random >> 56);
+    }
+}
+
 static const struct env_ops fake_env_ops = {
+    .random = fake_env_random,
     .now_ns = fake_now_ns,
     .boottime_ns = fake_now_ns,
     .realtime_ns = fake_now_ns,

@@ -250,6 +250,18 @@ BODY(stop_does_not_wait_for_a_long_repair)
     adopt = adopt_start(NULL, &options);
 }
 
+BODY(many_changes_at_once_make_few_looks)
+{
+    for (unsigned i = 0; i < VOLUMES; i++)
+        all[i].state = VOLUME_NEW;
+    for (unsigned i = 0; i < 24; i++) {
+        adopt_all(adopt, 0);
+        env_sleep_ns(SECOND_NS / 2);
+    }
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(lists, 4);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -261,6 +273,7 @@ int main(void)
         cmocka_unit_test(damage_is_told_to_its_volume_once_a_shard),
         cmocka_unit_test(what_others_own_or_care_for_is_left_alone),
         cmocka_unit_test(stop_does_not_wait_for_a_long_repair),
+        cmocka_unit_test(many_changes_at_once_make_few_looks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -697,6 +697,43 @@ BODY(list_has_every_volume_by_name_but_those_being_deleted)
     mem_free(names);
 }
 
+BODY(many_changes_of_the_cluster_make_few_passes)
+{
+    make_volume(7, "gone", VOLUME_DELETING);
+    engine.purge_error = -EIO;
+    for (unsigned i = 0; i < 80; i++) {
+        volumes_cluster_changed(volumes);
+        env_sleep_ns(SECOND_NS / 10);
+    }
+    env_sleep_ns(6 * SECOND_NS);
+    assert_in_range(engine.purges, 1, 5);
+    engine.purge_error = 0;
+    env_sleep_ns(100 * SECOND_NS);
+}
+
+static void own(uint64_t id, enum volume_state state, const char *owner, uint64_t session)
+{
+    struct volume_root root;
+    assert_int_equal(volume_root_load(store, id, &root), 0);
+    root.state = state;
+    strcpy(root.owner, owner);
+    root.owner_session = session;
+    assert_int_equal(volume_root_save(store, &root), 0);
+}
+
+BODY(what_another_node_has_open_is_not_renamed_here)
+{
+    char *error;
+    struct volume_root root;
+    own(1, VOLUME_OWNED, "other", 77);
+    assert_int_equal(volumes_rename(volumes, "a", "c", &error), -EBUSY);
+    mem_free(error);
+    assert_int_equal(volume_root_load(store, 1, &root), 0);
+    assert_string_equal(root.name, "a");
+    own(1, VOLUME_RELEASED, "other", 77);
+    assert_int_equal(volumes_rename(volumes, "a", "c", &error), 0);
+}
+
 static void linger(void *arg)
 {
     env_sleep_ns(30 * SECOND_NS);
@@ -768,6 +805,8 @@ int main(void)
         cmocka_unit_test(without_the_store_what_is_open_or_was_seen_is_recalled),
         cmocka_unit_test(roots_left_deleting_are_purged_and_tried_again),
         cmocka_unit_test(list_has_every_volume_by_name_but_those_being_deleted),
+        cmocka_unit_test(many_changes_of_the_cluster_make_few_passes),
+        cmocka_unit_test(what_another_node_has_open_is_not_renamed_here),
         cmocka_unit_test(with_few_fibers_left_an_idle_volume_makes_room_for_another),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
