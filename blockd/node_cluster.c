@@ -33,6 +33,17 @@ struct missing {
     uint64_t next_ns; /* when the next one that is missing will have been; UINT64_MAX = none */
 };
 
+/* The disk (0: any) is on record as ours, and could not be opened at the start. */
+static bool own_disk_missing(const struct node *node, uint32_t number)
+{
+    list_for_each (it, disks_entries(node->disks)) {
+        const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (entry->state == DISK_MISSING && (number == 0 || entry->record.number == number))
+            return true;
+    }
+    return false;
+}
+
 static struct missing look_at_disks(const struct node *node)
 {
     struct missing missing = {.next_ns = UINT64_MAX};
@@ -44,6 +55,13 @@ static struct missing look_at_disks(const struct node *node)
             missing.lost = true;
         if (disk->number == 0 || disk->state != DISK_MISSING || !disk->missing_since_ns)
             continue;
+        if (due_ns <= now_ns)
+            missing.lost = true;
+        else
+            missing.next_ns = MIN(missing.next_ns, due_ns);
+    }
+    if (own_disk_missing(node, 0)) {
+        uint64_t due_ns = node->started_ns + node->config->repair_wait_ns;
         if (due_ns <= now_ns)
             missing.lost = true;
         else
@@ -123,6 +141,12 @@ static bool disk_expected(void *ctx, uint32_t number)
     return members_disk_record(node->members, number) || !members_disk_known(node->members, number);
 }
 
+static uint64_t disk_missing_since_ns(void *ctx, uint32_t number)
+{
+    const struct node *node = ctx;
+    return own_disk_missing(node, number) ? node->started_ns : 0;
+}
+
 static bool volume_is_ours(void *ctx, uint64_t id)
 {
     return members_volume_is_ours(((struct node *)ctx)->members, id);
@@ -132,6 +156,7 @@ struct volume_cluster node_volume_cluster(struct node *node)
 {
     return (struct volume_cluster){.disk_removed = disk_removed,
         .disk_expected = disk_expected,
+        .disk_missing_since_ns = disk_missing_since_ns,
         .volume_is_ours = volume_is_ours,
         .ctx = node};
 }

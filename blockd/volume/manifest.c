@@ -178,13 +178,13 @@ void copies_remove(struct volume *v, const struct copies_ref *ref)
 static int new_chunk(
     struct volume *v, uint32_t blocks_wanted, struct copies_ref *ret_ref, uint32_t *ret_capacity)
 {
-    struct copies_ref ref = {.chunk = volume_new_chunk_id(v)};
+    struct copies_ref ref = {0};
     struct chunk_shard shards[CODE_M_MAX + 1];
     unsigned copies;
     uint32_t wanted = (uint32_t)MIN(LOG_CAPACITY_BLOCKS_MAX, MAX(256u, blocks_wanted));
-    int r = copies_create(v, SHARD_MANIFEST, ref.chunk, v->pool.code.m + 1u,
+    int r = copies_create(v, SHARD_MANIFEST, v->pool.code.m + 1u,
         MIN(v->pool.log_copies_min, v->pool.code.m + 1u), wanted, MIN(wanted, 64u),
-        SHARD_PRIORITY_SYSTEM, shards, &copies, ret_capacity);
+        SHARD_PRIORITY_SYSTEM, &ref.chunk, shards, &copies, ret_capacity);
     if (r < 0)
         return r;
     ref.count = (uint8_t)copies;

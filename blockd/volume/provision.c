@@ -59,13 +59,6 @@ unsigned copies_placeable(struct volume *v, enum shard_kind kind)
     return placed > 0 ? (unsigned)placed : 0;
 }
 
-static void create_remove(
-    struct volume *v, struct disk *disk, struct shard_key key, uint64_t instance)
-{
-    if (disk_usable(disk))
-        (void)shard_remove(disk, key, instance, v->root.epoch);
-}
-
 struct creation {
     struct disk **disks;
     struct shard_create creates[CODE_M_MAX + 1];
@@ -91,9 +84,22 @@ static unsigned creation_failed(const struct creation *creation, unsigned count)
     return failed;
 }
 
-int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsigned copies_max,
-    unsigned copies_min, uint32_t capacity_blocks, uint32_t capacity_blocks_min,
-    enum shard_priority priority, struct chunk_shard *ret_shards, unsigned *ret_copies,
+/* Also those of which nobody knows whether they are there: naming the instance makes that safe (S9). */
+static void creation_undo(struct volume *v, const struct creation *creation, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        const struct shard_create *create = &creation->creates[i];
+        int r = creation->results[i];
+        if (r == 0)
+            leftover_remove(v, creation->disks[i], create->key, create->instance);
+        else if (r == -EIO || r == -EHOSTUNREACH)
+            leftover_note(v, creation->disks[i], create->key, create->instance);
+    }
+}
+
+int copies_create(struct volume *v, enum shard_kind kind, unsigned copies_max, unsigned copies_min,
+    uint32_t capacity_blocks, uint32_t capacity_blocks_min, enum shard_priority priority,
+    uint64_t *ret_chunk, struct chunk_shard *ret_shards, unsigned *ret_copies,
     uint32_t *ret_capacity)
 {
     uint32_t exclude[CREATE_TRIES];
@@ -107,6 +113,7 @@ int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsign
         unsigned count = (unsigned)placed;
         uint32_t capacity = capacity_blocks;
         struct creation creation = {.disks = disks};
+        uint64_t chunk = volume_new_chunk_id(v); /* another one each time: see creation_undo() */
         for (unsigned i = 0; i < count; i++) {
             creation.creates[i] = (struct shard_create){
                 .key = {.volume = v->root.id, .chunk = chunk, .index = (uint8_t)i},
@@ -125,16 +132,14 @@ int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsign
         if (failed == count) {
             for (unsigned i = 0; i < count; i++)
                 capacity = MIN(capacity, creation.infos[i].capacity_blocks);
+            *ret_chunk = chunk;
             *ret_copies = count;
             *ret_capacity = capacity;
             return 0;
         }
         r = creation.results[failed];
         exclude[tries] = disks[failed]->number;
-        for (unsigned i = 0; i < count; i++) {
-            if (creation.results[i] == 0)
-                create_remove(v, disks[i], creation.creates[i].key, creation.creates[i].instance);
-        }
+        creation_undo(v, &creation, count);
         if (r == -ESTALE) {
             volume_deposed(v);
             return r;
@@ -145,19 +150,19 @@ int copies_create(struct volume *v, enum shard_kind kind, uint64_t chunk, unsign
 
 int wal_new(struct volume *v, struct wal *ret_wal)
 {
-    struct wal wal = {.chunk = volume_new_chunk_id(v), .epoch = v->root.epoch};
+    struct wal wal = {.epoch = v->root.epoch};
     unsigned copies;
     unsigned copies_min = MIN(v->pool.log_copies_min, v->pool.code.m + 1u);
     uint32_t wanted = space_is_short(v) ? MIN(v->wal_capacity_blocks, (uint32_t)WAL_BLOCKS_MIN)
                                         : v->wal_capacity_blocks;
-    int r = copies_create(v, SHARD_LOG, wal.chunk, v->pool.code.m + 1u, copies_min, wanted,
-        MIN(wanted, WAL_BLOCKS_FULL), SHARD_PRIORITY_USER, wal.shards, &copies,
+    int r = copies_create(v, SHARD_LOG, v->pool.code.m + 1u, copies_min, wanted,
+        MIN(wanted, WAL_BLOCKS_FULL), SHARD_PRIORITY_USER, &wal.chunk, wal.shards, &copies,
         &wal.capacity_blocks);
     /* A log is needed to acknowledge anything, trims that free space included: a small one may use the reserve. */
     if (r == -ENOSPC)
-        r = copies_create(v, SHARD_LOG, wal.chunk = volume_new_chunk_id(v), v->pool.code.m + 1u,
-            copies_min, MIN(wanted, WAL_BLOCKS_FULL), MIN(wanted, WAL_BLOCKS_FULL),
-            SHARD_PRIORITY_SYSTEM, wal.shards, &copies, &wal.capacity_blocks);
+        r = copies_create(v, SHARD_LOG, v->pool.code.m + 1u, copies_min,
+            MIN(wanted, WAL_BLOCKS_FULL), MIN(wanted, WAL_BLOCKS_FULL), SHARD_PRIORITY_SYSTEM,
+            &wal.chunk, wal.shards, &copies, &wal.capacity_blocks);
     if (r < 0)
         return r;
     wal.copies = (uint8_t)copies;
@@ -229,6 +234,9 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
         r = chunk_create(&v->row_io, &place, disks, instances, capacity, capacity_min, priority);
         if (r == 0 || r == -ESTALE || v->halted || r == -ENOSPC)
             break;
+        if (r == -EHOSTUNREACH) /* chunk_create() could not undo it there */
+            for (unsigned i = 0; i < code.k + code.m; i++)
+                leftover_note(v, disks[i], chunk_shard_key(&place, i), instances[i]);
     }
     if (r == -ESTALE)
         volume_deposed(v);

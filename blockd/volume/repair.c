@@ -94,24 +94,37 @@ void volume_shard_damaged(struct volume *v, struct shard_key key, uint32_t disk,
 
 /* --- What is wrong ----------------------------------------------------------------------------- */
 
+/* 0: it is not missing, or is just now becoming so. One of this node that could not be opened is not in the
+ * list. */
+static uint64_t missing_since_ns(const struct volume_host *host, uint32_t number)
+{
+    const struct disk *disk = volume_host_disk(host, number);
+    if (disk)
+        return disk->state == DISK_MISSING ? disk->missing_since_ns : 0;
+    return number && host->map.disk_missing_since_ns
+               ? host->map.disk_missing_since_ns(host->map.ctx, number)
+               : 0;
+}
+
 /* For good, or for longer than is waited (Q5). */
 static bool disk_lost(const struct volume *v, uint32_t number)
 {
     const struct volume_host *host = v->host;
     const struct disk *disk = volume_disk(v, number);
+    uint64_t since_ns = missing_since_ns(host, number);
+    if (since_ns)
+        return env_now_ns() - since_ns >= host->repair_wait_ns;
     if (!disk)
         return number == 0 || !host->map.disk_removed ||
                host->map.disk_removed(host->map.ctx, number);
-    if (disk->state == DISK_MISSING)
-        return disk->missing_since_ns &&
-               env_now_ns() - disk->missing_since_ns >= host->repair_wait_ns;
     return disk->state == DISK_FAILED;
 }
 
 static bool disk_away(const struct volume *v, uint32_t number)
 {
     const struct disk *disk = volume_disk(v, number);
-    return disk_lost(v, number) || (disk && disk->state == DISK_MISSING);
+    return disk_lost(v, number) || (disk && disk->state == DISK_MISSING) ||
+           missing_since_ns(v->host, number);
 }
 
 static bool shard_bad(const struct volume *v, const struct chunk_shard *shard)
@@ -329,9 +342,11 @@ void repairer(void *arg)
             }
             v->repair_done = MAX(v->repair_done, generation);
             fiber_queue_wake_all(&v->repair_waiters);
-        } else if (v->repair_result < 0) {
-            if (fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS) == -ETIMEDOUT)
-                v->repair_generation++;
+        } else if (v->repair_result < 0 || v->leftover_count > 0) {
+            if (fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS) != -ETIMEDOUT)
+                continue;
+            v->repair_generation += v->repair_result < 0;
+            leftovers_clear(v);
         } else {
             fiber_queue_wait(&v->repair_wake);
         }

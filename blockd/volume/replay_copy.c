@@ -100,11 +100,10 @@ static int copy_log(
 {
     unsigned copies;
     uint32_t end = wal->length_blocks;
-    to->chunk = volume_new_chunk_id(v);
     to->epoch = v->root.epoch;
-    int r = copies_create(v, SHARD_LOG, to->chunk, v->pool.code.m + 1u,
+    int r = copies_create(v, SHARD_LOG, v->pool.code.m + 1u,
         MIN(v->pool.log_copies_min, v->pool.code.m + 1u), end, end, SHARD_PRIORITY_SYSTEM,
-        to->shards, &copies, &to->capacity_blocks);
+        &to->chunk, to->shards, &copies, &to->capacity_blocks);
     if (r < 0)
         return r;
     to->copies = (uint8_t)copies;

@@ -42,6 +42,9 @@ struct volume_cluster {
     /* A disk that is not in the list may come: it is on record (one of ours that could not be opened), or
      * news that has not come here yet. */
     bool (*disk_expected)(void *ctx, uint32_t number);
+    /* Of one that is not in the list and is on record here: since when, as far as we know (env_now_ns()); 0:
+     * it is no such disk. */
+    uint64_t (*disk_missing_since_ns)(void *ctx, uint32_t number);
     /* Of the nodes that are up this one cares for what nobody owns. */
     bool (*volume_is_ours)(void *ctx, uint64_t id);
     void *ctx;

@@ -55,6 +55,7 @@ struct open_chunk {
 };
 
 #define SPARE_CHUNKS_MAX 64
+#define LEFTOVERS_MAX 32
 
 struct volume {
     struct volume_host *host;
@@ -157,6 +158,13 @@ struct volume {
      * manifest of this epoch is current. */
     struct copies_ref *replayed;
     unsigned replayed_count;
+    /* Shards of this epoch that nothing names and that may be there all the same; the oldest go first. */
+    struct leftover {
+        uint32_t disk;
+        struct shard_key key;
+        uint64_t instance;
+    } leftovers[LEFTOVERS_MAX];
+    unsigned leftover_count;
     struct close_watch {
         struct env_timer timer;
         uint64_t progress, since_ns;
@@ -345,12 +353,22 @@ MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root
     char **ret_error);
 MAY_SUSPEND void copies_remove(struct volume *volume, const struct copies_ref *ref);
 
+/* leftover.c: removes what may be there of a create that failed; now, or by the repairer once the disk can be
+ * reached. */
+MAY_SUSPEND void leftover_remove(
+    struct volume *volume, struct disk *disk, struct shard_key key, uint64_t instance);
+/* `disk` may be NULL. */
+void leftover_note(
+    struct volume *volume, const struct disk *disk, struct shard_key key, uint64_t instance);
+MAY_SUSPEND void leftovers_clear(struct volume *volume);
+
 /* placement of copies and chunks (provision.c) */
 /* On how many disks a log or manifest could be now, at most m + 1. */
 unsigned copies_placeable(struct volume *volume, enum shard_kind kind);
-MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, uint64_t chunk,
-    unsigned copies_max, unsigned copies_min, uint32_t capacity_blocks,
-    uint32_t capacity_blocks_min, enum shard_priority priority, struct chunk_shard *ret_shards,
+/* A create whose answer was lost may have happened: the next try is for another chunk. */
+MAY_SUSPEND int copies_create(struct volume *volume, enum shard_kind kind, unsigned copies_max,
+    unsigned copies_min, uint32_t capacity_blocks, uint32_t capacity_blocks_min,
+    enum shard_priority priority, uint64_t *ret_chunk, struct chunk_shard *ret_shards,
     unsigned *ret_copies, uint32_t *ret_capacity);
 /* `whole`: -ENOSPC rather than a chunk of less than a slab a shard. */
 MAY_SUSPEND int chunk_new(struct volume *volume, enum shard_kind kind, enum shard_priority priority,

@@ -176,7 +176,7 @@ def test_a_disk_with_a_ruined_head_is_named_and_left_out(node, damage):
 
 
 def test_a_lost_disk_is_rebuilt_onto_a_spare(make_node):
-    node = make_node(disks=7)
+    node = make_node(disks=7, config={"repair": {"wait": "3s"}})
     uri, history = filled(node, seed=41)
     node.kill9()
     take_away(node, [0])

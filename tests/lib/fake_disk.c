@@ -370,6 +370,10 @@ static int fake_create(
     list_push_back(&fake->shards, &shard->link);
     fake->used_blocks += capacity;
     update_free(fake);
+    if (fake->lose_create_answers > 0) {
+        fake->lose_create_answers--;
+        return -EHOSTUNREACH;
+    }
     if (ret_info)
         *ret_info = shard->info;
     return 0;

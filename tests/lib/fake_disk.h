@@ -25,6 +25,7 @@ struct fake_disk {
     int error;
     uint64_t fail_op_at;
     int fail_op_error;
+    unsigned lose_create_answers; /* of so many of the next creates: done, answered -EHOSTUNREACH */
 
     uint64_t ops; /* all operations ever begun */
     uint64_t creates, appends, reads, read_blocks, syncs, seals, removes, fences;

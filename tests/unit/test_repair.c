@@ -5,7 +5,7 @@
 #include "sim_fixture.h"
 
 #include "blockd/volume/map.h"
-#include "blockd/volume/volume.h"
+#include "blockd/volume/volume_impl.h"
 #include "tests/lib/fake_disk.h"
 
 #define DISKS 4
@@ -21,6 +21,14 @@ static uint32_t unheard_of; /* a disk's number that the map does not know */
 static bool disk_removed(void *ctx, uint32_t number)
 {
     return number != unheard_of;
+}
+
+static uint32_t missing_here; /* one that could not be opened at the start */
+static uint64_t missing_here_since_ns;
+
+static uint64_t disk_missing_since_ns(void *ctx, uint32_t number)
+{
+    return number == missing_here ? missing_here_since_ns : 0;
 }
 
 static void set_up(void)
@@ -39,6 +47,8 @@ static void set_up(void)
     host.budget = &budget;
     host.repair_wait_ns = WAIT_NS;
     host.map.disk_removed = disk_removed;
+    host.map.disk_missing_since_ns = disk_missing_since_ns;
+    missing_here = 0;
     host.map_cache = map_cache_new(MIB);
     struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 1, .log_copies_min = 2};
     char key[KEY_BYTES_MAX];
@@ -156,6 +166,62 @@ static void a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not(void)
     check_ok();
 }
 
+/* Q5: it is not in the list, but on record here. */
+static void a_disk_that_is_missing_at_the_start_is_waited_for_too(void)
+{
+    struct fake_disk *disk = used_disk();
+    missing_here = disk->disk.number;
+    missing_here_since_ns = env_now_ns();
+    list_remove(&disk->disk.link);
+    volume_disk_changed(volume);
+    env_sleep_ns(WAIT_NS / 2);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume_stats(volume)->repaired_shards, 0);
+    env_sleep_ns(WAIT_NS / 2);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    assert_true(volume_stats(volume)->repaired_shards > 0);
+    check_ok();
+}
+
+/* More than a log holds, then time for what is done in the background. */
+static void load(void)
+{
+    void *page = mem_alloc_pages(BLOCK_BYTES);
+    memset(page, 3, BLOCK_BYTES);
+    for (unsigned i = 0; i < 3000; i++)
+        CHECK(volume_write(volume, (i % 256) * BLOCK_BYTES, BLOCK_BYTES, page, 0,
+                  (struct request_id){0}) == 0);
+    mem_free_pages(page, BLOCK_BYTES);
+    CHECK(volume_destage(volume) == 0);
+    env_sleep_ns(30 * SEC);
+}
+
+static int unnamed_shards(void)
+{
+    int count = 0;
+    uint32_t pos = 0;
+    for (unsigned i = 0; i < DISKS; i++)
+        count += (int)fake_disk_shard_count(disks[i]);
+    for (struct place *p; (p = idmap_next(&volume->state.places, &pos));)
+        count -= place_shards(p);
+    list_for_each (it, &volume->state.wals)
+        count -= list_entry(it, struct wal, link)->copies;
+    for (unsigned i = 0; i < volume->manifest.chain_count; i++)
+        count -= volume->manifest.chain[i].count;
+    return count;
+}
+
+/* S9: creates were done, their answers were lost. */
+static void a_create_without_an_answer_leaves_nothing_behind(void)
+{
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->lose_create_answers = 3;
+    load();
+    assert_int_equal(unnamed_shards(), 0);
+}
+
 /* Without a write that would find out. */
 static void a_log_leaves_a_missing_disk_at_once(void)
 {
@@ -210,6 +276,8 @@ TEST(a_disk_that_comes_back_in_time_costs_no_rebuild)
 TEST(a_disk_that_stays_away_is_rebuilt_after_the_wait)
 TEST(a_failed_disk_is_rebuilt_at_once)
 TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
+TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
+TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(a_log_leaves_a_missing_disk_at_once)
 
 int main(void)
@@ -220,6 +288,8 @@ int main(void)
         cmocka_unit_test(a_disk_that_stays_away_is_rebuilt_after_the_wait_),
         cmocka_unit_test(a_failed_disk_is_rebuilt_at_once_),
         cmocka_unit_test(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not_),
+        cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
+        cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
