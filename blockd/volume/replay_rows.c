@@ -86,10 +86,49 @@ static int await_row(
     return recovery_await(rec, have + awaited >= p->code.k ? first : number, "a large write");
 }
 
+/* Fewer than k shards that are not LOST have the row. Those whose disks had failed and are back are asked, as LOST
+ * copies of a log are (copies_fence). 2: with them there are k; they count as damaged from here on. 0: every
+ * shard answers, and those that lack the row lost it with the power: then no flush has covered it, which needs k
+ * of them. 1: neither. */
+static int ask_lost_shards(struct recovery *rec, struct place *p, struct probe *probe, uint32_t off,
+    uint32_t end, unsigned have)
+{
+    struct volume *v = rec->volume;
+    bool has[CODE_SHARDS_MAX] = {false};
+    struct shard_info infos[CODE_SHARDS_MAX];
+    unsigned answered = have;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
+        struct disk *disk = volume_disk(v, p->shards[i].place.disk);
+        struct shard_info *info = &infos[i];
+        if (p->shards[i].state != CHUNK_SHARD_LOST || !disk_usable(disk))
+            continue;
+        int r = fence_shard(v, disk, key, info);
+        if (r == -ESTALE)
+            return r;
+        if (r < 0 || info->instance != p->shards[i].place.instance)
+            continue;
+        has[i] = info->length_blocks >= end && row_intact(rec, p, i, off, end);
+        have += has[i];
+        answered += has[i] || info->suspect;
+    }
+    if (have < p->code.k)
+        return answered == place_shards(p) ? 0 : 1;
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        if (!has[i])
+            continue;
+        p->shards[i].state = CHUNK_SHARD_DAMAGED;
+        probe->errors[i] = 0; /* for the rows behind it */
+        probe->infos[i] = infos[i];
+        probe->infos[i].damaged = true;
+    }
+    return 2;
+}
+
 /* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
  * or an error. After a power loss a later append may have survived an earlier one, so being longer
  * is not enough. */
-static int row_present(struct recovery *rec, const struct place *p, uint32_t off, uint32_t end)
+static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint32_t end)
 {
     struct probe *probe;
     int r = probe_place(rec, p, &probe);
@@ -112,6 +151,9 @@ static int row_present(struct recovery *rec, const struct place *p, uint32_t off
         return lost_power == 0 ? 1 : 2;
     if (lost_power > 0)
         return await_row(rec, p, probe, have);
+    r = ask_lost_shards(rec, p, probe, off, end, have);
+    if (r != 1)
+        return r;
     if (have + unreachable >= p->code.k) {
         *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
                                      "reached: bring back the disks that hold it",

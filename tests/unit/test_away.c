@@ -351,6 +351,44 @@ static void a_shard_that_comes_back_whole_is_not(void)
     tear_down();
 }
 
+/* --- Rows on disks that failed ------------------------------------------------------------------------- */
+
+/* Two of its three disks fail before it is flushed, which is on record, and come back. */
+static void fail_under_a_row(bool power)
+{
+    unsigned rows[DISKS], logs[DISKS];
+    set_up((struct shard_code){2, 1});
+    write_old(LARGE_BLOCKS, 3);
+    CHECK(disks_with(SHARD_DATA, rows) == 3 && disks_with(SHARD_LOG, logs) == 2);
+    unsigned keep = 0; /* a disk with a copy of the log, if there is one */
+    for (unsigned i = 0; i < 3; i++)
+        keep = rows[i] == logs[0] ? i : keep;
+    for (unsigned i = 0; i < 3; i++)
+        disks[rows[i]]->error = i == keep ? 0 : -EIO;
+    CHECK(volume_flush(old) < 0);
+    for (unsigned i = 0; i < 3; i++) {
+        disks[rows[i]]->error = 0;
+        if (power && i != keep)
+            fake_disk_lose_power(disks[rows[i]]);
+    }
+    while (inherit() < 0)
+        env_sleep_ns(SEC);
+}
+
+static void a_row_is_had_from_disks_that_failed_and_are_back(void)
+{
+    fail_under_a_row(false);
+    assert_int_equal(first_byte(), 3);
+    tear_down();
+}
+
+static void a_row_that_failed_disks_lost_with_the_power_is_given_up(void)
+{
+    fail_under_a_row(true);
+    assert_int_equal(first_byte(), 0);
+    tear_down();
+}
+
 /* --- Reads while no log can be made ---------------------------------------------------------------- */
 
 static int read_result;
@@ -516,6 +554,8 @@ TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
 TEST(a_row_is_given_up_after_the_repair_wait)
 TEST(a_shard_that_comes_back_short_is_rebuilt)
 TEST(a_shard_that_comes_back_whole_is_not)
+TEST(a_row_that_failed_disks_lost_with_the_power_is_given_up)
+TEST(a_row_is_had_from_disks_that_failed_and_are_back)
 TEST(what_is_on_one_copy_alone_is_not_read)
 TEST(nothing_is_read_while_a_copy_of_the_open_log_is_away)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
@@ -535,6 +575,8 @@ int main(void)
         cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
         cmocka_unit_test(a_shard_that_comes_back_short_is_rebuilt_),
         cmocka_unit_test(a_shard_that_comes_back_whole_is_not_),
+        cmocka_unit_test(a_row_that_failed_disks_lost_with_the_power_is_given_up_),
+        cmocka_unit_test(a_row_is_had_from_disks_that_failed_and_are_back_),
         cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
         cmocka_unit_test(nothing_is_read_while_a_copy_of_the_open_log_is_away_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
