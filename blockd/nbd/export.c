@@ -70,6 +70,12 @@ void nbd_export_find(struct volumes *volumes, struct nbd_string name, struct nbd
             strerror(-rc));
         return;
     }
+    if (name.len_bytes == 0 && recalled) { /* there may be others that this node has not seen */
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "the store does not answer, so nobody can tell which volume is the only one: name it "
+            "(nbd://HOST/NAME)");
+        return;
+    }
     if (name.len_bytes == 0 && count != 1) {
         export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
             "there are %u volumes here: name one (nbd://HOST/NAME; 'holdfast volume list')", count);

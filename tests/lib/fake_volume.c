@@ -52,6 +52,7 @@ struct volumes {
     struct fake_cluster *cluster;
     char node[64];
     bool joined; /* the cluster is another's */
+    bool recalls;
 };
 
 /* --- Registry ----------------------------------------------------------------------------------
@@ -296,6 +297,11 @@ int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsig
     return 0;
 }
 
+void fake_volumes_recall(struct volumes *volumes)
+{
+    volumes->recalls = true;
+}
+
 bool volumes_store_away(const struct volumes *volumes)
 {
     return false;
@@ -309,7 +315,7 @@ bool volumes_recall(const struct volumes *volumes, const char *name, struct volu
 int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,
     unsigned *ret_count, bool *ret_recalled)
 {
-    *ret_recalled = false;
+    *ret_recalled = volumes->recalls;
     return volumes_list(volumes, ret_names, ret_count);
 }
 

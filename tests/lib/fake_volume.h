@@ -14,6 +14,8 @@ struct volumes *fake_volumes_new(void); /* of node "n1" */
 struct volumes *fake_volumes_join(struct volumes *first, const char *node);
 /* Nobody may hold a volume (CHECKed). */
 void fake_volumes_free(struct volumes *volumes);
+/* From now on lists are from memory: the store does not answer. */
+void fake_volumes_recall(struct volumes *volumes);
 void fake_volumes_add(struct volumes *volumes, const char *name, uint64_t size_bytes);
 
 /* What happens to calls on a volume; 0 = nothing special. Read again at the end of each delay. */

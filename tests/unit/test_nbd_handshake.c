@@ -114,6 +114,23 @@ static void test_the_empty_name_is_the_only_volume(void **state)
     nbd_test_run(default_export, (struct nbd_server_options){0});
 }
 
+/* What this node has not seen may be there all the same. */
+static void default_export_without_the_store(struct nbd_test *t)
+{
+    char *error = NULL;
+    assert_int_equal(volumes_delete(t->volumes, "vm1", false, &error), 0);
+    fake_volumes_recall(t->volumes);
+    struct nbd_client *c = nbd_client_new(NBD_TEST_ADDRESS, 3);
+    assert_int_equal(nbd_client_info(c, NBD_OPT_GO, ""), NBD_REP_ERR_UNKNOWN);
+    assert_int_equal(nbd_client_info(c, NBD_OPT_GO, "vm2"), NBD_REP_ACK);
+    nbd_client_free(c);
+}
+
+static void test_without_the_store_no_volume_is_the_only_one(void **state)
+{
+    nbd_test_run(default_export_without_the_store, (struct nbd_server_options){0});
+}
+
 static void export_name(struct nbd_test *t)
 {
     for (unsigned no_zeroes = 0; no_zeroes < 2; no_zeroes++) {
@@ -440,6 +457,7 @@ int main(void)
         cmocka_unit_test(test_information_is_given_as_asked),
         cmocka_unit_test(test_unknown_names_are_refused_and_the_haggling_goes_on),
         cmocka_unit_test(test_the_empty_name_is_the_only_volume),
+        cmocka_unit_test(test_without_the_store_no_volume_is_the_only_one),
         cmocka_unit_test(test_export_name_with_and_without_zeroes),
         cmocka_unit_test(test_list_names_every_volume),
         cmocka_unit_test(test_metadata_contexts),
