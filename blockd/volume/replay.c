@@ -379,7 +379,9 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
     int r = fenced->result;
     if (r == -ESTALE)
         return r;
-    bool needed = wal_needed(v, wal) && !rec->stopped;
+    /* Nothing is in a log before the one before it is sealed on record (W3): it may as well be away. */
+    bool unused = r < 0 && !wal->sealed && rec->open_seen;
+    bool needed = wal_needed(v, wal) && !rec->stopped && !unused;
     if (r < 0 && needed) {
         *rec->ret_error =
             mem_printf("no copy of log %llx can be read (%s): acknowledged writes are "

@@ -20,6 +20,7 @@ static struct world {
     unsigned log_disks[2], log_disk_count;
     unsigned has[ONE_NODE_DISKS_MAX + 1];
     uint64_t log_blocks;
+    unsigned log_on, spare_on, manifest_on; /* bits by disk number */
 } world;
 
 static void world_init(uint64_t seed, struct shard_code code, unsigned disks)
@@ -259,6 +260,44 @@ static void round_late_disk(uint64_t seed)
     one_node_pull(&world.node, world.log_disks[keep]);
     one_node_return(&world.node, world.log_disks[!keep]);
     must("verify", one_node_recover);
+    world_fini();
+}
+
+/* --- The spare log is away ------------------------------------------------------------------------ */
+
+static void note_copies(struct one_node *node, struct disk *disk, const struct shard_info *info)
+{
+    struct world *w = container_of(node, struct world, node);
+    struct shard_info now;
+    unsigned bit = 1u << disk->number;
+    CHECK(info->tombstone || shard_stat(disk, info->key, &now) == 0);
+    if (!info->tombstone && info->kind == SHARD_MANIFEST)
+        w->manifest_on |= bit;
+    if (!info->tombstone && info->kind == SHARD_LOG)
+        *(now.length_blocks > 0 ? &w->log_on : &w->spare_on) |= bit;
+}
+
+static void write_and_note(void *arg)
+{
+    struct world *w = arg;
+    write_log(w);
+    one_node_each_shard(&w->node, note_copies);
+    CHECK(w->spare_on != 0);
+}
+
+/* W3: a copy of the spare log was on a disk that has failed and gone, then the other one goes, too. Nothing is in
+ * that log, so a volume whose open log and manifest are there opens. (It did not: "acknowledged writes are in it".) */
+static void round_spare_away(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 5);
+    must("write", write_and_note);
+    one_node_kill(&world.node);
+    if ((world.log_on & ~world.spare_on) && (world.manifest_on & ~world.spare_on)) {
+        for (unsigned i = 1; i <= world.node.disk_count; i++)
+            if (world.spare_on >> i & 1)
+                one_node_pull(&world.node, i);
+        must("verify", one_node_recover);
+    }
     world_fini();
 }
 
@@ -548,6 +587,8 @@ static void round_away(uint64_t seed)
         round_set_back(seed);
     else if (seed / 8 % 4 == 1)
         round_missing(seed);
+    else if (seed / 8 % 4 == 2)
+        round_spare_away(seed);
     else
         round_flush_unrolled(seed);
 }
