@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who owns a volume, and how that moves: attach anywhere, forward, hand over."""
 
+import os
 import time
 
 import nbd
+from conftest import LONG
 from hftest.load import Load
 from hftest.pattern import BLOCK
 from hftest.process import wait_until
@@ -63,6 +65,33 @@ def test_a_volume_is_moved_by_hand(make_cluster, figure):
         load.stop()
     load.verify(cluster.n3.uri("v"))
     figure("handoff pause, asked for by hand (worst of 6)", max(gaps) * 1000, 50, "ms")
+
+
+HANDOFFS = int(os.environ.get("HOLDFAST_TEST_HANDOFFS", 200 if LONG else 24))
+
+
+def percentile(values, share):
+    return sorted(values)[min(len(values) - 1, int(len(values) * share))]
+
+
+def test_many_handoffs(make_cluster, figure):
+    """Percentiles over HOLDFAST_TEST_HANDOFFS of them, as clients on two nodes see them, and of the owner's part of it."""
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 256)
+    seen, owners = [], []
+    with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
+        load.progress(200)
+        for number in range(HANDOFFS):
+            begin = time.monotonic()
+            moved = cluster.n3.json("volume", "move", "v", "--to", f"n{(number + 1) % 3 + 1}")
+            load.progress(30)
+            seen.append(load.gap_since(begin) * 1000)
+            owners.append(moved["pause_us"] / 1000)
+        load.stop()
+    load.verify(cluster.n3.uri("v"))
+    for share in (0.5, 0.9, 0.99):
+        figure(f"handoff pause, p{share * 100:.0f} of {HANDOFFS}", percentile(seen, share), 50, "ms")
+        figure(f"  of it until the old owner had released, p{share * 100:.0f}", percentile(owners, share), 50, "ms")
 
 
 def test_any_node_administers_any_volume(make_cluster):
