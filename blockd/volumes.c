@@ -20,6 +20,7 @@
 
 #include "blockd/volumes_names.h"
 #include "blockd/volumes_purge.h"
+#include "blockd/volumes_refused.h"
 #include "blockd/volumes_seen.h"
 #include "common/check.h"
 #include "common/env.h"
@@ -53,6 +54,7 @@ struct volumes {
     struct fiber_queue changed; /* an entry became not busy, went, or lost its last user */
     struct volumes_purge *purge;
     struct volumes_seen *seen;
+    struct volumes_refused *refused;
     bool closing;
     unsigned renewals; /* fibers of volumes_session_renewed */
     /* Volumes that wait for their successor, and since when we know (V5); the oldest goes first. */
@@ -223,6 +225,20 @@ static struct volumes_name name_of(const struct entry *entry)
     return name;
 }
 
+/* What is wrong with the volume, not with this node or with the moment. */
+static void note_refusal(struct volumes *volumes, uint64_t id, int r, const char *why)
+{
+    if (r == 0 || r == -EBUSY || r == -ENOENT)
+        volumes_refused_forget(volumes->refused, id);
+    else if (why && r != -ESHUTDOWN && r != -ETIMEDOUT)
+        volumes_refused_note(volumes->refused, id, why);
+}
+
+const struct volumes_refused *volumes_refused(const struct volumes *volumes)
+{
+    return volumes->refused;
+}
+
 /* The entry is the caller's alone; it is open with one user afterwards, or gone. */
 static int entry_open(struct entry *entry, struct volume **ret_volume,
     struct volume_owner *ret_owner, char **ret_error)
@@ -240,6 +256,7 @@ static int entry_open(struct entry *entry, struct volume **ret_volume,
         r = volume_acquire(
             volumes->host, entry->id, VOLUME_ACQUIRE_FROM_SUCCESSOR, &volume, &owner, &error);
     }
+    note_refusal(volumes, entry->id, r, error);
     if (r < 0)
         *ret_error = error;
     if (r == -EBUSY && ret_owner)
@@ -722,6 +739,7 @@ struct volumes *volumes_new(struct volume_host *host, const struct volumes_optio
     list_init(&volumes->entries);
     fiber_queue_init(&volumes->changed);
     volumes->seen = volumes_seen_new();
+    volumes->refused = volumes_refused_new();
     volumes->purge = volumes_purge_start(host, volumes->options.purge_retry_ns);
     return volumes;
 }
@@ -756,5 +774,6 @@ void volumes_free(struct volumes *volumes)
         fiber_queue_wait(&volumes->changed);
     }
     volumes_seen_free(volumes->seen);
+    volumes_refused_free(volumes->refused);
     mem_free(volumes);
 }

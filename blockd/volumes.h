@@ -24,6 +24,7 @@
 #include "blockd/volume/volume.h"
 
 struct volumes;
+struct volumes_refused;
 
 struct volumes_options {
     uint64_t idle_close_ns;  /* without users for so long: closed; 0 = 10 min */
@@ -103,6 +104,8 @@ static inline bool volumes_not_answered(int error)
 {
     return error == -EHOSTUNREACH || error == -ETIMEDOUT;
 }
+/* Why volumes could not be opened here lately; to be asked, not kept. */
+const struct volumes_refused *volumes_refused(const struct volumes *volumes);
 /* NULL when it is not open. Valid until the caller next suspends. `ret_connections` (may be NULL):
  * listeners. */
 struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_connections);

@@ -5,6 +5,7 @@
 #include "blockd/admin/methods.h"
 #include "blockd/nbd/server.h"
 #include "blockd/node.h"
+#include "blockd/volumes_refused.h"
 #include "common/bufpool.h"
 #include "common/check.h"
 #include "common/env.h"
@@ -49,6 +50,13 @@ static void volume_health(void *ctx, struct volume *volume)
         return;
     CLEANUP_FREE char *text = mem_printf("volume '%s': %s", info.name, info.problem);
     add_problem(health->problems, text);
+}
+
+static void volume_refused(void *ctx, const char *why)
+{
+    struct health *health = ctx;
+    worsen(health, "degraded");
+    add_problem(health->problems, why);
 }
 
 /* Damage that was found is repaired; a disk that goes on like this is one to replace. */
@@ -116,6 +124,7 @@ static struct health node_health(struct node *node)
         worsen(&health, "degraded");
     }
     volumes_each_open(node->volumes, volume_health, &health);
+    volumes_refused_each(volumes_refused(node->volumes), volume_refused, &health);
     return health;
 }
 

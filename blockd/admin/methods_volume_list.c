@@ -13,6 +13,7 @@
 #include "blockd/admin/methods.h"
 #include "blockd/cluster/members.h"
 #include "blockd/node.h"
+#include "blockd/volumes_refused.h"
 #include "common/check.h"
 #include "common/mem.h"
 
@@ -45,6 +46,11 @@ json_t *admin_volume_json(struct node *node, const struct volumes_name *name)
         json_object_set_new(json, "health", json_string(info.health));
         if (info.problem[0])
             json_object_set_new(json, "problem", json_string(info.problem));
+    }
+    const char *refused = volumes_refused_why(volumes_refused(node->volumes), name->id);
+    if (!volume && refused) {
+        json_object_set_new(json, "health", json_string("unavailable"));
+        json_object_set_new(json, "problem", json_string(refused));
     }
     return json;
 }

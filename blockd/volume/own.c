@@ -103,9 +103,10 @@ static int no_disk(const struct volume_host *host, const struct volume_root *roo
         *ret_error = mem_printf("the owner's session cannot be read: %s", store_strerror(r));
         return r;
     }
-    *ret_error = mem_printf("none of the %u copies of the manifest can be reached: bring back the "
-                            "disks that hold them (see 'holdfast disk list')",
-        root->manifest.count);
+    *ret_error =
+        mem_printf("volume '%s': none of the %u copies of its manifest can be reached: bring "
+                   "back the disks that hold them (see 'holdfast disk list')",
+            root->name, root->manifest.count);
     return -EHOSTUNREACH;
 }
 

@@ -83,7 +83,10 @@ static int await_row(
     }
     if (have + away < p->code.k || PLANTED(unreachable_is_absent))
         return 0;
-    return recovery_await(rec, have + awaited >= p->code.k ? first : number, "a large write");
+    if (have + awaited >= p->code.k)
+        return recovery_await(rec, first, "a large write");
+    rec->given_up = number;
+    return 0;
 }
 
 /* Fewer than k shards that are not LOST have the row. Those whose disks had failed and are back are asked, as LOST

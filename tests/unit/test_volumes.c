@@ -11,6 +11,7 @@
 #include <string.h>
 
 #include "blockd/volumes.h"
+#include "blockd/volumes_refused.h"
 #include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
@@ -289,6 +290,70 @@ BODY(unknown_and_unopenable_volumes_are_errors_with_words)
     mem_free(error);
     volumes_put(volumes, get("a")); /* open: the store is not asked */
     store_mem_set_fault(mem, 0, 0);
+}
+
+static void count_refused(void *ctx, const char *why)
+{
+    assert_string_equal(why, "cannot open");
+    ++*(unsigned *)ctx;
+}
+
+static unsigned refused_now(void)
+{
+    unsigned count = 0;
+    volumes_refused_each(volumes_refused(volumes), count_refused, &count);
+    assert_int_equal(volumes_refused_why(volumes_refused(volumes), 1) != NULL, count == 1);
+    return count;
+}
+
+static int try_a(int open_error)
+{
+    struct volume *volume = NULL;
+    char *error = NULL;
+    engine.open_error = open_error;
+    int r = volumes_get(volumes, "a", &volume, &error);
+    mem_free(error);
+    if (r == 0)
+        volumes_put(volumes, volume);
+    engine.open_error = 0;
+    return r;
+}
+
+/* An open that waits for disks fails: what it waits for is told meanwhile. */
+BODY(why_a_volume_could_not_be_opened_is_remembered_for_a_while)
+{
+    assert_int_equal(refused_now(), 0);
+    assert_int_equal(try_a(-EHOSTUNREACH), -EHOSTUNREACH);
+    assert_int_equal(refused_now(), 1);
+    assert_int_equal(try_a(-EHOSTUNREACH), -EHOSTUNREACH);
+    assert_int_equal(refused_now(), 1);
+    env_sleep_ns(61 * SECOND_NS);
+    assert_int_equal(refused_now(), 0);
+    assert_int_equal(try_a(-EIO), -EIO);
+    assert_int_equal(refused_now(), 1);
+    assert_int_equal(try_a(0), 0);
+    assert_int_equal(refused_now(), 0);
+}
+
+static void count_any(void *ctx, const char *why)
+{
+    ++*(unsigned *)ctx;
+}
+
+BODY(of_many_that_could_not_be_opened_the_last_are_remembered)
+{
+    struct volumes_refused *refused = volumes_refused_new();
+    unsigned count = 0;
+    for (uint64_t id = 1; id <= 300; id++)
+        volumes_refused_note(refused, id, "why");
+    volumes_refused_each(refused, count_any, &count);
+    assert_int_equal(count, 16);
+    assert_null(volumes_refused_why(refused, 44));
+    assert_non_null(volumes_refused_why(refused, 45));
+    volumes_refused_forget(refused, 45);
+    assert_null(volumes_refused_why(refused, 45));
+    assert_non_null(volumes_refused_why(refused, 300));
+    volumes_refused_free(refused);
 }
 
 BODY(volume_without_users_is_closed_when_idle)
@@ -786,6 +851,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(callers_at_once_get_one_volume),
         cmocka_unit_test(unknown_and_unopenable_volumes_are_errors_with_words),
+        cmocka_unit_test(why_a_volume_could_not_be_opened_is_remembered_for_a_while),
+        cmocka_unit_test(of_many_that_could_not_be_opened_the_last_are_remembered),
         cmocka_unit_test(volume_without_users_is_closed_when_idle),
         cmocka_unit_test(halted_volume_is_opened_anew_once_its_users_let_go),
         cmocka_unit_test(the_owner_elsewhere_is_told),
