@@ -34,7 +34,6 @@ struct attach *attach_new(const struct attach_options *options)
     list_init(&attach->waiting);
     list_init(&attach->recent);
     fiber_queue_init(&attach->gone);
-    fiber_mutex_init(&attach->buffers_turn);
     fiber_queue_init(&attach->buffers_put);
     return attach;
 }

@@ -19,6 +19,8 @@
  *     The wire is not trusted: what it names is looked up among what that session has attached.
  *  A4 Nor does the owner give it a place once its client does not wait for it any more (deadline, end
  *     of the session): the front end may be sending it again, under a new session too.
+ *  A5 What a node can make us hold is bounded, and one that does not take its replies does not hold up
+ *     the others'.
  *  A3 Ownership follows traffic: an attachment whose forwarded I/O has been most of the volume's for
  *     a while asks its owner for a handoff. The owner destages while it serves, stops, releases to
  *     that node by name (root.successor), and nobody else takes it for a while.

@@ -28,9 +28,9 @@ struct attach {
     uint64_t number;         /* of the last remote */
     struct attach_stats stats;
 
-    /* Buffers of reads that other nodes wait for; in the order of their coming. */
+    /* Buffers of reads that other nodes wait for (A5). */
     struct bufpool *buffers; /* made when first needed */
-    struct fiber_mutex buffers_turn;
+    uint64_t out_bytes;      /* also of those that are not from there */
     struct fiber_queue buffers_put;
 };
 

@@ -15,10 +15,12 @@
 #include "common/bufpool.h"
 #include "common/check.h"
 #include "common/env.h"
+#include "common/log.h"
 #include "common/mem.h"
 
-/* Of read data that waits for the wire, all sessions; a single read has at most a quarter of it. */
+/* Of read data that waits for the wire, all sessions; a single read has at most a quarter of it (A5). */
 #define BUFFER_BYTES_MAX (128ull << 20)
+#define SERVED_MAX 4096u /* of one session: volumes of this node that the other one has in use */
 #define ERROR_TEXT_BYTES 512u
 
 struct attach_session {
@@ -26,7 +28,10 @@ struct attach_session {
     struct attach *attach;
     char node[RPC_NODE_NAME_BYTES_MAX];
     struct list served;
-    bool ended; /* gone with the last of `served` */
+    unsigned served_count;
+    uint64_t out_bytes; /* of its replies that are being read, or wait for the wire */
+    struct fiber_mutex out_turn;
+    bool ended; /* gone with the last of `served`, and of its replies */
 };
 
 struct served {
@@ -51,13 +56,14 @@ struct attach_session *attach_session_new(struct attach *attach, const char *nod
     session->attach = attach;
     strncpy(session->node, node, sizeof(session->node) - 1);
     list_init(&session->served);
+    fiber_mutex_init(&session->out_turn);
     list_push_back(&attach->sessions, &session->link);
     return session;
 }
 
 static void session_settle(struct attach_session *session)
 {
-    if (!session->ended || !list_empty(&session->served))
+    if (!session->ended || !list_empty(&session->served) || session->out_bytes > 0)
         return;
     list_remove(&session->link);
     mem_free(session);
@@ -79,6 +85,7 @@ static void served_settle(struct served *served)
         struct attach_session *session = served->session;
         list_remove(&served->link);
         attach->stats.served--;
+        session->served_count--;
         mem_free(served);
         session_settle(session);
     }
@@ -151,18 +158,27 @@ static struct wire_volume_state state_of(const struct served *served)
 
 /* Read data on its way out. */
 struct out {
-    struct attach *attach;
+    struct attach_session *session;
     void *run;
     size_t run_bytes;
+    bool pooled;
     struct iovec payload; /* of `run` */
 };
 
 static void out_free(void *arg)
 {
     struct out *out = arg;
-    bufpool_put_run(out->attach->buffers, out->run, out->run_bytes);
-    fiber_queue_wake_all(&out->attach->buffers_put);
+    struct attach_session *session = out->session;
+    struct attach *attach = session->attach;
+    if (out->pooled)
+        bufpool_put_run(attach->buffers, out->run, out->run_bytes);
+    else
+        mem_free_pages(out->run, out->run_bytes);
+    session->out_bytes -= out->run_bytes;
+    attach->out_bytes -= out->run_bytes;
+    fiber_queue_wake_all(&attach->buffers_put);
     mem_free(out);
+    session_settle(session);
 }
 
 /* Ends a call of `served`, which was counted and may be gone afterwards, its session too. `out` may be
@@ -189,20 +205,43 @@ static void reply_text(struct rpc_request *request, int status, const char *text
 }
 
 /* --- Read data -----------------------------------------------------------------------------------
- * Payload that comes in is bounded by the rpc window; what goes out is bounded here. */
+ * Payload that comes in is bounded by the rpc window; what goes out is bounded here (A5): a session may have
+ * as much as it leaves free, so one that takes none of its replies has half of all, two have a third
+ * each; and one that has nothing yet always gets its buffer. */
 
-MAY_SUSPEND static struct out *out_new(struct attach *attach, size_t len_bytes)
+static bool out_allowed(const struct attach_session *session, size_t len_bytes)
 {
+    uint64_t used = session->attach->out_bytes;
+    return used + session->out_bytes + len_bytes <= BUFFER_BYTES_MAX;
+}
+
+static bool out_take(struct out *out, size_t len_bytes)
+{
+    struct attach_session *session = out->session;
+    struct attach *attach = session->attach;
+    if (out_allowed(session, len_bytes))
+        out->run = bufpool_get_run(attach->buffers, len_bytes);
+    out->pooled = out->run != NULL;
+    if (!out->run && session->out_bytes == 0)
+        out->run = mem_alloc_pages(ROUND_UP(len_bytes, (size_t)BLOCK_BYTES));
+    return out->run != NULL;
+}
+
+MAY_SUSPEND static struct out *out_new(struct attach_session *session, size_t len_bytes)
+{
+    struct attach *attach = session->attach;
     struct out *out = NEW(struct out);
-    out->attach = attach;
+    out->session = session;
     if (!attach->buffers)
         attach->buffers = bufpool_new(BUFFER_BYTES_MAX);
-    fiber_mutex_lock(&attach->buffers_turn);
-    while (!(out->run = bufpool_get_run(attach->buffers, len_bytes)))
+    fiber_mutex_lock(&session->out_turn);
+    while (!out_take(out, len_bytes))
         fiber_queue_wait(&attach->buffers_put);
-    fiber_mutex_unlock(&attach->buffers_turn);
-    out->run_bytes = len_bytes;
+    out->run_bytes = out->pooled ? len_bytes : ROUND_UP(len_bytes, (size_t)BLOCK_BYTES);
     out->payload = (struct iovec){out->run, len_bytes};
+    session->out_bytes += out->run_bytes;
+    attach->out_bytes += out->run_bytes;
+    fiber_mutex_unlock(&session->out_turn);
     return out;
 }
 
@@ -221,7 +260,7 @@ MAY_SUSPEND static void do_read(
         reply(request, served, wanted->len_bytes ? -EINVAL : 0, 0, NULL);
         return;
     }
-    struct out *out = out_new(served->session->attach, wanted->len_bytes);
+    struct out *out = out_new(served->session, wanted->len_bytes);
     int r = request->cancelled
                 ? -ECANCELED
                 : volume_read(served->volume, wanted->off_bytes, wanted->len_bytes, out->run);
@@ -239,8 +278,8 @@ MAY_SUSPEND static void do_block_status(
         reply(request, served, -EINVAL, 0, NULL);
         return;
     }
-    struct out *out = out_new(
-        served->session->attach, (size_t)wanted->extents_max * sizeof(struct volume_extent));
+    struct out *out =
+        out_new(served->session, (size_t)wanted->extents_max * sizeof(struct volume_extent));
     struct volume_extent *extents = out->run;
     unsigned count = 0;
     int r = volume_block_status(
@@ -413,7 +452,14 @@ static void handle_attach(void *ctx, struct rpc_request *request)
         reply_text(request, -EBADMSG, "not a request to attach, or one that was made before");
         return;
     }
+    if (session->served_count >= SERVED_MAX) {
+        log_warn_limited(
+            "node '%s' wants to use more than %u volumes of this one", session->node, SERVED_MAX);
+        reply_text(request, -EAGAIN, "your node uses too many volumes of this one already");
+        return;
+    }
     struct served *served = NEW(struct served);
+    session->served_count++;
     served->session = session;
     served->attachment = wanted.attachment;
     served->opening = true;

@@ -239,10 +239,25 @@ MAY_SUSPEND int local_create(
 
 /* --- Fence ------------------------------------------------------------------------------------ */
 
+/* Whoever may fence can make tombstones of any keys: they get no more than an eighth of the table once that is
+ * getting full (D7). Reconciliation removes those of earlier epochs. */
+static bool tombstones_allowed(const struct local_disk *disk)
+{
+    const struct table *table = &disk->table;
+    uint32_t count = 0;
+    if (table->free_count >= table->entry_count / 4)
+        return true;
+    for (uint32_t i = 0; i < table->entry_count; i++)
+        count += table->slots[i].state == TABLE_TOMBSTONE;
+    return count < table->entry_count / 8;
+}
+
 static int fence_absent(struct local_disk *disk, struct shard_key key, uint32_t epoch, int error)
 {
     if (PLANTED(fence_without_tombstone))
         return error;
+    if (!tombstones_allowed(disk))
+        return -ENOSPC;
     uint32_t slot_no = table_alloc(&disk->table);
     if (slot_no == TABLE_NONE)
         return -ENOSPC;

@@ -42,6 +42,12 @@ struct rpc_session { /* what one node's client is at the other's server */
     unsigned calls[64];
     unsigned lose_answers; /* of so many of the next calls: executed, then the connection breaks */
     bool cut_short;        /* the next answer is too short */
+    bool takes_nothing;    /* replies are not sent: */
+    unsigned unsent_count;
+    struct unsent {
+        void (*sent)(void *arg);
+        void *arg;
+    } unsent[32];
 };
 
 struct peers {
@@ -79,9 +85,11 @@ const char *rpc_client_problem(const struct rpc_client *client)
     return "cut by the test";
 }
 
+static bool no_handoffs; /* nobody has a session, and asks for one */
+
 uint64_t members_session(const struct members *members)
 {
-    return 1;
+    return !no_handoffs;
 }
 
 void *rpc_session_user(const struct rpc_session *session)
@@ -113,8 +121,12 @@ void rpc_reply(struct rpc_request *request, int status, const void *body, uint32
         exchange->payload = mem_alloc(payload->iov_len);
         memcpy(exchange->payload, payload->iov_base, payload->iov_len);
     }
-    if (sent)
+    if (sent && session->takes_nothing) {
+        CHECK(session->unsent_count < ARRAY_SIZE(session->unsent));
+        session->unsent[session->unsent_count++] = (struct unsent){sent, arg};
+    } else if (sent) {
         sent(arg);
+    }
     list_remove(&exchange->link);
     if (exchange->abandoned)
         exchange_free(exchange);
@@ -788,6 +800,98 @@ static void test_requests_name_only_what_their_session_attached(void **state)
     run(hostile_body);
 }
 
+/* --- Bounds (A5) ---------------------------------------------------------------------------------- */
+
+#define LONG_BYTES (16u << 20)
+
+static unsigned long_reads;
+
+static void read_long(void *arg)
+{
+    uint8_t *buf = mem_alloc_pages(LONG_BYTES);
+    assert_int_equal(attach_read(arg, 0, LONG_BYTES, buf), 0);
+    mem_free_pages(buf, LONG_BYTES);
+    long_reads++;
+}
+
+static void take_replies(struct rpc_session *session)
+{
+    session->takes_nothing = false;
+    while (session->unsent_count > 0) {
+        struct unsent unsent = session->unsent[--session->unsent_count];
+        unsent.sent(unsent.arg);
+    }
+}
+
+static void greedy_body(void)
+{
+    struct node n3 = {.volumes = fake_volumes_join(n1.volumes, "n3")};
+    struct events e = {0};
+    make_attach(&n3);
+    wire(&n3, &n1, "n1", "n3");
+    struct attachment *a1 = get(&n1, &e), *a2 = get(&n2, &e), *a3 = get(&n3, &e);
+    no_handoffs = true;
+    n2.peers.session.takes_nothing = true;
+    long_reads = 0;
+    for (unsigned i = 0; i < 12; i++)
+        fiber_spawn("read", read_long, a2);
+    env_sleep_ns(SEC);
+    assert_in_range(long_reads, 2, 6); /* half of all buffers */
+    unsigned had = long_reads;
+    for (unsigned i = 0; i < 12; i++)
+        fiber_spawn("read", read_long, a3);
+    env_sleep_ns(SEC);
+    assert_int_equal(long_reads, had + 12);
+    take_replies(&n2.peers.session);
+    env_sleep_ns(SEC);
+    assert_int_equal(long_reads, 24);
+    attach_put(a3);
+    attach_put(a2);
+    attach_put(a1);
+    env_sleep_ns(SEC);
+    no_handoffs = false;
+    unwire(&n3);
+    attach_free(n3.attach);
+    fake_volumes_free(n3.volumes);
+}
+
+static void test_a_node_that_takes_no_replies_does_not_hold_up_others(void **state)
+{
+    run(greedy_body);
+}
+
+static void many_body(void)
+{
+    struct events e = {0};
+    struct attachment *a1 = get(&n1, &e);
+    uint8_t body[WIRE_VOLUME_ATTACH_BYTES], reply[512];
+    struct wire_volume_attach request = {.name = "vm1"};
+    unsigned refused = 0;
+    for (unsigned i = 0; i < 5000; i++) {
+        request.attachment = 1000 + i;
+        wire_volume_attach_encode(&request, body);
+        struct rpc_call call = {.method = METHOD_VOLUME_ATTACH,
+            .body = body,
+            .body_len_bytes = sizeof(body),
+            .deadline_ns = UINT64_MAX,
+            .reply_body = reply,
+            .reply_body_max = sizeof(reply)};
+        int r = peer_call(&n2.peers.peer, &call);
+        CHECK(r == 0 || r == -EAGAIN);
+        refused += r < 0;
+    }
+    assert_int_equal(refused, 5000 - 4096);
+    unwire(&n2);
+    rewire(&n2, &n1, "n2");
+    assert_int_equal(fake_volume_users(n1.volumes, "vm1"), 1);
+    attach_put(a1);
+}
+
+static void test_what_a_node_may_use_is_bounded(void **state)
+{
+    run(many_body);
+}
+
 /* --- Handoff (A3) --------------------------------------------------------------------------------- */
 
 struct load {
@@ -936,6 +1040,8 @@ int main(void)
         cmocka_unit_test(test_an_idle_holder_elsewhere_lets_go_of_a_halted_volume),
         cmocka_unit_test(test_an_answer_that_is_none_ends_the_attachment),
         cmocka_unit_test(test_requests_name_only_what_their_session_attached),
+        cmocka_unit_test(test_a_node_that_takes_no_replies_does_not_hold_up_others),
+        cmocka_unit_test(test_what_a_node_may_use_is_bounded),
         cmocka_unit_test(test_ownership_follows_traffic),
         cmocka_unit_test(test_a_volume_used_from_two_nodes_stays),
         cmocka_unit_test(test_handoffs_of_a_volume_keep_a_distance),
