@@ -9,7 +9,8 @@
 #include "blockd/pools.h"
 #include "common/mem.h"
 
-#define DISK_BYTES (256ull << 20)
+/* With less, what a node that was away has to delete is a good part of its disk: -ENOSPC (E1). */
+#define DISK_BYTES (512ull << 20)
 
 struct cluster_totals *cluster_totals;
 

@@ -111,6 +111,7 @@ struct cluster {
     struct cluster_client clients[CLUSTER_CLIENTS_MAX];
     uint64_t session_ttl_ns;
     bool volumes_made;
+    bool ballast;           /* may be on disks */
     uint64_t full_until_ns; /* disks are full, UINT64_MAX: until further notice */
     /* what this seed has drawn */
     bool fault_on[FAULT_KINDS];

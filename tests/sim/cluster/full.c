@@ -74,6 +74,7 @@ static void empty_main(void *arg)
 void cluster_fill(struct cluster *c)
 {
     c->full_until_ns = UINT64_MAX;
+    c->ballast = true;
     unsigned permille = (unsigned)rng_below(&c->fault_rng, 80);
     unsigned all = rng_one_in(&c->fault_rng, 2);
     sim_part_says(" to %u in 1000%s", permille, all ? "" : ", some disks");
@@ -86,12 +87,13 @@ void cluster_fill(struct cluster *c)
     if (rng_one_in(&c->fault_rng, 2)) {
         sim_part_says(", for a while");
         cluster_empty(c);
+        c->ballast = true; /* on disks that are away or have failed just now */
     }
 }
 
 void cluster_empty(struct cluster *c)
 {
-    if (c->full_until_ns != UINT64_MAX)
+    if (!c->ballast)
         return;
     for (unsigned i = 0; i < c->node_count; i++) {
         struct ballast ballast = {.node = &c->nodes[i]};
@@ -99,6 +101,7 @@ void cluster_empty(struct cluster *c)
             (void)cluster_do(&c->nodes[i], 120, "empty", empty_main, &ballast);
     }
     c->full_until_ns = sim_now_ns(c->sim) + STALE_NS;
+    c->ballast = false;
 }
 
 bool cluster_is_full(const struct cluster *c)
