@@ -14,6 +14,7 @@
  *     a node that restarts costs no rebuild. Only logs leave it at once; they are short.
  */
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "blockd/cluster/placement.h"
@@ -25,6 +26,7 @@
 #include "common/planted.h"
 
 #define RETRY_NS 5000000000ull
+#define CANDIDATES_A_TURN 1024
 
 void repair_kick(struct volume *v)
 {
@@ -140,21 +142,41 @@ static unsigned bad_count(const struct volume *v, const struct place *p)
     return bad;
 }
 
-/* The place nearest to loss that is not yet tried in this round. */
-static struct place *worst(struct volume *v)
+/* A place that lacks shards, and how many more it may lose. */
+struct candidate {
+    uint64_t chunk;
+    int left;
+};
+
+static int nearest_to_loss(const void *a, const void *b)
 {
-    struct place *worst = NULL;
-    int worst_left = INT32_MAX;
+    const struct candidate *one = a, *other = b;
+    if (one->left != other->left)
+        return one->left < other->left ? -1 : 1;
+    return one->chunk < other->chunk ? -1 : one->chunk > other->chunk;
+}
+
+/* All of them, in the order of repair. mem_free. A large volume has a million places: I/O goes on meanwhile. */
+static struct candidate *candidates(struct volume *v, unsigned *ret_count)
+{
+    unsigned all = v->state.places.count, n = 0, count = 0;
+    struct candidate *list = mem_zalloc(all + 1u, sizeof(*list));
     uint32_t pos = 0;
-    for (struct place *p; (p = idmap_next(&v->state.places, &pos));) {
-        unsigned bad = bad_count(v, p);
-        int left = (int)p->code.m - (int)bad;
-        if (bad > 0 && !p->freeing && p->repair_round != v->repair_round && left < worst_left) {
-            worst = p;
-            worst_left = left;
-        }
+    for (const struct place *p; (p = idmap_next(&v->state.places, &pos));)
+        list[n++].chunk = p->chunk;
+    CHECK(n == all);
+    for (unsigned i = 0; i < n && !v->halted && !v->stopping; i++) {
+        if (i % CANDIDATES_A_TURN == CANDIDATES_A_TURN - 1)
+            fiber_yield();
+        const struct place *p = state_place(&v->state, list[i].chunk);
+        unsigned bad = p && !p->freeing ? bad_count(v, p) : 0;
+        if (bad > 0)
+            list[count++] =
+                (struct candidate){.chunk = p->chunk, .left = (int)p->code.m - (int)bad};
     }
-    return worst;
+    qsort(list, count, sizeof(*list), nearest_to_loss);
+    *ret_count = count;
+    return list;
 }
 
 /* --- Rebuilding -------------------------------------------------------------------------------- */
@@ -304,21 +326,24 @@ static int repair_logs(struct volume *v)
     return r == 0 ? log_fill_up(v, copies_placeable(v, SHARD_LOG)) : r;
 }
 
-/* One round over everything that is wrong; the first error that is not just "later" is kept. */
+/* One round over everything that is wrong; the first error that is not just "later" is kept. 1: something
+ * has changed since it began: what is nearest to loss now comes first. */
 static int repair_round(struct volume *v)
 {
-    v->repair_round++;
+    uint64_t generation = v->repair_generation;
+    unsigned count;
     int result = repair_logs(v), reconciled = reconcile_disks(v);
     result = result < 0 ? result : reconciled;
-    for (struct place *p; !v->halted && !v->stopping && (p = worst(v));) {
-        uint64_t place_chunk = p->chunk;
-        p->repair_round = v->repair_round;
+    CLEANUP_FREE struct candidate *list = candidates(v, &count);
+    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
         fiber_mutex_lock(&v->clean_mutex);
-        p = state_place(&v->state, place_chunk); /* it may have been freed while we waited */
-        int r = p && bad_count(v, p) > 0 ? repair_one(v, p) : 0;
+        struct place *p = state_place(&v->state, list[i].chunk);
+        int r = p && !p->freeing && bad_count(v, p) > 0 ? repair_one(v, p) : 0;
         fiber_mutex_unlock(&v->clean_mutex);
         if (r < 0 && (result == 0 || result == -EAGAIN))
             result = r;
+        if (r == 0 && result == 0 && generation != v->repair_generation && i + 1 < count)
+            return 1;
     }
     return result;
 }
@@ -329,8 +354,11 @@ void repairer(void *arg)
     while (!v->halted && !v->stopping) {
         if (v->repair_done < v->repair_generation) {
             uint64_t generation = v->repair_generation;
-            v->repair_result = repair_round(v);
-            if (v->repair_result == -EAGAIN) {
+            int r = repair_round(v);
+            if (r == 1)
+                continue;
+            v->repair_result = r;
+            if (r == -EAGAIN) {
                 /* Something has to be destaged or sealed first. */
                 v->destage_all = true;
                 fiber_queue_wake_all(&v->destager_wake);

@@ -33,7 +33,6 @@ struct place {
     bool scratch_busy;  /* of the running cleaning pass */
     bool scratch_moved; /* what was live here is in the target, not committed yet */
     uint32_t scratch_live, scratch_largest; /* of all its chunks, of the largest */
-    uint32_t repair_round;                  /* tried in that round already */
     uint16_t *row_len;                      /* CHUNK_ROWS_MAX while open, row_count when sealed */
     struct chunk_shard shards[];
 };

@@ -142,7 +142,6 @@ struct volume {
     bool destage_stuck;  /* the destager has rows and no chunk for them */
     uint64_t repair_generation, repair_done;
     int repair_result;
-    uint32_t repair_round;
     struct fiber_queue repair_waiters;
     uint32_t *reconciled; /* numbers of disks: compared with the manifest in this epoch */
     unsigned reconciled_count;

@@ -18,8 +18,11 @@ static struct list present;
 static struct volume *volume;
 static uint32_t unheard_of; /* a disk's number that the map does not know */
 
+static uint64_t looks; /* at disks that are not there */
+
 static bool disk_removed(void *ctx, uint32_t number)
 {
+    looks++;
     return number != unheard_of;
 }
 
@@ -222,6 +225,29 @@ static void a_create_without_an_answer_leaves_nothing_behind(void)
     assert_int_equal(unnamed_shards(), 0);
 }
 
+/* A place is looked at when the round begins and when its turn comes, not once for each of the others. */
+static void many_places_to_repair_cost_a_look_each(void)
+{
+    enum { PLACES = 1500 };
+    struct records records = {0};
+    for (unsigned i = 0; i < PLACES; i++) {
+        struct chunk_place place = {.volume = volume->root.id,
+            .chunk = volume_new_chunk_id(volume),
+            .kind = SHARD_DATA,
+            .code = {1, 1},
+            .capacity_blocks = 64,
+            .epoch = volume->root.epoch,
+            .shards = {{.place = {77, 1}}, {.place = {78, 1}}}};
+        record_new_place(&records, &place);
+        record_sealed(&records, place.chunk);
+    }
+    CHECK(manifest_commit(volume, &records, NULL, NULL) == 0);
+    records_fini(&records);
+    uint64_t before = looks;
+    assert_int_equal(volume_repair_wait(volume), 0);
+    assert_in_range(looks - before, 2 * PLACES, 20 * PLACES);
+}
+
 /* Without a write that would find out. */
 static void a_log_leaves_a_missing_disk_at_once(void)
 {
@@ -279,6 +305,7 @@ TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
 TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(a_log_leaves_a_missing_disk_at_once)
+TEST(many_places_to_repair_cost_a_look_each)
 
 int main(void)
 {
@@ -291,6 +318,7 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
+        cmocka_unit_test(many_places_to_repair_cost_a_look_each_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
