@@ -265,3 +265,29 @@ def test_power_lost_everywhere_keeps_every_flushed_write_and_a_prefix(make_clust
         verify_volume(cluster.n2.uri("v"), history, only_flushed=True)
     assert acked > 100
     assert all("are suspect" in node.log.read_text() for node in cluster.nodes.values()), "no power was cut"
+
+
+def test_power_lost_and_a_node_that_stays_away_is_waited_for(make_cluster):
+    """The newest writes may be on the disk of the node that stays away alone: the volume says so and waits, for a while."""
+    cluster = make_cluster(nodes=3, disks=1, config={"repair": {"wait": "12s"}}, env={"HOLDFAST_TEST_POWER_CUT": "1"})
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n1.volume("v", 16))
+    handle.pwrite(b"f" * BLOCK, 0)
+    handle.flush()
+    handle.pwrite(b"a" * BLOCK, BLOCK)
+    kill_all(cluster)
+    for node in (cluster.n1, cluster.n2):
+        node.start_process()
+    for node in (cluster.n1, cluster.n2):
+        node.wait_ready()
+    wait_until(lambda: "waiting for it for" in cluster.n2.json("volume", "info", "v").get("problem", ""), 15, "the wait")
+    problem = cluster.n2.json("volume", "info", "v")["problem"]
+    assert "of node 'n3'" in problem and "holdfast disk remove" in problem
+    assert any(problem[:60] in text for text in cluster.n2.json("status")["problems"])
+    wait_until(lambda: cluster.n2.json("volume", "info", "v").get("loss_epoch"), 40, "the end of the wait")
+    assert "Possible loss:" in cluster.n2.cli("volume", "info", "v")
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n2.uri("v"))
+    assert handle.pread(BLOCK, 0) == b"f" * BLOCK
+    cluster.n3.start_process()
+    cluster.n3.wait_ready()
