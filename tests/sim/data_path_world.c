@@ -136,13 +136,15 @@ void client_write(struct client *c, bool zero)
     uint32_t count = 1 + (uint32_t)rng_below(&c->rng, load->blocks_max);
     uint32_t first = (uint32_t)rng_below(&c->rng, load->blocks - count + 1);
     uint64_t off = (uint64_t)first * BLOCK_BYTES, len = (uint64_t)count * BLOCK_BYTES;
-    uint64_t number = history_write(c->vol->history, first, count, zero ? NULL : c->buf, false);
+    bool fua = rng_below(&c->rng, 100) < load->fua_percent;
+    uint64_t number = history_write(c->vol->history, first, count, zero ? NULL : c->buf, fua);
     struct request_id id = {0};
-    int r = zero ? volume_trim(c->vol->volume, off, len, 0, id)
-                 : volume_write(c->vol->volume, off, len, c->buf, 0, id);
+    unsigned flags = fua ? VOLUME_FUA : 0;
+    int r = zero ? volume_trim(c->vol->volume, off, len, flags, id)
+                 : volume_write(c->vol->volume, off, len, c->buf, flags, id);
     CHECK_MSG(r == 0, "write: %s", strerror(-r));
     history_written(c->vol->history, number);
-    answered(c, END_AT_WRITE);
+    answered(c, fua ? END_AT_FLUSH | END_AT_WRITE : END_AT_WRITE);
 }
 
 static void client_read(struct client *c)
@@ -306,23 +308,33 @@ void world_must(struct world *w, const char *name, fiber_fn *fn)
     CHECK_MSG(sim_do(w->node, name, fn, w), "%s: the node went down", name);
 }
 
-/* Until nothing needs a disk that failed or was away. */
+static bool is_whole(struct world *w)
+{
+    for (unsigned i = 0; i < w->volume_count; i++) {
+        struct volume_info info;
+        volume_get_info(w->vols[i].volume, &info);
+        if (strcmp(info.health, "ok") != 0)
+            return false;
+    }
+    return true;
+}
+
 void world_wait_until_whole(struct world *w)
 {
-    struct volume_info info;
-    w->whole = false;
-    for (unsigned i = 0; i < 20 && !w->whole; i++) {
+    for (unsigned tries = 0; tries < 20 && !is_whole(w); tries++) {
         env_sleep_ns(100 * MS_NS);
-        (void)volume_repair_wait(w->vols[0].volume);
-        volume_get_info(w->vols[0].volume, &info);
-        w->whole = strcmp(info.health, "ok") == 0;
+        for (unsigned i = 0; i < w->volume_count; i++)
+            (void)volume_repair_wait(w->vols[i].volume);
     }
+    w->whole = is_whole(w);
 }
 
 static void life(void *arg)
 {
     struct world *w = arg;
     world_start(w);
+    if (w->last)
+        world_wait_until_whole(w);
     world_spawn_clients(w);
     env_sleep_ns(w->life_ns);
     world_stop_clients(w);
@@ -346,13 +358,15 @@ void world_run_lives(struct world *w, unsigned lives, bool lose)
     world_must(w, "make", world_start);
     world_end_life(w, w->load.end_by_power, SIM_CUT_LOSE_ALL);
     for (unsigned i = 0; i < lives; i++) {
+        w->last = i + 1 == lives;
+        w->whole = false;
         if (w->load.end_at == END_AT_TABLE)
             sim_set_io_hook(w->sim, table_hook, w);
         sim_do(w->node, "life", life, w);
         sim_set_io_hook(w->sim, NULL, NULL);
         world_end_life(w, w->load.end_by_power, w->load.cut_mode);
     }
-    if (lose)
+    if (lose && w->whole)
         lose_disks(w);
     world_must(w, "verify", world_start);
     world_fini(w);

@@ -15,7 +15,7 @@ enum {
     VOLUMES_MAX = 3,
     BLOCKS = 1024,
     WRITE_BLOCKS_MAX = 32,
-    DISK_BYTES = 64 << 20,
+    DISK_BYTES = 192 << 20,
     TABLE_OFF_BYTES = 2 << 20, /* docs/FORMAT.md */
     SECTORS = BLOCK_BYTES / 512,
 };
@@ -32,8 +32,9 @@ struct vol {
 struct load {
     unsigned clients; /* of each volume */
     unsigned write_percent, trim_percent, flush_percent;
-    uint32_t blocks;     /* they work on so many */
-    uint32_t blocks_max; /* of one write */
+    unsigned fua_percent; /* of writes and trims; an answer to one counts as that to a flush */
+    uint32_t blocks;      /* they work on so many */
+    uint32_t blocks_max;  /* of one write */
     uint64_t pause_ns_max;
     unsigned end_one_in; /* answers of `end_at`, or writes of a shard table */
     enum { END_AT_FLUSH = 1, END_AT_READ = 2, END_AT_WRITE = 4, END_AT_TABLE = 8 } end_at;
@@ -54,8 +55,9 @@ struct world {
     uint64_t bypass_bytes_min, row_blocks, log_bytes, life_ns;
     bool made, settled;
     unsigned failing, other; /* disks */
+    bool last;               /* life: it begins with everything whole, then disks may be lost */
     bool linked;             /* its disks are behind links */
-    bool whole;              /* no disk is missed any more */
+    bool whole;              /* it was, and m disks may be lost */
     /* of the running process */
     struct disk *real[DISKS_MAX];
     struct link_disk *links[DISKS_MAX];
@@ -79,7 +81,7 @@ MAY_SUSPEND void world_start(void *arg);
 void world_must(struct world *w, const char *name, fiber_fn *fn);
 /* The process has ended, or ends now. */
 void world_end_life(struct world *w, bool power, enum sim_cut_mode mode);
-/* Until nothing needs a disk that failed or was away, or not: w->whole. */
+/* Until nothing needs a disk that failed or was away, or lacks a row since the power went; w->whole: it came to that. */
 MAY_SUSPEND void world_wait_until_whole(struct world *w);
 /* Some lives that clients end, then one, perhaps without m of the disks; and the end. */
 void world_run_lives(struct world *w, unsigned lives, bool lose);

@@ -28,10 +28,14 @@ static void round_flush(struct world *w, uint64_t seed)
     world_init(w, seed, code, shards + 1 + (unsigned)rng_below(&rng, DISKS_MAX - shards),
         1 + (unsigned)rng_below(&rng, VOLUMES_MAX));
     world_set_latency(w, rng_between(&rng, 20000, MS_NS), rng_between(&rng, 50000, 20 * MS_NS));
+    w->linked = rng_one_in(&rng, 3);
+    if (rng_one_in(&rng, 3))
+        w->bypass_bytes_min = 16 * 1024;
     w->load = (struct load){.clients = 1 + (unsigned)rng_below(&rng, 4),
         .write_percent = 80,
         .trim_percent = 2,
         .flush_percent = 1 + (unsigned)rng_below(&rng, 15),
+        .fua_percent = rng_one_in(&rng, 2) ? 0 : (unsigned)rng_below(&rng, 20),
         .blocks = BLOCKS,
         .blocks_max = 1 + (uint32_t)rng_below(&rng, WRITE_BLOCKS_MAX),
         .pause_ns_max = rng_one_in(&rng, 2) ? 0 : rng_below(&rng, 2 * MS_NS),
