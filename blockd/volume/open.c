@@ -17,6 +17,10 @@
  *     the open fail,
  *     never the log shorter (S14), for as long as O5 (away.c) waits for it. Only suspect copies (the machine lost power) may have lost a
  *     tail that was not flushed.
+ *  O6 Until its own manifest is current an open takes nothing away that another copy of the earlier one may
+ *     name: a record that was on its way when the owner ended is on some copies alone, and an open that
+ *     is itself cut short may have read another copy than the next one. Shards are sealed where they
+ *     end, not where the manifest that was read says; they may be longer than their place.
  *  O4 Every log that stays is sealed, durably, at what was replayed, on every copy that has it and on
  *     at least the pool's minimum of them, before the record that says so; below that, writes wait.
  */
@@ -24,6 +28,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/recovery.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -35,30 +40,44 @@
 
 /* --- Places left open -------------------------------------------------------------------------- */
 
-/* After a power loss a shard may lack the last rows, which nobody flushed. It is sealed behind
- * those
- * that it has: they are still of use, and only the others count as damaged (S23). */
-static int close_short_shard(
-    struct volume *v, struct place *p, const struct chunk_place *place, unsigned shard)
+/* The shards of a place, each fenced and then sealed where it ends (O6). */
+struct closing {
+    struct volume *volume;
+    const struct chunk_place *place;
+    struct shard_info infos[CODE_SHARDS_MAX];
+    int results[CODE_SHARDS_MAX];
+};
+
+static void close_shard(void *ctx, unsigned i)
 {
-    struct disk *disk = volume_disk(v, p->shards[shard].place.disk);
-    struct shard_key key = chunk_shard_key(place, shard);
-    struct shard_info info;
-    if (!disk_usable(disk) || p->shards[shard].state == CHUNK_SHARD_LOST)
-        return 0;
-    int r = shard_stat(disk, key, &info);
-    if (r == -ENOENT)
-        p->shards[shard].state = CHUNK_SHARD_LOST;
-    if (r < 0 || (info.sealed && info.length_blocks == place->length_blocks))
-        return 0;
-    unsigned rows = p->row_count;
-    while (rows > 0 && place_length_blocks(p, rows) > info.length_blocks)
-        rows--;
-    if (!info.sealed)
-        r = shard_seal(disk, key, v->root.epoch, place_length_blocks(p, rows));
-    p->shards[shard].state =
-        PLANTED(missed_row_not_recorded) ? CHUNK_SHARD_OK : CHUNK_SHARD_DAMAGED;
-    return r;
+    struct closing *c = ctx;
+    struct volume *v = c->volume;
+    const struct chunk_shard *shard = &c->place->shards[i];
+    struct shard_key key = chunk_shard_key(c->place, i);
+    struct disk *disk = volume_disk(v, shard->place.disk);
+    c->results[i] = -EHOSTUNREACH;
+    if (shard->state == CHUNK_SHARD_LOST || !disk_usable(disk))
+        return;
+    c->results[i] = shard_fence(disk, key, v->root.epoch, &c->infos[i]);
+    disk = volume_disk(v, shard->place.disk);
+    if (c->results[i] < 0 || c->infos[i].sealed || !disk_usable(disk))
+        return;
+    c->results[i] = shard_seal(disk, key, v->root.epoch, c->infos[i].length_blocks);
+}
+
+/* After a power loss a shard may lack the last rows, which nobody flushed: those that it has are still of use,
+ * and only the others count as damaged (S23). */
+static void note_closed(struct closing *c, struct place *p, unsigned i)
+{
+    bool is_short = c->infos[i].length_blocks < c->place->length_blocks;
+    if (p->shards[i].state == CHUNK_SHARD_LOST)
+        return;
+    if (c->results[i] == -ENOENT)
+        p->shards[i].state = CHUNK_SHARD_LOST;
+    else if (c->results[i] < 0)
+        volume_trouble(c->volume, c->place, i, c->results[i], c->place->length_blocks);
+    else if (is_short && !PLANTED(missed_row_not_recorded))
+        p->shards[i].state = CHUNK_SHARD_DAMAGED;
 }
 
 static int close_place(struct recovery *rec, struct place *p)
@@ -69,13 +88,13 @@ static int close_place(struct recovery *rec, struct place *p)
         (unsigned long long)p->chunk, p->row_count, p->rows_recorded);
     p->rows_recorded = p->row_count; /* the log named them; the new manifest does */
     place_expand(&v->state, p, &place);
-    int r = chunk_seal(&v->row_io, &place, v->root.epoch);
-    if (r == -ESTALE)
-        return r;
-    for (unsigned i = 0; i < place_shards(p) && r != -ESTALE; i++)
-        r = close_short_shard(v, p, &place, i);
-    if (r == -ESTALE)
-        return r;
+    struct closing closing = {.volume = v, .place = &place};
+    fanout_run("close chunk", place_shards(p), place_shards(p), close_shard, &closing);
+    for (unsigned i = 0; i < place_shards(p); i++) {
+        if (closing.results[i] == -ESTALE)
+            return -ESTALE;
+        note_closed(&closing, p, i);
+    }
     p->sealed = true;
     return 0;
 }

@@ -86,7 +86,7 @@ static bool listed_whole(const struct volume *v, const struct place *p, unsigned
     struct shard_info wanted = {.key = {.chunk = p->chunk, .index = (uint8_t)shard}};
     const struct shard_info *info = bsearch(&wanted, list, count, sizeof(*list), by_key);
     return info && info->instance == p->shards[shard].place.instance && info->sealed &&
-           info->length_blocks == place_length_blocks(p, p->row_count);
+           info->length_blocks >= place_length_blocks(p, p->row_count); /* O6 */
 }
 
 /* The list is sorted. What it says may be old: repair may have put a shard there since. */
@@ -146,7 +146,7 @@ static int judge(struct volume *v, uint32_t number, const struct doubt *d)
     if (r < 0 || !disk_usable(disk = volume_disk(v, number)))
         return r < 0 ? r : -EHOSTUNREACH;
     if (info.sealed)
-        return info.length_blocks == place.length_blocks ? CHUNK_SHARD_OK : CHUNK_SHARD_DAMAGED;
+        return info.length_blocks >= place.length_blocks ? CHUNK_SHARD_OK : CHUNK_SHARD_DAMAGED;
     unsigned rows = p->row_count;
     while (rows > 0 && place_length_blocks(p, rows) > info.length_blocks)
         rows--;

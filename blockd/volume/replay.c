@@ -258,6 +258,9 @@ static void seal_one(void *ctx, unsigned i)
     s->results[i] = -ENOENT;
     if (s->copies->disks[i] && PLANTED(append_to_old_log))
         s->results[i] = 0;
+    else if (s->copies->disks[i] && s->copies->infos[i].sealed &&
+             s->copies->infos[i].length_blocks >= s->end)
+        s->results[i] = 0; /* by an open that was cut short: O6 */
     else if (s->copies->disks[i] && s->copies->infos[i].length_blocks >= s->end)
         s->results[i] = shard_seal(s->copies->disks[i], key, s->volume->root.epoch, s->end);
 }

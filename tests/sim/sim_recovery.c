@@ -196,6 +196,11 @@ static void writer(void *arg)
     one_node_write_some(arg, 1, 4);
 }
 
+static void several_writes(void *arg)
+{
+    one_node_write_some(arg, 12, 4);
+}
+
 static void append_to_one(void *arg)
 {
     struct world *w = arg;
@@ -464,15 +469,76 @@ static void round_lost_rows(uint64_t seed)
     world_fini();
 }
 
+/* --- A record on one copy of the manifest ------------------------------------------------------------ */
+
+/* The owner ends while it records a row, or that its log has rolled; one copy of the manifest has not
+ * got it. */
+static void record_on_one_copy(void *arg)
+{
+    struct world *w = arg;
+    write_log(w);
+    if (draw(2) == 0)
+        link_disk_cut(w->node.links[w->log_disks[0]], true);
+    fiber_spawn("writer", several_writes, w);
+    do
+        w->victim = 1 + (unsigned)draw(w->node.disk_count);
+    while (!w->has_manifest[w->victim]);
+    env_sleep_ns(
+        (link_disk_is_cut(w->node.links[w->log_disks[0]]) ? 200 * MS_NS : 0) + draw(8 * MS_NS));
+    link_disk_cut(w->node.links[w->victim], true);
+    env_sleep_ns(draw(5 * MS_NS));
+}
+
+static void end_at(void *ctx, struct sim_io_point *point)
+{
+    const uint64_t *at = ctx;
+    if (point->number < *at)
+        return;
+    point->when = SIM_POINT_BEFORE;
+    point->scope = SIM_SCOPE_NODE;
+}
+
+/* O6: an open that reads one copy of the manifest is cut short; the next one reads the other. */
+static void round_two_manifests(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1 + (uint8_t)(seed / 8 % 2), 1}, 4);
+    world.node.linked = true;
+    world.node.row_blocks_max = 8;
+    must("write", record_on_one_copy);
+    one_node_kill(&world.node);
+    for (unsigned i = 0, n = 1 + (unsigned)draw(3); i < n; i++) {
+        uint64_t at = sim_io_count(world.node.sim) + 8 + draw(60);
+        unsigned away = 1 + (unsigned)draw(world.node.disk_count);
+        for (unsigned d = 1; d <= world.node.disk_count && i == 0; d++)
+            away = world.has_manifest[d] && d != world.victim ? d : away;
+        sim_set_io_hook(world.node.sim, end_at, &at);
+        one_node_pull(&world.node, away);
+        (void)one_node_do(&world.node, "cut short", recover_or_refuse);
+        sim_set_io_hook(world.node.sim, NULL, NULL);
+        one_node_kill(&world.node);
+        one_node_return(&world.node, away);
+    }
+    must("recover", recover_all);
+    one_node_kill(&world.node);
+    world_fini();
+}
+
 static void round_of(uint64_t seed)
 {
     static sim_round_fn *const rounds[] = {round_left_behind, round_failed_before, round_longest,
-        round_rot, round_unknown, round_set_back, round_lost_rows};
+        round_rot, round_unknown, round_set_back, round_lost_rows, round_two_manifests};
     rounds[seed % ARRAY_SIZE(rounds)](seed);
 }
+
+/* O6: chunks were cut where one copy of the manifest ended, another one named rows behind that. */
+static const uint64_t seeds_kept[] = {183, 527, 663};
 
 int main(int argc, char **argv)
 {
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-    return sim_check_main(argc, argv, &(struct sim_check){.round = round_of, .rounds = 140});
+    return sim_check_main(argc, argv,
+        &(struct sim_check){.round = round_of,
+            .rounds = 160,
+            .seeds_kept = seeds_kept,
+            .seeds_kept_count = ARRAY_SIZE(seeds_kept)});
 }
