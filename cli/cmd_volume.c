@@ -196,8 +196,10 @@ static void print_info(struct cli *cli, const json_t *info)
         json_number(info, "size_bytes"));
     printf("%-14s %s\n", "Pool:", json_text(info, "pool"));
     printf("%-14s %s%s%s\n", "Health:", *health ? health : "ok", *problem ? ": " : "", problem);
-    printf("%-14s %s, %s connected\n", "State:", json_flag(info, "open") ? "open" : "closed",
-        count_text(json_number(info, "connections"), "client"));
+    printf("%-14s %s", "State:", json_flag(info, "open") ? "open" : "closed");
+    if (json_object_get(info, "connections")) /* its owner has answered */
+        printf(", %s connected", count_text(json_number(info, "connections"), "client"));
+    putchar('\n');
     if (json_flag(info, "recalled"))
         puts("! The store does not answer: this is what this node last saw.");
     const json_t *attached = json_object_get(info, "attached"), *node;

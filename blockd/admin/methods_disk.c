@@ -140,16 +140,27 @@ static json_t *remote_disk_json(const struct disk *disk, const struct disk_recor
         (json_int_t)(disk->latency_ewma_ns / 1000));
 }
 
+/* By number; lists are short. */
+static void add_disk(json_t *disks, json_t *disk)
+{
+    size_t i = json_array_size(disks);
+    json_int_t number = json_integer_value(json_object_get(disk, "number"));
+    while (i > 0 &&
+           json_integer_value(json_object_get(json_array_get(disks, i - 1), "number")) > number)
+        i--;
+    json_array_insert_new(disks, i, disk);
+}
+
 json_t *admin_disks_json(struct node *node)
 {
     json_t *disks = json_array();
     list_for_each (it, disks_entries(node->disks))
-        json_array_append_new(disks, disk_json(list_entry(it, struct disks_entry, link)));
+        add_disk(disks, disk_json(list_entry(it, struct disks_entry, link)));
     list_for_each (it, members_disks(node->members)) {
         const struct disk *disk = list_entry(it, struct disk, link);
         const struct disk_record *record = members_disk_record(node->members, disk->number);
         if (!disk->local && disk->number && record)
-            json_array_append_new(disks, remote_disk_json(disk, record));
+            add_disk(disks, remote_disk_json(disk, record));
     }
     return disks;
 }

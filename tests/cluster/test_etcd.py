@@ -11,6 +11,7 @@ import pytest
 from conftest import LONG
 from hftest.load import Load
 from hftest.node import FuseMount
+from hftest.process import wait_until
 from test_failover import TTL_S, settle
 
 
@@ -131,3 +132,48 @@ def test_a_handoff_is_not_begun_while_etcd_is_away(make_cluster):
     load.verify(cluster.n1.uri("v"))
     cluster.etcd.signal_all(signal.SIGCONT)
     load.verify(cluster.n3.uri("v"))
+
+
+def restore_etcd(cluster, snapshot):
+    """As docs/OPERATIONS.md says: all of etcd is lost, and set up anew from a snapshot under daemons that run on."""
+    etcd = cluster.etcd
+    etcd.kill9("e1")
+    (etcd.base / "e1").rename(etcd.base / "e1.lost")
+    words = ["snapshot", "restore", snapshot, "--name=e1", f"--data-dir={etcd.base / 'e1'}"]
+    words += [f"--initial-cluster=e1={etcd.peers['e1']}", f"--initial-advertise-peer-urls={etcd.peers['e1']}"]
+    etcd.ctl("e1", *words, check=True)
+    etcd.start("e1")
+
+
+def test_etcd_restored_from_a_snapshot_under_a_running_cluster(make_cluster):
+    cluster = make_cluster(nodes=3, disks=1, session_ttl=f"{TTL_S}s")
+    for name in ("stays", "moves"):
+        cluster.n1.volume(name, 64)
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n2.uri("moves"))
+    handle.pwrite(b"m" * 4096, 0)
+    handle.flush()
+    with Load([cluster.n1.uri("stays"), cluster.n2.uri("stays")]) as load:
+        settle(load, 3)
+        snapshot = cluster.dir / "snapshot"
+        cluster.etcd.ctl("e1", "snapshot", "save", snapshot, check=True)
+        cluster.n1.cli("volume", "move", "moves", "--to", "n3")
+        cluster.n1.volume("late", 64)
+        restore_etcd(cluster, snapshot)
+        settle(load, 2 * TTL_S)
+        load.stop()
+    load.verify(cluster.n3.uri("stays"))
+    # What was made later is gone; what moved is where it moved to, and nowhere else.
+    wait_until(lambda: {volume["name"] for volume in cluster.n2.volumes()} == {"stays", "moves"}, 20, "the list of then")
+    exported = cluster.dir / "moves.img"
+    cluster.n3.cli("volume", "export", "moves", exported)
+    assert exported.read_bytes()[:4096] == b"m" * 4096
+    # The cluster goes on: volumes are made and moved, nodes that die are noticed.
+    cluster.n3.cli("volume", "import", "moves2", exported, "--create")
+    cluster.n1.cli("volume", "move", "moves2", "--to", "n1")
+    cluster.n3.kill9()
+    wait_until(lambda: "down" in cluster.n1.cli("node", "list"), 4 * TTL_S, "n3 to be down")
+    load.verify(cluster.n2.uri("stays"))
+    back = nbd.NBD()
+    back.connect_uri(cluster.n2.uri("moves2"))
+    assert back.pread(4096, 0) == b"m" * 4096
