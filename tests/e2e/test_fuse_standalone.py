@@ -480,6 +480,32 @@ def test_time_limit(bare):
     os.close(fd)
 
 
+def test_names_have_a_time_limit_of_their_own(bare):
+    """ls on the mount of a dead blockd ends with a clear error; what is open waits, and keeps its attributes."""
+    bare.volume("vol1", MIB)
+    bare.serve()
+    bare.mount(",names_timeout=1")
+    fd = os.open(bare.path / "vol1", os.O_RDWR)
+    os.pwrite(fd, b"a", 0)
+    bare.admin.stop()
+    bare.kill_server()
+    for ask in (lambda: os.listdir(bare.path), (bare.path / "new").stat):
+        begin = time.monotonic()
+        with pytest.raises(OSError) as error:
+            ask()
+        assert error.value.errno == errno.ETIMEDOUT and 0.5 < time.monotonic() - begin < 5
+    assert os.fstat(fd).st_size == MIB
+    assert "blockd has not answered volume.list for 1 s" in bare.log.read_text()
+    reader = subprocess.Popen(["dd", f"if=/proc/{os.getpid()}/fd/{fd}", "bs=1", "count=1"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    time.sleep(2)
+    assert reader.poll() is None
+    bare.admin.start()
+    bare.serve()
+    assert reader.communicate(timeout=20)[0] == b"a"
+    os.close(fd)
+    assert os.listdir(bare.path) == ["vol1"]
+
+
 def test_another_volume_of_the_same_name_is_not_written_to(mount):
     fd = os.open(mount.path / "vol2", os.O_RDWR)
     mount.kill_server()
