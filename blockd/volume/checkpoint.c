@@ -327,7 +327,7 @@ static int free_place_with(struct volume *v, uint64_t place_chunk, uint64_t inde
     r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
     if (r == 0) {
-        (void)chunk_remove(&v->row_io, &place, v->root.epoch); /* what stays is an orphan */
+        leftover_remove_chunk(v, &place);
         v->host->budget->places_freed += gain;
         fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
         fiber_queue_wake_all(&v->provisioner_wake);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Creating, sealing and removing all shards of a chunk, in parallel.
+ * Creating and sealing all shards of a chunk, in parallel.
  */
 #include <errno.h>
 
@@ -126,29 +126,5 @@ int chunk_seal(const struct row_io *io, const struct chunk_place *place, uint32_
 {
     struct chunk_op op = {.io = io, .place = place, .epoch = epoch};
     fanout_run("chunk seal", shard_count(place), shard_count(place), seal_one, &op);
-    return first_error(&op);
-}
-
-/* What is LOST is tried where its disk is there, but nothing waits for it: leftovers are
- * reconciliation's (S24). */
-static void remove_one(void *ctx, unsigned i)
-{
-    struct chunk_op *op = ctx;
-    const struct chunk_shard *shard = &op->place->shards[i];
-    bool lost = shard->state == CHUNK_SHARD_LOST;
-    struct disk *disk =
-        shard->place.disk ? volume_host_disk(op->io->host, shard->place.disk) : NULL;
-    int r =
-        disk ? shard_remove(disk, chunk_shard_key(op->place, i), shard->place.instance, op->epoch)
-             : -EHOSTUNREACH;
-    if (r == -ENOENT || (lost && r != -ESTALE))
-        r = 0;
-    op->results[i] = r;
-}
-
-int chunk_remove(const struct row_io *io, const struct chunk_place *place, uint32_t epoch)
-{
-    struct chunk_op op = {.io = io, .place = place, .epoch = epoch};
-    fanout_run("chunk remove", shard_count(place), shard_count(place), remove_one, &op);
     return first_error(&op);
 }

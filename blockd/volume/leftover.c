@@ -1,48 +1,78 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * What a create without an answer may have left on a disk. Nothing names it, and reconciliation (Q4)
- * looks at earlier epochs only: until the next open it would take up a log's space for nothing.
- * A remove that names the instance (S9) is safe whenever it comes; one that finds nothing settles
- * it too: the connection that the create went over is over when a later one is answered.
+ * Shards of this epoch that are to go and whose disk does not answer: what the manifest no longer names, and what a
+ * create without an answer may have left. Reconciliation (Q4) looks at earlier epochs only: without this list they
+ * would take up their space until the next open. It is in memory; the next epoch's reconciliation has the rest.
+ *
+ *  L1 Only what nothing names is here, and a remove names the instance (S9): it is safe whenever it comes. One that
+ *     finds nothing settles it too: the connection that a create went over is over when a later one is answered.
  */
 #include <errno.h>
-#include <string.h>
 
+#include "blockd/volume/fanout.h"
 #include "blockd/volume/volume_impl.h"
+#include "common/mem.h"
 
-static bool unanswered(int r)
-{
-    return r == -EHOSTUNREACH || r == -EIO;
-}
+/* A disk of 16 TiB full of a single volume has more, and then an open finds them: 3 MiB are enough for this. */
+#define LEFTOVERS_MAX 65536
 
-void leftover_note(
-    struct volume *v, const struct disk *disk, struct shard_key key, uint64_t instance)
+void leftover_note(struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
 {
-    if (!disk || disk->number == 0 || disk->state == DISK_FAILED)
+    const struct disk *disk = volume_host_disk(v->host, disk_number);
+    bool gone = disk ? disk->state == DISK_FAILED : !disk_may_come(v->host, disk_number);
+    if (disk_number == 0 || gone || v->leftover_count == LEFTOVERS_MAX)
         return;
-    if (v->leftover_count == LEFTOVERS_MAX) /* reconciliation of the next epoch finds it */
-        memmove(v->leftovers, v->leftovers + 1, --v->leftover_count * sizeof(v->leftovers[0]));
+    if (v->leftover_count == v->leftover_space) {
+        v->leftover_space = v->leftover_space ? 2 * v->leftover_space : 16;
+        v->leftovers = mem_realloc(v->leftovers, v->leftover_space * sizeof(v->leftovers[0]));
+    }
     v->leftovers[v->leftover_count++] =
-        (struct leftover){.disk = disk->number, .key = key, .instance = instance};
-    fiber_queue_wake_all(&v->repair_wake);
+        (struct leftover){.disk = disk_number, .key = key, .instance = instance};
+    if (v->leftover_count == 1)
+        fiber_queue_wake_all(&v->repair_wake);
 }
 
-void leftover_remove(struct volume *v, struct disk *disk, struct shard_key key, uint64_t instance)
+void leftover_remove(
+    struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
 {
+    struct disk *disk = volume_disk(v, disk_number);
     int r = disk_usable(disk) ? shard_remove(disk, key, instance, v->root.epoch) : -EHOSTUNREACH;
-    if (unanswered(r))
-        leftover_note(v, disk, key, instance);
+    if (r == -EHOSTUNREACH || r == -EIO)
+        leftover_note(v, disk_number, key, instance);
 }
 
+struct removal {
+    struct volume *volume;
+    const struct chunk_place *place;
+};
+
+static void remove_one(void *ctx, unsigned i)
+{
+    const struct removal *removal = ctx;
+    const struct shard_place *place = &removal->place->shards[i].place;
+    if (place->disk)
+        leftover_remove(
+            removal->volume, place->disk, chunk_shard_key(removal->place, i), place->instance);
+}
+
+void leftover_remove_chunk(struct volume *v, const struct chunk_place *place)
+{
+    struct removal removal = {v, place};
+    unsigned shards = place->code.k + place->code.m;
+    fanout_run("chunk remove", shards, shards, remove_one, &removal);
+}
+
+/* What is not settled notes itself again. */
 void leftovers_clear(struct volume *v)
 {
-    for (unsigned n = v->leftover_count; n > 0 && !v->halted && !v->stopping; n--) {
-        if (v->leftover_count == 0)
-            break;
-        struct leftover it = v->leftovers[0];
-        memmove(v->leftovers, v->leftovers + 1, --v->leftover_count * sizeof(v->leftovers[0]));
-        struct disk *disk = volume_disk(v, it.disk);
-        if (disk)
-            leftover_remove(v, disk, it.key, it.instance);
+    CLEANUP_FREE struct leftover *all = v->leftovers;
+    unsigned count = v->leftover_count;
+    v->leftovers = NULL;
+    v->leftover_count = v->leftover_space = 0;
+    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++)
+        leftover_remove(v, all[i].disk, all[i].key, all[i].instance);
+    if (v->leftover_count < count) {
+        v->host->budget->places_freed++;
+        fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
     }
 }

@@ -369,12 +369,9 @@ static bool wal_healthy(const struct volume *v, const struct wal *wal)
 
 static void wal_remove_shards(struct volume *v, const struct wal *wal)
 {
-    for (unsigned i = 0; i < wal->copies; i++) {
-        struct disk *disk = volume_disk(v, wal->shards[i].place.disk);
-        if (disk_usable(disk))
-            (void)shard_remove(
-                disk, log_wal_key(v, wal, i), wal->shards[i].place.instance, v->root.epoch);
-    }
+    for (unsigned i = 0; i < wal->copies; i++)
+        leftover_remove(
+            v, wal->shards[i].place.disk, log_wal_key(v, wal, i), wal->shards[i].place.instance);
 }
 
 /* The next log goes; the provisioner makes another. */

@@ -164,13 +164,9 @@ static int sync_all(struct volume *v, const struct copies_ref *ref, uint32_t len
 
 void copies_remove(struct volume *v, const struct copies_ref *ref)
 {
-    for (unsigned i = 0; i < ref->count; i++) {
-        struct disk *disk = volume_disk(v, ref->places[i].disk);
-        /* Best effort: what stays is an orphan that reconciliation removes. */
-        if (disk_usable(disk))
-            (void)shard_remove(disk, manifest_key(v->root.id, ref->chunk, i),
-                ref->places[i].instance, v->root.epoch);
-    }
+    for (unsigned i = 0; i < ref->count; i++)
+        leftover_remove(v, ref->places[i].disk, manifest_key(v->root.id, ref->chunk, i),
+            ref->places[i].instance);
 }
 
 /* --- Rewriting --------------------------------------------------------------------------------- */

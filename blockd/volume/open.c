@@ -209,6 +209,7 @@ void volume_free(struct volume *v)
     mem_free(v->root_text);
     mem_free(v->replayed);
     mem_free(v->reconciled);
+    mem_free(v->leftovers);
     row_codes_free(v->row_io.codes);
     mem_free(v);
 }

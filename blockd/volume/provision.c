@@ -85,15 +85,16 @@ static unsigned creation_failed(const struct creation *creation, unsigned count)
 }
 
 /* Also those of which nobody knows whether they are there: naming the instance makes that safe (S9). */
-static void creation_undo(struct volume *v, const struct creation *creation, unsigned count)
+static void creation_undo(struct volume *v, const struct creation *creation,
+    const struct chunk_shard *shards, unsigned count)
 {
     for (unsigned i = 0; i < count; i++) {
         const struct shard_create *create = &creation->creates[i];
         int r = creation->results[i];
         if (r == 0)
-            leftover_remove(v, creation->disks[i], create->key, create->instance);
+            leftover_remove(v, shards[i].place.disk, create->key, create->instance);
         else if (r == -EIO || r == -EHOSTUNREACH)
-            leftover_note(v, creation->disks[i], create->key, create->instance);
+            leftover_note(v, shards[i].place.disk, create->key, create->instance);
     }
 }
 
@@ -139,7 +140,7 @@ int copies_create(struct volume *v, enum shard_kind kind, unsigned copies_max, u
         }
         r = creation.results[failed];
         exclude[tries] = disks[failed]->number;
-        creation_undo(v, &creation, count);
+        creation_undo(v, &creation, ret_shards, count);
         if (r == -ESTALE) {
             volume_deposed(v);
             return r;
@@ -217,6 +218,7 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
         capacity_min = capacity; /* whole slabs, while cleaning can make some (E4) */
     }
     struct disk *disks[CODE_SHARDS_MAX];
+    uint32_t numbers[CODE_SHARDS_MAX];
     uint64_t instances[CODE_SHARDS_MAX];
     struct chunk_place place = {0};
     int r = 0;
@@ -224,8 +226,10 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
         int placed = chunk_place_disks(v, code, v->pool.data_class, priority, capacity_min, disks);
         if (placed < 0)
             return placed;
-        for (unsigned i = 0; i < CODE_SHARDS_MAX; i++)
+        for (unsigned i = 0; i < CODE_SHARDS_MAX; i++) {
             instances[i] = env_random_u64() | 1;
+            numbers[i] = i < code.k + code.m && disks[i] ? disks[i]->number : 0;
+        }
         place = (struct chunk_place){.volume = v->root.id,
             .chunk = volume_new_chunk_id(v),
             .kind = kind,
@@ -236,7 +240,7 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
             break;
         if (r == -EHOSTUNREACH) /* chunk_create() could not undo it there */
             for (unsigned i = 0; i < code.k + code.m; i++)
-                leftover_note(v, disks[i], chunk_shard_key(&place, i), instances[i]);
+                leftover_note(v, numbers[i], chunk_shard_key(&place, i), instances[i]);
     }
     if (r == -ESTALE)
         volume_deposed(v);

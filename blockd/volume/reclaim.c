@@ -8,6 +8,8 @@
  *  E1 -ENOSPC is answered only after a round over every volume of the node that began after the question and freed
  *     nothing: what was overwritten or trimmed before is destaged and merged, what is dead is freed, what is kept ready
  *     and not needed has gone, garbage is cleaned.
+ *  E5 Where garbage may be somebody else's to free - disks of other nodes, whose volumes are on ours, or shards that
+ *     wait for their disk to answer (leftover.c) - it is answered only when tries for SHARED_HOLD_NS were in vain.
  *  E2 Rounds come to an end: each free that wakes a waiter is a real one (memory_budget.places_freed: a place that had
  *     rows or was kept ready, or a log), and cleaning frees only with a gain (K4).
  *  E4 Chunks for writes are whole slabs while cleaning can make such: small ones, wedged between the shards of others, are
@@ -24,9 +26,11 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-#define SHORT_PERCENT 15       /* free space below which garbage is not left lying */
-#define HALF_PERCENT 60        /* below it chunks are made so that they can be cleaned well */
-#define STUCK_POLL_NS 20000000 /* how often a round looks whether destage has got stuck */
+#define SHORT_PERCENT 15 /* free space below which garbage is not left lying */
+#define HALF_PERCENT 60  /* below it chunks are made so that they can be cleaned well */
+#define SHARED_HOLD_NS 10000000000ull
+#define SHARED_PAUSE_NS 250000000ull /* between two tries */
+#define STUCK_POLL_NS 20000000       /* how often a round looks whether destage has got stuck */
 
 /* --- How much there is -------------------------------------------------------------------------- */
 
@@ -224,6 +228,34 @@ void reclaim_kick(struct volume *asking)
     }
 }
 
+static bool space_is_shared(const struct volume *v)
+{
+    list_for_each (it, v->host->disks) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        if (!disk->local || v->leftover_count > 0)
+            return true;
+    }
+    return false;
+}
+
+/* E5. The tries of all who ask are one series; it is over when nobody has asked for a while. */
+static bool others_may_free(struct volume *v)
+{
+    uint64_t now_ns = env_now_ns();
+    if (!space_is_shared(v))
+        return false;
+    if (now_ns - v->no_space_last_ns > SHARED_HOLD_NS / 2)
+        v->no_space_since_ns = now_ns;
+    v->no_space_last_ns = now_ns;
+    if (now_ns - v->no_space_since_ns >= SHARED_HOLD_NS)
+        return false;
+    if (v->leftover_count > 0)
+        repair_kick(v);
+    env_sleep_ns(SHARED_PAUSE_NS);
+    v->no_space_last_ns = env_now_ns();
+    return true;
+}
+
 int reclaim_wait(struct volume *v)
 {
     struct memory_budget *budget = v->host->budget;
@@ -245,5 +277,7 @@ int reclaim_wait(struct volume *v)
         v->take_fragments = true;
         return 0;
     }
+    if (others_may_free(v))
+        return v->halted || v->stopping || v->closed_to_io ? -ESHUTDOWN : 0;
     return -ENOSPC;
 }

@@ -243,8 +243,12 @@ static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
         SHARD_PRIORITY_CLEAN);
     if (r == -EEXIST)
         r = clear_target(v, &place, shard, target) == 0 ? -EAGAIN : r; /* now there is room */
-    if (r < 0)
+    if (r < 0) {
+        if (r != -EEXIST) /* it may be there, and the next try is on another disk */
+            leftover_note(
+                v, moved.place.disk, chunk_shard_key(&place, shard), moved.place.instance);
         return r;
+    }
     struct records records = {0};
     record_shard(&records, place_chunk, shard, &moved);
     r = manifest_commit(v, &records, NULL, NULL);
@@ -254,9 +258,8 @@ static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
     v->stats.repaired_shards++;
     log_info("volume %s: chunk %llx shard %u rebuilt from disk %u to disk %u", v->root.name,
         (unsigned long long)place_chunk, shard, old.place.disk, target->number);
-    struct disk *disk = volume_disk(v, old.place.disk);
-    if (disk_usable(disk) && disk != target)
-        (void)shard_remove(disk, chunk_shard_key(&place, shard), old.place.instance, v->root.epoch);
+    if (old.place.disk != moved.place.disk)
+        leftover_remove(v, old.place.disk, chunk_shard_key(&place, shard), old.place.instance);
     return 0;
 }
 
@@ -332,6 +335,7 @@ static int repair_round(struct volume *v)
 {
     uint64_t generation = v->repair_generation;
     unsigned count;
+    leftovers_clear(v);
     int result = repair_logs(v), reconciled = reconcile_disks(v);
     result = result < 0 ? result : reconciled;
     CLEANUP_FREE struct candidate *list = candidates(v, &count);

@@ -105,6 +105,3 @@ MAY_SUSPEND int chunk_create(const struct row_io *io, struct chunk_place *place,
  * reported by `trouble`, first error answered. */
 MAY_SUSPEND int chunk_seal(
     const struct row_io *io, const struct chunk_place *place, uint32_t epoch);
-/* Removes every shard, in parallel; -ENOENT counts as done; the first other error is answered. */
-MAY_SUSPEND int chunk_remove(
-    const struct row_io *io, const struct chunk_place *place, uint32_t epoch);

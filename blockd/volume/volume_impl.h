@@ -55,7 +55,6 @@ struct open_chunk {
 };
 
 #define SPARE_CHUNKS_MAX 64
-#define LEFTOVERS_MAX 32
 
 struct volume {
     struct volume_host *host;
@@ -136,8 +135,9 @@ struct volume {
     unsigned destage_waiters;
     uint64_t checkpoint_wanted, checkpoint_done;
     int checkpoint_result;
-    uint64_t reclaim_wanted, reclaim_done; /* tickets of memory_budget.reclaim_ticket */
-    unsigned space_askers;                 /* in reclaim_wait */
+    uint64_t reclaim_wanted, reclaim_done;        /* tickets of memory_budget.reclaim_ticket */
+    unsigned space_askers;                        /* in reclaim_wait */
+    uint64_t no_space_since_ns, no_space_last_ns; /* nothing could be freed (E5) */
     bool take_fragments; /* nothing better is to be had: small chunks, between others' shards */
     bool destage_stuck;  /* the destager has rows and no chunk for them */
     uint64_t repair_generation, repair_done;
@@ -157,13 +157,13 @@ struct volume {
      * manifest of this epoch is current. */
     struct copies_ref *replayed;
     unsigned replayed_count;
-    /* Shards of this epoch that nothing names and that may be there all the same; the oldest go first. */
+    /* Shards of this epoch that nothing names and that may be there all the same (leftover.c). */
     struct leftover {
         uint32_t disk;
         struct shard_key key;
         uint64_t instance;
-    } leftovers[LEFTOVERS_MAX];
-    unsigned leftover_count;
+    } * leftovers;
+    unsigned leftover_count, leftover_space;
     struct close_watch {
         struct env_timer timer;
         uint64_t progress, since_ns;
@@ -352,13 +352,13 @@ MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root
     char **ret_error);
 MAY_SUSPEND void copies_remove(struct volume *volume, const struct copies_ref *ref);
 
-/* leftover.c: removes what may be there of a create that failed; now, or by the repairer once the disk can be
- * reached. */
+/* leftover.c: removes a shard that nothing names (any more): now, or by the repairer once its disk answers. */
 MAY_SUSPEND void leftover_remove(
-    struct volume *volume, struct disk *disk, struct shard_key key, uint64_t instance);
-/* `disk` may be NULL. */
-void leftover_note(
-    struct volume *volume, const struct disk *disk, struct shard_key key, uint64_t instance);
+    struct volume *volume, uint32_t disk, struct shard_key key, uint64_t instance);
+/* All shards of a chunk, at once, also those that are LOST. */
+MAY_SUSPEND void leftover_remove_chunk(struct volume *volume, const struct chunk_place *place);
+/* Not now. */
+void leftover_note(struct volume *volume, uint32_t disk, struct shard_key key, uint64_t instance);
 MAY_SUSPEND void leftovers_clear(struct volume *volume);
 
 /* placement of copies and chunks (provision.c) */

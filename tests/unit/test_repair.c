@@ -248,6 +248,34 @@ static void many_places_to_repair_cost_a_look_each(void)
     assert_in_range(looks - before, 2 * PLACES, 20 * PLACES);
 }
 
+/* L1: logs, manifests and chunks that were freed while a disk was away go when it is back, not with the next open. */
+static void what_was_freed_while_a_disk_was_away_goes_when_it_is_back(void)
+{
+    for (unsigned i = 0; i < DISKS; i++) {
+        go_away(disks[i]);
+        load();
+        come_back(disks[i]);
+        env_sleep_ns(30 * SEC);
+        assert_int_equal(unnamed_shards(), 0);
+    }
+}
+
+/* The same of what was rebuilt elsewhere. */
+static void what_was_rebuilt_goes_from_the_disk_that_is_back(void)
+{
+    struct fake_disk *disk = used_disk();
+    load();
+    go_away(disk);
+    env_sleep_ns(WAIT_NS + 10 * SEC);
+    volume_disk_changed(volume);
+    load();
+    assert_true(volume_stats(volume)->repaired_shards > 0);
+    come_back(disk);
+    env_sleep_ns(30 * SEC);
+    assert_int_equal(unnamed_shards(), 0);
+    check_ok();
+}
+
 /* Without a write that would find out. */
 static void a_log_leaves_a_missing_disk_at_once(void)
 {
@@ -304,6 +332,8 @@ TEST(a_failed_disk_is_rebuilt_at_once)
 TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
 TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
+TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
+TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
 TEST(a_log_leaves_a_missing_disk_at_once)
 TEST(many_places_to_repair_cost_a_look_each)
 
@@ -317,6 +347,8 @@ int main(void)
         cmocka_unit_test(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not_),
         cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
+        cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
+        cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
         cmocka_unit_test(many_places_to_repair_cost_a_look_each_),
     };
