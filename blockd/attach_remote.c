@@ -128,7 +128,7 @@ MAY_SUSPEND static int exchange(struct remote *remote, struct exchange *x)
         .reply_body_max = sizeof(reply),
         .reply_payload = &x->reply_payload,
         .reply_payload_count = x->reply_payload.iov_len > 0};
-    int r = peer ? peer_call(peer, &call) : -EHOSTUNREACH;
+    int r = peer ? peer_call_unless(peer, &call, x->request.id.given_up) : -EHOSTUNREACH;
     x->ret_payload_bytes = call.ret_payload_bytes;
     if (r == 0 && (wire_volume_state_decode(reply, call.ret_body_len_bytes, &x->state) < 0 ||
                       x->state.volume_id != remote->volume_id || x->state.epoch != remote->epoch))
@@ -142,6 +142,8 @@ MAY_SUSPEND static int forward(struct remote *remote, struct exchange *x)
     if (remote->gone)
         return -ESHUTDOWN;
     int r = exchange(remote, x);
+    if (r == -ECANCELED && x->request.id.given_up && *x->request.id.given_up)
+        return -ESHUTDOWN; /* by us: that says nothing of the owner (A4) */
     if (r == -EBADMSG)
         log_error_limited("volume %s: node %s answered what is no answer; do both run the same "
                           "version?",

@@ -5,7 +5,10 @@
 #include <string.h>
 
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
+
+#define GIVEN_UP_LOOK_NS 100000000ull
 
 struct peers {
     struct peers_options options;
@@ -204,6 +207,42 @@ MAY_SUSPEND int peer_call(struct peer *peer, struct rpc_call *call)
     call->ret_body_len_bytes = 0;
     call->ret_payload_bytes = 0;
     return call->result = -EHOSTUNREACH;
+}
+
+struct waiting_call {
+    struct rpc_call call;
+    struct fiber_queue ended;
+    bool done;
+};
+
+static void waiting_done(struct rpc_call *call)
+{
+    struct waiting_call *waiting = container_of(call, struct waiting_call, call);
+    waiting->done = true;
+    fiber_queue_wake_all(&waiting->ended);
+}
+
+int peer_call_unless(struct peer *peer, struct rpc_call *call, const bool *given_up)
+{
+    struct rpc_client *client =
+        peer != NULL ? peer->client : NULL; /* there until all calls have ended */
+    if (client == NULL || given_up == NULL)
+        return peer_call(peer, call);
+    struct waiting_call waiting = {.call = *call};
+    waiting.call.done = waiting_done;
+    fiber_queue_init(&waiting.ended);
+    rpc_call_submit(client, &waiting.call);
+    for (bool cancelled = false; !waiting.done;) {
+        uint64_t until_ns = cancelled ? UINT64_MAX : env_now_ns() + GIVEN_UP_LOOK_NS;
+        (void)fiber_queue_wait_until(&waiting.ended, until_ns);
+        if (!waiting.done && !cancelled && *given_up) {
+            rpc_call_cancel(client, &waiting.call);
+            cancelled = true;
+        }
+    }
+    call->ret_body_len_bytes = waiting.call.ret_body_len_bytes;
+    call->ret_payload_bytes = waiting.call.ret_payload_bytes;
+    return call->result = waiting.call.result;
 }
 
 bool peer_connected(const struct peer *peer)

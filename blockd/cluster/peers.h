@@ -41,4 +41,6 @@ struct list *peers_all(struct peers *peers);
 /* Also for a NULL client, and for a NULL peer: -EHOSTUNREACH by done(). */
 void peer_submit(struct peer *peer, struct rpc_call *call);
 MAY_SUSPEND int peer_call(struct peer *peer, struct rpc_call *call);
+/* The same, cancelled (-ECANCELED) soon after *given_up has become true; NULL: never. */
+MAY_SUSPEND int peer_call_unless(struct peer *peer, struct rpc_call *call, const bool *given_up);
 bool peer_connected(const struct peer *peer);

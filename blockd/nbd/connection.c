@@ -195,8 +195,11 @@ MAY_SUSPEND static void serve(struct nbd_connection *c, const struct nbd_negotia
 
     CHECK(c->draining || c->broken);
     nbd_discard(c);
-    while (c->in_flight > 0 || c->sending || c->reopening)
-        fiber_queue_wait(&c->quiet); /* N2 */
+    while (c->in_flight > 0 || c->sending || c->reopening) { /* N2 */
+        fiber_queue_wait_until(&c->quiet, env_now_ns() + POLL_NS);
+        if (!c->broken && env_stream_peer_state(c->stream) == ENV_PEER_GONE)
+            nbd_connection_break(c);
+    }
     if (c->drain_reason)
         log_info_limited("nbd: %s: connection to volume %s ended: %s", env_stream_peer(c->stream),
             c->name, c->drain_reason);

@@ -31,7 +31,8 @@ struct nbd_request *nbd_request_new(
     list_init(&request->link);
     request->connection = c;
     request->header = *header;
-    request->id = (struct request_id){.session = c->session, .number = ++c->request_number};
+    request->id = (struct request_id){
+        .session = c->session, .number = ++c->request_number, .given_up = &c->broken};
     list_push_back(&c->taken, &request->taken);
     request->error = NBD_SUCCESS;
     request->chunk = NULL;

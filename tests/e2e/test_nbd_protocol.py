@@ -523,7 +523,7 @@ def test_a_killed_clients_requests_end_before_its_successors_begin(make_server):
     assert new.reply()[:2] == (77, 0)
     new.request(READ, 0, 4096, 78)
     assert new.reply(4096) == (78, 0, b"n" * 4096)
-    assert server.counts()["writes"] == 5
+    assert server.counts()["writes"] == 1  # what was stuck had no place in the order, and gets none (N2)
     assert server.stats()["connections"] == 1
     new.close()
 

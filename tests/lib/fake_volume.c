@@ -445,6 +445,10 @@ int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, 
     if (flags & VOLUME_STABLE)
         CHECK((uintptr_t)buf % PAGE_BYTES == 0);
     int rc = enter(volume, off_bytes, len_bytes);
+    while (rc == 0 && d->faults.full && !(id.given_up && *id.given_up)) {
+        env_sleep_ns(1000000);
+        rc = volume->deposed ? -ESHUTDOWN : 0;
+    }
     if (rc < 0 || d->faults.error)
         return rc < 0 ? rc : d->faults.error;
     volume->stats.writes++;

@@ -26,6 +26,7 @@ struct fake_faults {
     int open_error;            /* negative errno for volumes_get of a volume that is not open */
     struct volumes *successor; /* who gets it in the next handoff */
     bool stuck;                /* calls do not end until this is false again (looked at each ms) */
+    bool full;                 /* writes get no place until this is false again */
 };
 struct fake_faults *fake_volume_faults(struct volumes *volumes, const char *name);
 

@@ -182,7 +182,7 @@ static int take_answer(struct rpc_call *call, struct exchange *exchange)
     return status;
 }
 
-int peer_call(struct peer *peer, struct rpc_call *call)
+int peer_call_unless(struct peer *peer, struct rpc_call *call, const bool *given_up)
 {
     struct rpc_session *session = &peer->peers->session;
     const struct rpc_method *method = method_find(call->method);
@@ -198,8 +198,12 @@ int peer_call(struct peer *peer, struct rpc_call *call)
     struct attach_session *user = session->user;
     method->handle(NULL, &exchange->base);
     int r = 0;
-    while (!exchange->answered && session->up && session->user == user && r == 0)
-        r = fiber_queue_wait_until(&session->changed, call->deadline_ns);
+    while (!exchange->answered && session->up && session->user == user && r == 0 &&
+           !(given_up && *given_up)) {
+        uint64_t look_ns = env_now_ns() + 100 * MS;
+        r = fiber_queue_wait_until(&session->changed, MIN(look_ns, call->deadline_ns));
+        r = env_now_ns() < call->deadline_ns ? 0 : r;
+    }
     if (exchange->answered && session->up && session->lose_answers == 0)
         return take_answer(call, exchange);
     if (exchange->answered) {
@@ -209,7 +213,12 @@ int peer_call(struct peer *peer, struct rpc_call *call)
     }
     exchange->base.cancelled = true;
     exchange->abandoned = true;
-    return session->up ? -ETIMEDOUT : -EHOSTUNREACH;
+    return given_up && *given_up ? -ECANCELED : session->up ? -ETIMEDOUT : -EHOSTUNREACH;
+}
+
+int peer_call(struct peer *peer, struct rpc_call *call)
+{
+    return peer_call_unless(peer, call, NULL);
 }
 
 /* --- The world ----------------------------------------------------------------------------------- */
@@ -668,6 +677,51 @@ static void test_an_owner_that_does_not_answer_is_left(void **state)
     run(timeout_body);
 }
 
+struct given_up_write {
+    struct attachment *attachment;
+    bool given_up, done;
+    int result;
+};
+
+static void given_up_write(void *arg)
+{
+    static uint8_t buf[BLOCK];
+    struct given_up_write *write = arg;
+    struct request_id id = number(5);
+    id.given_up = &write->given_up;
+    write->result = attach_write(write->attachment, 0, BLOCK, buf, 0, id);
+    write->done = true;
+}
+
+/* A4: its client has gone. It ends here, gets no place there, and its owner is as good as before. */
+static void given_up_body(void)
+{
+    static uint8_t buf[BLOCK];
+    struct events e1 = {0}, e2 = {0};
+    struct attachment *a1 = get(&n1, &e1), *a2 = get(&n2, &e2);
+    struct given_up_write write = {.attachment = a2};
+    fake_volume_faults(n1.volumes, "vm1")->full = true;
+    fiber_spawn("write", given_up_write, &write);
+    env_sleep_ns(2 * SEC);
+    assert_false(write.done);
+    write.given_up = true;
+    env_sleep_ns(SEC / 2);
+    assert_true(write.done);
+    assert_int_equal(write.result, -ESHUTDOWN);
+    assert_int_equal(e2.halted, 0);
+    fake_volume_faults(n1.volumes, "vm1")->full = false;
+    env_sleep_ns(SEC / 2);
+    assert_int_equal(counts()->writes, 0);
+    assert_int_equal(attach_write(a2, 0, BLOCK, buf, 0, number(6)), 0);
+    attach_put(a1);
+    attach_put(a2);
+}
+
+static void test_what_its_client_has_given_up_gets_no_place_at_the_owner(void **state)
+{
+    run(given_up_body);
+}
+
 /* n1 lets the volume go; both attach again, and n2 is first. */
 static void epoch_body(void)
 {
@@ -1036,6 +1090,7 @@ int main(void)
         cmocka_unit_test(test_a_broken_connection_leaves_the_outcome_open),
         cmocka_unit_test(test_what_waits_is_left_behind_and_gets_no_place),
         cmocka_unit_test(test_an_owner_that_does_not_answer_is_left),
+        cmocka_unit_test(test_what_its_client_has_given_up_gets_no_place_at_the_owner),
         cmocka_unit_test(test_each_epoch_has_its_own_attachments),
         cmocka_unit_test(test_an_idle_holder_elsewhere_lets_go_of_a_halted_volume),
         cmocka_unit_test(test_an_answer_that_is_none_ends_the_attachment),
