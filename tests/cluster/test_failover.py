@@ -122,6 +122,46 @@ def test_stopped_owner_comes_back_as_a_zombie(make_cluster):
     assert cluster.n1.owner_of("v") == cluster.n2.owner_of("v")
 
 
+def test_late_writes_of_a_zombie_undo_nothing(make_cluster):
+    """Stopped with writes under way. What it had answered and was overwritten elsewhere stays overwritten; the rest happened once or
+    not yet; and the next takeover finds in the logs what everybody saw, nothing that the zombie appended later."""
+    cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s", config={"volume": {"handoff": "no"}})
+    cluster.n1.volume("v", 64)
+    old, new = nbd.NBD(), nbd.NBD()
+    old.connect_uri(cluster.n1.uri("v"))
+    old.pwrite(b"a" * BLOCK * 256, 0)
+    late = nbd.Buffer.from_bytearray(bytearray(b"z" * BLOCK))
+    done = set()
+    for block in range(256):
+        old.aio_pwrite(late, block * BLOCK, lambda error, block=block: done.add(block) or 1)
+        if block % 16 == 0:
+            old.poll(1)
+    cluster.n1.pause()
+    while old.poll(200) > 0:
+        pass
+    answered = set(done)
+    time.sleep(TTL_S + 1)
+    new.connect_uri(cluster.n2.uri("v"))
+    for block in range(0, 256, 2):
+        new.pwrite(b"b" * BLOCK, block * BLOCK)
+    before = new.pread(256 * BLOCK, 0)
+    for block in answered:
+        assert before[block * BLOCK :][:BLOCK] == (b"b" if block % 2 == 0 else b"z") * BLOCK, f"block {block}: answered and lost"
+    cluster.n1.resume()
+    wait_until(lambda: old.poll(100) >= 0 and old.aio_in_flight() == 0, 60, "the answers of the resumed node")
+    after = new.pread(256 * BLOCK, 0)
+    for block in range(256):
+        content = after[block * BLOCK :][:BLOCK]
+        assert content == b"z" * BLOCK or (block % 2 == 0 and content == b"b" * BLOCK), f"block {block}: {content[:8]}"
+        assert block not in answered or content == before[block * BLOCK :][:BLOCK], f"block {block}: undone by the zombie"
+    assert len(answered) < 256, "everything was answered before the stop"
+    new.flush()
+    cluster.nodes[cluster.n4.owner_of("v")].kill9()
+    third = nbd.NBD()
+    third.connect_uri(cluster.n4.uri("v"))
+    assert third.pread(256 * BLOCK, 0) == after
+
+
 def test_a_disk_that_becomes_slow_is_left(make_cluster, figure):
     """Its writes take 200 ms and never fail: log and manifest go on elsewhere by themselves, and nothing counts as lost."""
     cluster = make_cluster(nodes=3, disks=1)
@@ -187,6 +227,33 @@ def test_m_nodes_lost_at_once(make_cluster, code):
         cluster.n3.process = None
         load.progress(100)
         load.stop()
+    load.verify(cluster.n2.uri("v"))
+
+
+def test_all_but_the_owner_lost_leaves_everything_readable(make_cluster):
+    """1+2 on three nodes, two of them lost at once: what was acknowledged is read by everybody who is left; writes wait for a node."""
+    cluster = make_cluster(nodes=3, disks=1)
+    cluster.n1.volume("v", 256)
+    with Load([cluster.n1.uri("v")] * 2) as load:
+        settle(load, 2)
+        assert cluster.n1.owner_of("v") == "n1"
+        load.stop()
+    handle = nbd.NBD()
+    handle.connect_uri(cluster.n1.uri("v"))
+    handle.pwrite(b"last" * 1024, 200 << 20)
+    cluster.n3.process.send_signal(signal.SIGKILL)
+    cluster.n2.kill9()
+    cluster.n3.process.wait()
+    cluster.n3.process = None
+    load.verify(cluster.n1.uri("v"))
+    assert handle.pread(4096, 200 << 20) == b"last" * 1024
+    late = nbd.Buffer.from_bytearray(bytearray(b"late" * 1024))
+    handle.aio_pwrite(late, 201 << 20)
+    assert handle.poll(1000) == 0 and handle.aio_in_flight() == 1
+    load.verify(cluster.n1.uri("v"))
+    cluster.n2.start()
+    wait_until(lambda: handle.poll(100) >= 0 and handle.aio_in_flight() == 0, 60, "the write, once a node is back")
+    assert handle.pread(4096, 201 << 20) == b"late" * 1024
     load.verify(cluster.n2.uri("v"))
 
 
