@@ -389,6 +389,47 @@ static void a_row_that_failed_disks_lost_with_the_power_is_given_up(void)
     tear_down();
 }
 
+/* --- A record on one copy of the manifest ------------------------------------------------------------- */
+
+static struct shard_info manifest_on(unsigned i)
+{
+    struct shard_info *list, info = {.epoch = 0};
+    unsigned count;
+    CHECK(shard_list(&disks[i]->disk, id, &list, &count) == 0);
+    for (unsigned n = 0; n < count; n++)
+        if (list[n].kind == SHARD_MANIFEST)
+            info = list[n];
+    mem_free(list);
+    return info;
+}
+
+/* O6: the owner ended when one copy had the record of its second row. An open reads the other one, and ends before
+ * it has a manifest of its own. */
+static void an_open_that_ends_early_takes_no_rows_away(void)
+{
+    unsigned manifests[DISKS];
+    set_up_disks(
+        (struct shard_code){2, 1}, 2, DISKS); /* too few shards are on the disk that is away */
+    write_old(1, 1);
+    CHECK(volume_destage(old) == 0 && disks_with(SHARD_MANIFEST, manifests) == 2);
+    struct shard_info before = manifest_on(manifests[0]);
+    write_old(2, 2);
+    CHECK(volume_destage(old) == 0);
+    CHECK(manifest_on(manifests[0]).length_blocks > before.length_blocks);
+    fake_disk_cut_shard(disks[manifests[0]], before.key, before.length_blocks);
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->disk.state = DISK_OUT; /* no new manifest */
+    go_away(manifests[1]);
+    CHECK(inherit() == 0);
+    CHECK_MSG(strstr(info().problem, "no log can be allocated"), "%s", info().problem);
+    CHECK(volume_close(volume) < 0);
+    for (unsigned i = 0; i < DISKS; i++)
+        come_back(i);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 2);
+    tear_down();
+}
+
 /* --- Reads while no log can be made ---------------------------------------------------------------- */
 
 static int read_result;
@@ -556,6 +597,7 @@ TEST(a_shard_that_comes_back_short_is_rebuilt)
 TEST(a_shard_that_comes_back_whole_is_not)
 TEST(a_row_that_failed_disks_lost_with_the_power_is_given_up)
 TEST(a_row_is_had_from_disks_that_failed_and_are_back)
+TEST(an_open_that_ends_early_takes_no_rows_away)
 TEST(what_is_on_one_copy_alone_is_not_read)
 TEST(nothing_is_read_while_a_copy_of_the_open_log_is_away)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
@@ -577,6 +619,7 @@ int main(void)
         cmocka_unit_test(a_shard_that_comes_back_whole_is_not_),
         cmocka_unit_test(a_row_that_failed_disks_lost_with_the_power_is_given_up_),
         cmocka_unit_test(a_row_is_had_from_disks_that_failed_and_are_back_),
+        cmocka_unit_test(an_open_that_ends_early_takes_no_rows_away_),
         cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
         cmocka_unit_test(nothing_is_read_while_a_copy_of_the_open_log_is_away_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
