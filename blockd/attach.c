@@ -188,7 +188,12 @@ MAY_SUSPEND static bool get_without_store(
     struct volumes_name seen;
     struct volume_owner owner = {.node = ""};
     CLEANUP_FREE char *error = NULL;
-    if (!volumes_recall(attach->options.volumes, name, &seen) || seen.state != VOLUME_OWNED ||
+    bool known = volumes_recall(attach->options.volumes, name, &seen);
+    if (!known && attach->options.ask_others) {
+        attach->options.ask_others(attach->options.ctx);
+        known = volumes_recall(attach->options.volumes, name, &seen);
+    }
+    if (!known || seen.state != VOLUME_OWNED ||
         !peers_find(attach->options.peers, seen.owner)) /* nobody's, or ours */
         return false;
     strcpy(owner.node, seen.owner);

@@ -38,8 +38,12 @@ struct attach_session; /* what a client of our RPC server has attached */
 
 struct attach_options {
     struct volumes *volumes;
-    struct members *members;     /* NULL: one node, everything is local */
-    struct peers *peers;         /* NULL likewise */
+    struct members *members; /* NULL: one node, everything is local */
+    struct peers *peers;     /* NULL likewise */
+    /* S18: the store does not answer, and nobody here knows the volume: asks the nodes that can be reached what
+     * they serve (volumes_remember). May suspend; may be NULL. */
+    void (*ask_others)(void *ctx);
+    void *ctx;                   /* of ask_others */
     uint64_t handoff_after_ns;   /* of being most of the traffic; 0 = 1 s; UINT64_MAX: never */
     uint64_t handoff_again_ns;   /* between handoffs of one volume; 0 = 10 s */
     uint64_t forward_timeout_ns; /* of one forwarded call; 0 = 30 s, then -ESHUTDOWN */

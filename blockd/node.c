@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "blockd/admin/forward.h"
+#include "blockd/admin/methods.h"
 #include "blockd/admin/server.h"
 #include "blockd/nbd/server.h"
 #include "blockd/node_impl.h"
@@ -84,6 +85,8 @@ static void start_volumes(struct node *node)
     node->attach = attach_new(&(struct attach_options){.volumes = node->volumes,
         .members = node->members,
         .peers = node->peers,
+        .ask_others = admin_ask_what_others_serve,
+        .ctx = node,
         .handoff_after_ns = node->config->handoff_after_ns,
         .executing_max = node->config->forwarded_max});
 }

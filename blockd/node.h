@@ -67,6 +67,7 @@ struct node {
     struct volume_host host;
     struct volumes *volumes;
     struct attach *attach;
+    uint64_t others_asked_ns; /* S18: when other nodes were last asked what they serve */
     struct adopt *adopt;
     struct scrub *scrub;
     struct nbd_server *nbd;

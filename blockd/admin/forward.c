@@ -190,12 +190,12 @@ int admin_volume_elsewhere(struct admin_call *call, const char *name, char *ret_
     uint64_t id;
     if (call->forwarded || !node->peers)
         return 0;
-    if (volumes_store_away(node->volumes) && volumes_recall(node->volumes, name, &seen))
+    if (volumes_store_away(node->volumes) && admin_recall(node, name, &seen))
         return recalled_elsewhere(node, &seen, ret_node);
     int r = volume_id_by_name(node->store, name, &id);
     if (r == 0)
         r = volume_root_load(node->store, id, &root);
-    if (volumes_not_answered(r) && volumes_recall(node->volumes, name, &seen))
+    if (volumes_not_answered(r) && admin_recall(node, name, &seen))
         return recalled_elsewhere(node, &seen, ret_node);
     if (volumes_not_answered(r))
         return admin_volume_not_known(call, name, r);

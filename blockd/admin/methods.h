@@ -45,6 +45,11 @@ MAY_SUSPEND int admin_pools_json(struct node *node, json_t **ret_pools);
 /* While the store does not answer: what is known here, *ret_recalled. */
 MAY_SUSPEND int admin_volumes_json(struct node *node, json_t **ret_volumes, bool *ret_recalled);
 struct volumes_name;
+/* S18, while the store does not answer: volumes_recall, after the nodes that can be reached were asked what
+ * they serve, if need be. */
+MAY_SUSPEND bool admin_recall(struct node *node, const char *name, struct volumes_name *ret_name);
+/* Asks them; not more than once a second. ctx: the node (attach_options.ask_others). */
+MAY_SUSPEND void admin_ask_what_others_serve(void *ctx);
 json_t *admin_volume_json(struct node *node, const struct volumes_name *name);
 
 /* Disks that are recorded for the node. */

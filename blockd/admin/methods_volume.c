@@ -126,14 +126,14 @@ static int find_name(
     struct volume_root root;
     uint64_t id;
     *ret_recalled = true;
-    if (volumes_store_away(node->volumes) && volumes_recall(node->volumes, name, ret_name))
+    if (volumes_store_away(node->volumes) && admin_recall(node, name, ret_name))
         return 0;
     int r = volume_id_by_name(node->store, name, &id);
     if (r == -ENOENT)
         call->error = mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
     if (r == 0)
         r = volume_root_load(node->store, id, &root);
-    if (volumes_not_answered(r) && volumes_recall(node->volumes, name, ret_name))
+    if (volumes_not_answered(r) && admin_recall(node, name, ret_name))
         return 0;
     if (volumes_not_answered(r))
         return admin_volume_not_known(call, name, r);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * volume.list: from the store, or, while that does not answer, what this node knows. How many clients a
+ * volume.list: from the store, or, while that does not answer, what this node knows, has seen, or is told by those that it reaches. How many clients a
  * volume has, and how it is, only its owner can tell; asked for that (F1), each owner answers once for
  * all of its volumes.
  */
@@ -12,13 +12,16 @@
 #include "blockd/admin/forward.h"
 #include "blockd/admin/methods.h"
 #include "blockd/cluster/members.h"
+#include "blockd/cluster/peers.h"
 #include "blockd/node.h"
 #include "blockd/volumes_refused.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
 
 #define ID_TEXT_BYTES 17
-#define OWNERS_NS 2000000000ull /* an owner that does not answer within has said nothing */
+#define OWNERS_NS 2000000000ull       /* an owner that does not answer within has said nothing */
+#define OTHERS_AGAIN_NS 1000000000ull /* names that nobody has are asked for again and again */
 
 /* Of whom the record says that he has it, if he lives. */
 static const char *owner_of(struct node *node, const struct volumes_name *name)
@@ -97,8 +100,10 @@ static json_t *open_here(struct node *node)
         volume_get_info(volume, &info);
         snprintf(text, sizeof(text), "%016" PRIx64, number);
         json_object_set_new(open, text,
-            json_pack("{s:i, s:s, s:s}", "connections", (int)connections, "health", info.health,
-                "problem", info.problem));
+            json_pack("{s:s, s:I, s:s, s:s, s:I, s:i, s:s, s:s}", "name", info.name, "size_bytes",
+                (json_int_t)info.size_bytes, "pool", info.pool, "owner", node->config->name,
+                "epoch", (json_int_t)info.epoch, "connections", (int)connections, "health",
+                info.health, "problem", info.problem));
     }
     json_decref(ids);
     return open;
@@ -124,19 +129,15 @@ static void ask_owner(void *arg)
     mem_free(question);
 }
 
-/* Asks the owners of what is open elsewhere, all at once; by id. */
-MAY_SUSPEND static json_t *ask_owners(struct node *node, const json_t *volumes)
+/* Asks nodes (the keys of `owners`, which is given up) what they have open, all at once; by id. */
+MAY_SUSPEND static json_t *ask_owners(struct node *node, json_t *owners)
 {
-    json_t *told = json_object(), *asked = json_object();
-    const json_t *volume;
+    json_t *told = json_object(), *value;
+    const char *owner;
     struct fiber_group group;
-    size_t i;
     fiber_group_init(&group);
-    json_array_foreach (volumes, i, volume) {
-        const char *owner = json_string_value(json_object_get(volume, "owner"));
-        if (!owner[0] || strcmp(owner, node->config->name) == 0 || json_object_get(asked, owner))
-            continue;
-        json_object_set_new(asked, owner, json_true());
+    json_object_del(owners, node->config->name);
+    json_object_foreach (owners, owner, value) {
         struct question *question = NEW(struct question);
         *question = (struct question){.node = node, .told = told, .group = &group};
         snprintf(question->owner, sizeof(question->owner), "%s", owner);
@@ -144,21 +145,79 @@ MAY_SUSPEND static json_t *ask_owners(struct node *node, const json_t *volumes)
         fiber_spawn("asks an owner", ask_owner, question);
     }
     fiber_group_wait(&group);
-    json_decref(asked);
+    json_decref(owners);
     return told;
 }
 
-static void add_what_owners_know(struct node *node, json_t *volumes)
+MAY_SUSPEND static void add_what_owners_know(struct node *node, json_t *volumes)
 {
-    json_t *told = ask_owners(node, volumes), *volume;
+    static const char *const keys[] = {"connections", "health", "problem"};
+    json_t *owners = json_object(), *volume;
     size_t i;
     json_array_foreach (volumes, i, volume) {
-        const char *id = json_string_value(json_object_get(volume, "volume"));
-        json_t *more = json_object_get(told, id);
-        if (json_is_object(more) && !json_object_get(volume, "health"))
-            json_object_update(volume, more);
+        const char *owner = json_string_value(json_object_get(volume, "owner"));
+        if (owner[0])
+            json_object_set_new(owners, owner, json_true());
+    }
+    json_t *told = ask_owners(node, owners);
+    json_array_foreach (volumes, i, volume) {
+        json_t *more = json_object_get(told, json_string_value(json_object_get(volume, "volume")));
+        for (unsigned k = 0; k < ARRAY_SIZE(keys); k++)
+            if (json_object_get(more, keys[k]))
+                json_object_set(volume, keys[k], json_object_get(more, keys[k]));
     }
     json_decref(told);
+}
+
+/* --- Without the store (S18) ------------------------------------------------------------------- */
+
+static void remember(struct node *node, const char *id, const json_t *told)
+{
+    struct volumes_name name = {.state = VOLUME_OWNED};
+    const char *text, *pool, *owner;
+    json_int_t size_bytes, epoch;
+    if (id_parse(id, &name.id) < 0 ||
+        json_unpack((json_t *)told, "{s:s, s:I, s:s, s:s, s:I}", "name", &text, "size_bytes",
+            &size_bytes, "pool", &pool, "owner", &owner, "epoch", &epoch) < 0 ||
+        !name_valid(text) || strlen(pool) >= sizeof(name.pool) ||
+        strlen(owner) >= sizeof(name.owner))
+        return;
+    strcpy(name.name, text);
+    strcpy(name.pool, pool);
+    strcpy(name.owner, owner);
+    name.size_bytes = (uint64_t)size_bytes;
+    name.epoch = (uint32_t)epoch;
+    const struct member *member = members_find(node->members, owner);
+    name.owner_session = member ? member->session : 0;
+    volumes_remember(node->volumes, &name);
+}
+
+void admin_ask_what_others_serve(void *ctx)
+{
+    struct node *node = ctx;
+    uint64_t now_ns = env_now_ns();
+    if (!node->peers || now_ns < node->others_asked_ns + OTHERS_AGAIN_NS)
+        return;
+    node->others_asked_ns = now_ns;
+    json_t *owners = json_object(), *value;
+    const char *id;
+    list_for_each (it, peers_all(node->peers)) {
+        const struct peer *peer = list_entry(it, struct peer, link);
+        if (peer_connected(peer))
+            json_object_set_new(owners, peer->name, json_true());
+    }
+    json_t *told = ask_owners(node, owners);
+    json_object_foreach (told, id, value)
+        remember(node, id, value);
+    json_decref(told);
+}
+
+bool admin_recall(struct node *node, const char *name, struct volumes_name *ret_name)
+{
+    if (volumes_recall(node->volumes, name, ret_name))
+        return true;
+    admin_ask_what_others_serve(node);
+    return volumes_recall(node->volumes, name, ret_name);
 }
 
 int method_volume_list(struct admin_call *call)
@@ -175,6 +234,8 @@ int method_volume_list(struct admin_call *call)
         call->result = json_pack("{s:o}", "open", open_here(node));
         return 0;
     }
+    if (volumes_store_away(node->volumes))
+        admin_ask_what_others_serve(node);
     r = admin_volumes_json(node, &volumes, &recalled);
     if (r < 0)
         return admin_fail(call, r, "the store does not list the volumes");

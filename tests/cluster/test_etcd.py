@@ -75,6 +75,10 @@ def test_files_are_found_and_opened_without_etcd(make_cluster, how):
         file.write(b"t" * 4096)
     assert sorted(os.listdir(mounts["n1"].path)) == sorted(os.listdir(mounts["n2"].path)) == ["here", "seen", "there"]
     cluster.n1.cli("volume", "info", "there")
+    served = cluster.n1.volume("served", 64)
+    only = nbd.NBD()
+    only.connect_uri(served)
+    only.pwrite(b"o" * 4096, 0)
     if how == "stopped":
         cluster.etcd.signal_all(signal.SIGSTOP)
     else:
@@ -84,12 +88,18 @@ def test_files_are_found_and_opened_without_etcd(make_cluster, how):
             for name in ("here", "there"):
                 data = answers_within((mount.path / name).read_bytes, 30 if round_number == 0 else 5)
                 assert data[:4096] == name[:1].encode() * 4096
-            assert answers_within(lambda at=mount: sorted(os.listdir(at.path)), 15) == ["here", "seen", "there"]
+            listed = answers_within(lambda at=mount: os.listdir(at.path), 15)
+            assert {"here", "seen", "there"} <= set(listed) <= {"here", "seen", "there", "served"}
             assert (mount.path / "seen").stat().st_size == 64 << 20
             with pytest.raises(OSError) as new:
                 answers_within((mount.path / "new").stat, 15)
             assert new.value.errno == errno.EAGAIN
         time.sleep(TTL_S + 1)
+    # What only another node has heard of is found by asking who serves it.
+    assert (mounts["n2"].path / "served").read_bytes()[:4096] == b"o" * 4096
+    other = nbd.NBD()
+    other.connect_uri(cluster.n3.uri("served"))
+    assert other.pread(4096, 0) == b"o" * 4096
     with open(mounts["n2"].path / "there", "r+b") as file:
         file.write(b"T" * 4096)
         os.fsync(file.fileno())
