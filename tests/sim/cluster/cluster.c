@@ -239,6 +239,8 @@ void cluster_run_for(struct cluster *c, uint64_t ns)
         uint64_t step_ns = MIN(until_ns - sim_now_ns(c->sim), 50 * CLUSTER_MS);
         (void)sim_run_for(c->sim, step_ns);
         cluster_judge_owners(c);
+        if (c->steps++ % 4 == 0)
+            cluster_judge_shards(c);
     }
 }
 

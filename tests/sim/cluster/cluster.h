@@ -7,6 +7,7 @@
  *   clients.c   what clients do and see
  *   faults.c    what goes wrong
  *   full.c      full disks
+ *   shards.c    what owners say against what the disks have
  *   judge.c     what must hold once it is quiet, and after total crashes
  */
 #pragma once
@@ -67,6 +68,8 @@ struct cluster_node {
     struct node *node; /* NULL while it does not run */
     bool want_up, want_stop;
     unsigned starts;
+    bool
+        rotten; /* its disks were made to: until it is quiet, what is there is not what should be */
     bool dirty; /* something of it may be missing or bad: counts among the m */
 };
 
@@ -102,6 +105,7 @@ struct cluster {
     struct rng rng;       /* what the cluster is, what the judge does */
     struct rng fault_rng; /* of the fault that is being injected: leaving one out shifts no other */
     unsigned fault_count, mix_count;
+    uint64_t steps;
     struct sim *sim;
     struct store_mem *store;
     struct pool pool;
@@ -128,7 +132,7 @@ struct cluster {
 /* Of all rounds of the process. */
 struct cluster_totals {
     uint64_t faults[FAULT_KINDS];
-    uint64_t rounds, virtual_ns, requests, resends, reads, writes, no_space, resizes;
+    uint64_t rounds, virtual_ns, requests, resends, reads, writes, no_space, resizes, shard_looks;
 };
 extern struct cluster_totals *cluster_totals; /* shared with the rounds' processes */
 
@@ -177,7 +181,15 @@ void cluster_empty(struct cluster *cluster);
 /* A write may end in -ENOSPC. */
 bool cluster_is_full(const struct cluster *cluster);
 
+/* --- shards.c --- */
+/* At any time: a volume that says "ok" has all its shards, logs and manifests on disks of different nodes. */
+void cluster_judge_shards(struct cluster *cluster);
+/* When it is quiet: the disks hold what the volumes name, and soon nothing else. */
+void cluster_judge_orphans(struct cluster *cluster);
+
 /* --- judge.c --- */
+/* The node that serves the volume, by the highest epoch; NULL = none. */
+struct cluster_node *cluster_owner(struct cluster *cluster, const struct cluster_volume *volume);
 /* At any time: no two nodes serve a volume in one epoch. */
 void cluster_judge_owners(struct cluster *cluster);
 /* Heals all, waits until every volume says that it is whole, clears `dirty`. */

@@ -144,6 +144,7 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
         fault.times = rng_between(&c->fault_rng, 10, 300);
         break;
     case FAULT_DISK_MISDIRECT:
+        node->rotten = true;
         fault.ops = SIM_OP_WRITE;
         fault.kind = SIM_FAULT_MISDIRECT;
         fault.target_off_bytes = UINT64_MAX;
@@ -153,6 +154,7 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
             sim_disk_remove(disk);
         return true;
     default:
+        node->rotten = true;
         for (unsigned i = 0; i < 30; i++)
             sim_disk_flip(disk, (4ull << 20) + rng_below(&c->fault_rng, 12ull << 20),
                 (unsigned)rng_below(&c->fault_rng, 8));

@@ -33,8 +33,7 @@ void cluster_judge_owners(struct cluster *c)
 
 /* --- Quiet ------------------------------------------------------------------------------------- */
 
-/* The node that serves the volume, by the highest epoch. */
-static struct cluster_node *owner_of(struct cluster *c, const struct cluster_volume *volume)
+struct cluster_node *cluster_owner(struct cluster *c, const struct cluster_volume *volume)
 {
     struct cluster_node *owner = NULL;
     uint32_t epoch = 0;
@@ -138,7 +137,7 @@ static void make_whole(struct cluster *c, struct cluster_volume *volume)
     for (unsigned tries = 0;; tries++) {
         CHECK_MSG(tries < 100, "%s does not get whole: %s; %s, %s", volume->name,
             strerror(-e.result), e.info.health, e.info.problem);
-        e.node = owner_of(c, volume);
+        e.node = cluster_owner(c, volume);
         if (!e.node) {
             e.node = cluster_any_up(c);
             (void)cluster_do(e.node, 300, "open", open_main, &e);
@@ -166,7 +165,9 @@ void cluster_quiet(struct cluster *c)
     for (unsigned i = 0; i < c->volume_count; i++)
         make_whole(c, &c->volumes[i]);
     for (unsigned i = 0; i < c->node_count; i++)
-        c->nodes[i].dirty = false;
+        c->nodes[i].dirty = c->nodes[i].rotten = false;
+    cluster_judge_orphans(c);
+    cluster_judge_shards(c);
 }
 
 /* --- After everything was down ----------------------------------------------------------------- */
@@ -233,7 +234,7 @@ static void delete_volume(struct cluster *c, struct cluster_volume *volume)
     struct errand e = {.cluster = c, .volume = volume, .result = -EBUSY};
     for (unsigned tries = 0; e.result != 0; tries++) {
         CHECK_MSG(tries < 50, "%s cannot be deleted", volume->name);
-        e.node = owner_of(c, volume);
+        e.node = cluster_owner(c, volume);
         if (!e.node)
             e.node = cluster_any_up(c);
         (void)cluster_do(e.node, 300, "delete", delete_main, &e);

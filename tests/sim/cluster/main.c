@@ -62,11 +62,12 @@ static void print_totals(void)
 {
     const struct cluster_totals *t = cluster_totals;
     printf("%llu rounds, %.2f simulated hours, %llu requests (%llu repeated), %llu writes, %llu "
-           "reads, %llu times no space, %llu resizes\n",
+           "reads, %llu times no space, %llu resizes, %llu looks at \"ok\"\n",
         (unsigned long long)t->rounds, (double)t->virtual_ns / 3600e9,
         (unsigned long long)t->requests, (unsigned long long)t->resends,
         (unsigned long long)t->writes, (unsigned long long)t->reads,
-        (unsigned long long)t->no_space, (unsigned long long)t->resizes);
+        (unsigned long long)t->no_space, (unsigned long long)t->resizes,
+        (unsigned long long)t->shard_looks);
     for (unsigned i = 0; i < FAULT_KINDS; i++) {
         if (t->faults[i])
             printf("%8llu  %s\n", (unsigned long long)t->faults[i], cluster_fault_name(i));
@@ -75,6 +76,7 @@ static void print_totals(void)
 
 /* What has failed once, and what it found:
  *   14, 15, 26  a lost shard was rebuilt onto the disk that it was on
+ *   14          shards whose disk was away when they were removed stayed until the next open (once more)
  *   28          "ok" with a manifest on two of three copies: the loss of two nodes closed the volume
  *   41          "ok" with a log on two of three copies, the same
  * (With the faults that seeds drew before each fault got a generator of its own; a good start still.) */
