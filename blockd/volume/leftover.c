@@ -18,8 +18,8 @@
 
 void leftover_note(struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
 {
-    const struct disk *disk = volume_host_disk(v->host, disk_number);
-    bool gone = disk ? disk->state == DISK_FAILED : !disk_may_come(v->host, disk_number);
+    /* One that has failed may come back too: its node starts anew, and takes it for what it is then. */
+    bool gone = !volume_host_disk(v->host, disk_number) && !disk_may_come(v->host, disk_number);
     if (disk_number == 0 || gone || v->leftover_count == LEFTOVERS_MAX)
         return;
     if (v->leftover_count == v->leftover_space) {
