@@ -254,7 +254,8 @@ static int take_header(const json_t *json, struct etcd_header *ret_header)
     const json_t *header = json_object_get(json, "header");
     if (!header)
         return 0;
-    if (!json_is_object(header) || take_u64(header, "member_id", &ret_header->member_id) < 0 ||
+    if (!json_is_object(header) || take_u64(header, "cluster_id", &ret_header->cluster_id) < 0 ||
+        take_u64(header, "member_id", &ret_header->member_id) < 0 ||
         take_u64(header, "revision", &ret_header->revision) < 0 ||
         take_u64(header, "raft_term", &ret_header->raft_term) < 0)
         return -EBADMSG;

@@ -29,7 +29,7 @@ char *etcd_json_login(const char *user, const char *password);
 
 /* Which member spoke, in which term and state. */
 struct etcd_header {
-    uint64_t member_id, revision, raft_term;
+    uint64_t cluster_id, member_id, revision, raft_term;
 };
 
 struct etcd_event {

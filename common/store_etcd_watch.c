@@ -4,6 +4,8 @@
  *
  *  E5 `revision`: all that happened under the prefix up to it has been told. A stream is asked for
  *     what came after, so a broken one misses nothing, and nothing is told twice.
+ *     That holds for one history: the members of another cluster, an earlier term or an earlier revision than
+ *     was seen tell of another one (a store restored from a backup), perhaps far beyond `revision`.
  *  E6 Where etcd cannot tell what came after (compacted, restored from a backup, too much at once),
  *     the keys are listed: all that there are are told as put, all that were known and are not
  *     there any more as deleted. Therefore the keys (not the values) are remembered.
@@ -31,11 +33,12 @@ struct etcd_watch {
     struct store_etcd *etcd;
     struct store_watch *watch;
     char *prefix;
-    uint64_t revision; /* E5 */
-    char **keys;       /* E6, in order */
+    uint64_t revision;              /* E5 */
+    uint64_t cluster_id, raft_term; /* of the stream before; 0 = none yet */
+    char **keys;                    /* E6, in order */
     unsigned key_count, key_capacity;
     struct etcd_stream *stream; /* NULL: none */
-    bool behind;                /* its member has not all that was told */
+    bool behind;                /* its member has not all that was seen */
     unsigned endpoint;          /* of the stream */
     bool stop, running;
     struct fiber_queue wake, quiet;
@@ -150,6 +153,16 @@ static MAY_SUSPEND int look(struct etcd_watch *watch, uint64_t newer_than)
 
 /* --- The stream ------------------------------------------------------------------------------ */
 
+static bool is_other_cluster(const struct etcd_watch *watch, const struct etcd_header *header)
+{
+    return watch->cluster_id && header->cluster_id != watch->cluster_id;
+}
+
+static bool is_behind(const struct etcd_watch *watch, const struct etcd_header *header)
+{
+    return header->revision < watch->revision || header->raft_term < watch->raft_term;
+}
+
 /* -ESTALE: E6. -EHOSTUNREACH: try again. */
 static int take_answer(struct etcd_watch *watch, const struct etcd_answer_json *answer)
 {
@@ -164,8 +177,13 @@ static int take_answer(struct etcd_watch *watch, const struct etcd_answer_json *
         return -ESTALE;
     if (answer->canceled)
         return -EHOSTUNREACH;
-    if (answer->created)
-        watch->behind = answer->header.revision < watch->revision;
+    if (answer->created && is_other_cluster(watch, &answer->header))
+        return -ESTALE;
+    if (answer->created) {
+        watch->behind = is_behind(watch, &answer->header);
+        watch->cluster_id = answer->header.cluster_id;
+        watch->raft_term = MAX(watch->raft_term, answer->header.raft_term);
+    }
     uint64_t told = watch->revision;
     for (unsigned i = 0; i < answer->event_count; i++) {
         const struct etcd_event *event = &answer->events[i];
@@ -198,7 +216,7 @@ static MAY_SUSPEND int read_answer(
     return r;
 }
 
-/* The stream's member is behind what was told. Does it lag, or has the cluster another history
+/* The stream's member is behind what was seen. Does it lag, or has the cluster another history
  * (restored from a backup)? -ESTALE: that. */
 static MAY_SUSPEND int check_history(struct etcd_watch *watch)
 {
@@ -209,7 +227,7 @@ static MAY_SUSPEND int check_history(struct etcd_watch *watch)
     int r = etcd_call(etcd, &call, &answer, NULL);
     if (r < 0)
         return -EHOSTUNREACH;
-    r = answer.header.revision < watch->revision ? -ESTALE : 0;
+    r = is_behind(watch, &answer.header) || is_other_cluster(watch, &answer.header) ? -ESTALE : 0;
     etcd_answer_json_fini(&answer);
     watch->behind = false;
     return r;
@@ -252,6 +270,8 @@ static void watch_fiber(void *arg)
             fiber_queue_wait_until(&watch->wake, env_now_ns() + pause_ns);
         if (watch->stop)
             break;
+        if (resync)
+            watch->cluster_id = watch->raft_term = 0;
         int r = resync ? look(watch, 0) : 0;
         bool created = false;
         if (r == 0) {

@@ -52,6 +52,12 @@ static inline void member_set_client_port(struct etcd_member *member, unsigned p
     snprintf(member->client_url, sizeof(member->client_url), "http://127.0.0.1:%u", port);
 }
 
+static inline void member_set_peer_port(struct etcd_member *member, unsigned port)
+{
+    member->peer_port = port;
+    snprintf(member->peer_url, sizeof(member->peer_url), "http://127.0.0.1:%u", port);
+}
+
 static inline void member_start(struct etcd_cluster *cluster, unsigned i)
 {
     struct etcd_member *member = &cluster->members[i];
@@ -109,9 +115,7 @@ static inline void cluster_start(struct etcd_cluster *cluster, unsigned count)
     for (unsigned i = 0; i < count; i++) {
         struct etcd_member *member = &cluster->members[i];
         member_set_client_port(member, free_port());
-        member->peer_port = free_port();
-        snprintf(
-            member->peer_url, sizeof(member->peer_url), "http://127.0.0.1:%u", member->peer_port);
+        member_set_peer_port(member, free_port());
     }
     for (unsigned i = 0; i < count; i++)
         member_start(cluster, i);

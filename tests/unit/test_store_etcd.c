@@ -286,6 +286,41 @@ BODY(watch_recovers_from_a_compaction_it_was_cut_off_from)
     store_close(store);
 }
 
+/* E5: restored from an old backup, and already further than what the watch was told last. */
+BODY(watch_notices_another_history_that_is_ahead)
+{
+    struct etcd_member *member = &cluster.members[0];
+    struct store *store = open_store();
+    struct store_watch *watch;
+    told[0] = 0;
+    put(store, "d/1", "a");
+    uint64_t revision = put(store, "d/2", "b");
+    CHECK(store_watch_start(store, "d/", 0, note_change, NULL, &watch) == 0);
+    await_told("d/1=a d/2=b ");
+    told[0] = 0;
+
+    char command[128];
+    unsigned port = member->client_port;
+    member_kill(member);
+    snprintf(command, sizeof(command), "rm -rf %s/m0", cluster.dir);
+    CHECK(system(command) == 0);
+    member_set_peer_port(member, free_port()); /* of another cluster */
+    member_set_client_port(member, free_port());
+    member_start(&cluster, 0);
+    struct store *other = open_store();
+    while (put(other, "d/3", "c") <= revision + 10)
+        ;
+    store_close(other);
+    member_kill(member);
+    member_set_client_port(member, port);
+    member_start(&cluster, 0);
+
+    await_told("-d/1 -d/2 d/3=c ");
+    put(store, "d/4", "d");
+    await_told("-d/1 -d/2 d/3=c d/4=d ");
+    store_close(store);
+}
+
 /* The last test of its member: nobody gets in without a password after it. */
 BODY(user_and_password_are_used_and_checked)
 {
@@ -641,6 +676,7 @@ int main(void)
         ONE(long_lists_come_whole_and_in_order),
         ONE(keys_of_a_session_that_is_not_kept_alive_vanish),
         ONE(watch_recovers_from_a_compaction_it_was_cut_off_from),
+        ONE(watch_notices_another_history_that_is_ahead),
         ONE(user_and_password_are_used_and_checked),
         cmocka_unit_test(garbage_answers_are_errors),
         cmocka_unit_test(session_is_valid_only_by_a_write_of_the_same_term_and_member),
