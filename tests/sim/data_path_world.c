@@ -333,7 +333,7 @@ static void life(void *arg)
 {
     struct world *w = arg;
     world_start(w);
-    if (w->last)
+    if (w->last && w->load.end_by_power)
         world_wait_until_whole(w);
     world_spawn_clients(w);
     env_sleep_ns(w->life_ns);
@@ -366,7 +366,7 @@ void world_run_lives(struct world *w, unsigned lives, bool lose)
         sim_set_io_hook(w->sim, NULL, NULL);
         world_end_life(w, w->load.end_by_power, w->load.cut_mode);
     }
-    if (lose && w->whole)
+    if (lose && (w->whole || !w->load.end_by_power))
         lose_disks(w);
     world_must(w, "verify", world_start);
     world_fini(w);

@@ -131,6 +131,10 @@ static void fail_a_flush(void *arg)
 static void round_failed_flush(struct world *w, uint64_t seed)
 {
     world_init(w, seed, (struct shard_code){1, 1}, 3, 1);
+    if (!rng_one_in(&w->rng, 4)) {
+        world_set_latency(w, rng_between(&w->rng, 1, 5) * MS_NS, MS_NS);
+        w->linked = true;
+    }
     w->load = (struct load){.blocks = BLOCKS, .blocks_max = 4};
     w->settled = true;
     world_must(w, "make", world_start);
@@ -213,7 +217,8 @@ static void one_link_cut(void *arg)
     link_disk_cut(w->links[w->failing], true);
     env_sleep_ns(rng_between(&w->rng, 100, 500) * MS_NS);
     link_disk_cut(w->links[w->failing], false);
-    volume_disk_changed(w->vols[0].volume);
+    if (rng_one_in(&w->rng, 2))
+        volume_disk_changed(w->vols[0].volume); /* Q6 */
     env_sleep_ns(rng_between(&w->rng, 20, 100) * MS_NS);
     world_stop_clients(w);
     world_wait_until_whole(w);
@@ -226,7 +231,7 @@ static void round_missed_row(struct world *w, uint64_t seed)
     static const struct shard_code codes[] = {{1, 1}, {2, 1}};
     struct rng rng = rng_fork(seed, "shape");
     struct shard_code code = codes[rng_below(&rng, ARRAY_SIZE(codes))];
-    world_init(w, seed, code, code.k + code.m + 2, 1);
+    world_init(w, seed, code, code.k + code.m + 1, 1);
     w->bypass_bytes_min = 16 * 1024;
     w->linked = true;
     w->settled = true;
