@@ -323,6 +323,13 @@ char *volume_root_encode(const struct volume_root *root, const char *old_text)
         put_number(object, "loss_epoch", root->loss_epoch);
         put_number(object, "loss_time", root->loss_time_s);
     }
+    if (root->tail_log) {
+        put_id(object, "tail_log", root->tail_log);
+        put_number(object, "tail_blocks", root->tail_blocks);
+    } else {
+        json_object_del(object, "tail_log");
+        json_object_del(object, "tail_blocks");
+    }
     return encode_end(object);
 }
 
@@ -664,6 +671,10 @@ int volume_root_decode(const char *text, struct volume_root *ret_root, char **re
     if (json_object_get(reader.object, "loss_epoch")) {
         root.loss_epoch = (uint32_t)read_number(&reader, "loss_epoch", 0, UINT32_MAX);
         root.loss_time_s = read_number(&reader, "loss_time", 0, INT64_MAX);
+    }
+    if (json_object_get(reader.object, "tail_log")) {
+        root.tail_log = read_id(&reader, "tail_log");
+        root.tail_blocks = (uint32_t)read_number(&reader, "tail_blocks", 0, UINT32_MAX);
     }
     r = decode_end(&reader, ret_error);
     if (r == 0)

@@ -100,7 +100,11 @@ struct volume_root {
      * flushed may be lost; 0 = none (members left out). */
     uint32_t loss_epoch;
     uint64_t loss_time_s; /* since 1970 */
-    uint64_t revision;    /* the store's, of this record as read; not stored */
+    /* Where the log that was open ends, chosen by an owner that could write no manifest: as good as its seal there. Until
+     * the next manifest; tail_log 0 = not chosen here (members left out). */
+    uint64_t tail_log;
+    uint32_t tail_blocks;
+    uint64_t revision; /* the store's, of this record as read; not stored */
 };
 
 #define KEY_BYTES_MAX 256

@@ -285,6 +285,8 @@ static void set_manifest(struct volume_root *root, const void *arg)
     const struct switched *to = arg;
     root->manifest = to->manifest;
     root->size_bytes = to->size_bytes;
+    root->tail_log = 0; /* the manifest says it */
+    root->tail_blocks = 0;
     if (to->loss_time_s) {
         root->loss_epoch = root->epoch;
         root->loss_time_s = to->loss_time_s;

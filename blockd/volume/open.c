@@ -302,11 +302,23 @@ static void start(struct volume *v)
     repair_kick(v);
 }
 
+static void tell_waiting(struct volume *v, const char *why)
+{
+    snprintf(v->problem, sizeof(v->problem),
+        "no log can be allocated in pool '%s' (%s): %s; see 'holdfast disk list'", v->root.pool,
+        why, v->tail_unsure ? "reads and writes wait" : "reads are served, writes wait");
+    log_warn("volume %s: %s", v->root.name, v->problem);
+}
+
 /* Too few disks are up for a log or a manifest: what can be read is served, writes wait (S12). */
 static void wait_for_disks(void *arg)
 {
     struct volume *v = arg;
     while (!v->halted && !v->stopping) {
+        bool unsure = v->tail_unsure;
+        ownership_record_tail(v);
+        if (unsure && !v->tail_unsure)
+            tell_waiting(v, "too few disks are up");
         int r = begin_epoch(v);
         if (r == 0) {
             v->problem[0] = 0;
@@ -333,11 +345,7 @@ static int serve(struct recovery *rec)
         start(v);
         return 0;
     }
-    snprintf(v->problem, sizeof(v->problem),
-        "no log can be allocated in pool '%s' (%s): %s; see 'holdfast disk list'", v->root.pool,
-        r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r),
-        v->tail_unsure ? "reads and writes wait" : "reads are served, writes wait");
-    log_warn("volume %s: %s", v->root.name, v->problem);
+    tell_waiting(v, r == -EHOSTUNREACH ? "too few disks are up" : strerror(-r));
     volume_spawn(v, "wait for disks", wait_for_disks);
     return 0;
 }

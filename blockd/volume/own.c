@@ -26,6 +26,9 @@
  *  X7 What was found on some copies alone of the log that was open is read only once it is on enough of them, on
  *     record: it may never have been acknowledged, and the next owner may find a shorter copy. Nor is anything read
  *     before while a copy of that log is away: the next owner may find a longer one.
+ *  X9 With too few disks for a manifest the end that was found is put on record in the root (tail_log), by CAS: then
+ *     what is found is read. Later owners wait for a copy that long, as for one that a manifest has sealed, and
+ *     cut longer ones. Not after a loss of power.
  *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
  *     can for as long as its session lives.
  *  X5 A fence that is refused although the root names no later epoch, or that finds the very epoch there before it is
@@ -261,6 +264,23 @@ int volume_session_renewed(struct volume *v)
     return r == 0 || r == -ESHUTDOWN ? r : -EAGAIN;
 }
 
+static void set_tail(struct volume_root *root, const void *arg)
+{
+    const struct volume *v = arg;
+    root->tail_log = v->tail_log;
+    root->tail_blocks = v->tail_blocks;
+}
+
+void ownership_record_tail(struct volume *v)
+{
+    CHECK(!v->serving);
+    if (!v->tail_unsure || !v->tail_log ||
+        change_until(v, set_tail, v, env_now_ns() + RENEW_WAIT_NS) < 0)
+        return;
+    v->tail_unsure = false;
+    fiber_queue_wake_all(&v->sync_waiters);
+}
+
 int ownership_release(struct volume *v, const char *successor)
 {
     CHECK(v->closed_to_io); /* X4 */
@@ -296,8 +316,11 @@ bool ownership_by_lease(const struct volume *v)
 
 int ownership_confirm(struct volume *v)
 {
-    while (!v->serving && !v->halted && !v->closed_to_io) /* there is no log yet */
+    while (!v->serving && !v->halted && !v->closed_to_io) { /* there is no log yet */
         fiber_queue_wait(&v->sync_waiters);
+        if (!v->serving && !v->halted && ownership_by_lease(v)) /* X9 */
+            return 0;
+    }
     if (v->halted || !v->serving)
         return -ESHUTDOWN;
     if (PLANTED(read_without_noop))

@@ -338,6 +338,25 @@ static int await_copies(
     return r;
 }
 
+/* X9 */
+static bool ended_by_root(const struct volume *v, const struct wal *wal)
+{
+    return v->root.tail_log && wal->chunk == v->root.tail_log;
+}
+
+/* An earlier owner that could write no manifest has put its end on record in the root: as if it was sealed there. */
+static void end_by_root(struct volume *v)
+{
+    list_for_each (it, &v->state.wals) {
+        struct wal *wal = list_entry(it, struct wal, link);
+        if (!ended_by_root(v, wal) || wal->sealed)
+            continue;
+        wal->sealed = true;
+        wal->length_blocks = v->root.tail_blocks;
+        wal->last_seq = UINT64_MAX; /* not known, so it is needed */
+    }
+}
+
 /* How much of the log counts, and whether what was found proves that it is all there was: else `suspect` becomes
  * `usable`. */
 static int choose_length(struct recovery *rec, struct copies_set *copies, const struct wal *wal,
@@ -360,7 +379,7 @@ static int choose_length(struct recovery *rec, struct copies_set *copies, const 
     *ret_length = length;
     bool spare =
         !wal->sealed && rec->open_seen; /* its first append comes after the other's seal (W3) */
-    rec->open_seen = rec->open_seen || !wal->sealed;
+    rec->open_seen = rec->open_seen || !wal->sealed || ended_by_root(rec->volume, wal);
     if (!wal->sealed && !spare && copies_away(copies, rec->volume->host, wal->shards))
         rec->volume->tail_unsure = true; /* X7: it may have more */
     if (!needed || spare || copies->suspect < copies->usable)
@@ -374,11 +393,22 @@ static bool wal_needed(const struct volume *v, const struct wal *wal)
     return !(wal->sealed && wal->last_seq <= v->state.committed_seq);
 }
 
+/* Copies that nobody lost power of have what was acknowledged. */
+static void lost_tail(struct volume *v)
+{
+    log_warn("volume %s: the disk with the longest copy of its log is gone: writes that were never "
+             "acknowledged, and "
+             "were read while only that disk was there, are lost",
+        v->root.name);
+    v->possible_loss = true;
+}
+
 static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
 {
     struct volume *v = rec->volume;
     struct wal *wal = fenced->wal;
     struct copies_set copies = fenced->copies;
+    bool was_open = !wal->sealed && !rec->open_seen;
     int r = fenced->result;
     if (r == -ESTALE)
         return r;
@@ -405,9 +435,13 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
     if (needed && wal->sealed && length < wal->length_blocks) {
         /* Only a power loss excuses that, and only if no copy is away that may have the rest
          * (S14); a disk that the operator has forgotten has none. */
-        if (copies.suspect < copies.usable || away)
+        bool lost = ended_by_root(v, wal) && !away; /* with the only copy that was as long */
+        if ((copies.suspect < copies.usable && !lost) || away)
             return wait_for_copy(rec, &copies, "shorter than recorded");
-        rec->tail_lost = true;
+        if (copies.suspect < copies.usable)
+            lost_tail(v);
+        else
+            rec->tail_lost = true;
     }
     if (needed)
         r = replay_wal(rec, &copies, length, away, &last_seq, &end);
@@ -419,6 +453,10 @@ static int recover_wal(struct recovery *rec, struct fenced_wal *fenced)
     bool stays = rec->stopped || (needed && end < length) || last_seq > v->state.committed_seq;
     if ((r == 0 && stays) || (r < 0 && !needed))
         r = seal_copies(rec, wal, &copies, needed ? end : 0);
+    if (was_open && needed && !copies.lost_only) {
+        v->tail_log = wal->chunk;
+        v->tail_blocks = end;
+    }
     wal->last_seq = last_seq;
     return r;
 }
@@ -506,6 +544,7 @@ int recovery_logs(struct recovery *rec)
     rec->expected_seq = v->state.committed_seq + 1;
     v->acked_seq = v->state.committed_seq;
     unsigned count;
+    end_by_root(v);
     CLEANUP_FREE struct fenced_wal *fenced = fence_wals(v, &count);
     open_replay_begin(v, blocks_to_replay(v, fenced, count));
     open_reader_begin(v->host->budget);
@@ -515,6 +554,8 @@ int recovery_logs(struct recovery *rec)
     if (r < 0)
         return r;
     report_loss(rec);
+    if (rec->power_loss || rec->stopped || rec->tail_lost)
+        v->tail_log = 0; /* X9: the machines that are away may have more that was acknowledged */
     v->next_seq = v->acked_seq + 1;
     v->sent_seq = v->acked_seq;
     v->synced_seq =

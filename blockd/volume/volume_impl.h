@@ -173,7 +173,9 @@ struct volume {
     bool replaying;
     uint64_t replay_blocks; /* of budget.opens */
     bool tail_unsure;       /* X7: not all copies of the log that was open are known to end alike */
-    bool possible_loss;     /* S6: found by this open, told with its first manifest */
+    uint64_t tail_log; /* X9: where this open found that log's end; 0 = that cannot be chosen */
+    uint32_t tail_blocks;
+    bool possible_loss; /* S6: found by this open, told with its first manifest */
 
     struct requests requests;
     struct list partials;   /* struct partial: read-modify-writes under way */
@@ -235,6 +237,8 @@ MAY_SUSPEND int root_change(struct volume *volume, root_change_fn *change, const
 bool ownership_by_lease(const struct volume *volume);
 MAY_SUSPEND int ownership_confirm(struct volume *volume);
 /* X4: closed_to_io is set. -ETIMEDOUT, -EHOSTUNREACH: perhaps released, perhaps not. */
+/* X9: before the volume serves; when the store does not take it, X7 holds and this may be called again. */
+MAY_SUSPEND void ownership_record_tail(struct volume *volume);
 MAY_SUSPEND int ownership_release(struct volume *volume, const char *successor);
 /* Of a volume that was taken and could not be opened (X6). */
 MAY_SUSPEND void ownership_give_up(struct volume *volume);

@@ -56,10 +56,10 @@ class Chaos:
             return
         seconds = rng.uniform(0.2, 2.5 * TTL_S)
         if victim == "volume":
-            # Asked of a node that is cut off it may fail, or be late; it is a wish.
-            to = rng.choice([*CLIENTS, *OTHERS])
-            if to not in self.ends:
-                cluster.nodes[rng.choice(CLIENTS)].cli_run("volume", "move", "v", "--to", to, timeout_s=60)
+            # It may fail, or be late; it is a wish.
+            to, asked = rng.choice([*CLIENTS, *OTHERS]), rng.choice(CLIENTS)
+            if to not in self.ends and asked not in self.ends:
+                cluster.nodes[asked].cli_run("volume", "move", "v", "--to", to, timeout_s=60)
                 self.counts["move"] = self.counts.get("move", 0) + 1
             return
         if victim == "etcd":

@@ -19,6 +19,7 @@
 
 static struct fake_disk *disks[DISKS];
 static struct list present;
+static struct store_mem *mem;
 static struct store *store;
 static uint64_t id;
 static uint8_t *page;
@@ -474,54 +475,122 @@ static void reader(void *arg)
     mem_free_pages(buf, BLOCK_BYTES);
 }
 
-/* A write that reached one copy of the log and was not acknowledged; that copy alone is there at the takeover. */
-static void open_on_one_copy(void)
+/* A write that reached one copy of the log and was not acknowledged; that copy alone is there at the takeover.
+ * Returns its disk, *ret_other that of the copy that has what was acknowledged. */
+static unsigned leave_one_copy(unsigned *ret_other)
 {
     unsigned logs[DISKS], manifests[DISKS];
     set_up_disks((struct shard_code){1, 1}, 2, 3);
     write_old(1, 1);
     CHECK(disks_with(SHARD_LOG, logs) == 2 && disks_with(SHARD_MANIFEST, manifests) == 2);
     unsigned keep = logs[0] == manifests[0] || logs[0] == manifests[1] ? logs[0] : logs[1];
+    *ret_other = logs[0] + logs[1] - keep;
     append_unacknowledged(keep);
     for (unsigned i = 0; i < 3; i++)
         if (i != keep)
             go_away(i);
-    CHECK(inherit() == 0);
-    CHECK_MSG(strstr(info().problem, "reads and writes wait"), "%s", info().problem);
+    return keep;
+}
+
+static void start_reader(void)
+{
     read_done = false;
     fiber_spawn("reader", reader, NULL);
     env_sleep_ns(10 * SEC);
+}
+
+/* X7: not read while the store does not take the log's end. */
+static void open_without_store(void)
+{
+    unsigned other;
+    (void)leave_one_copy(&other);
+    CHECK(inherit() == 0);
+    store_mem_set_fault(mem, -EHOSTUNREACH, 0);
+    CHECK_MSG(strstr(info().problem, "reads and writes wait"), "%s", info().problem);
+    start_reader();
     CHECK_MSG(!read_done, "a read was answered with %d", read_result);
 }
 
-static void what_is_on_one_copy_alone_is_not_read(void)
+static void what_is_on_one_copy_alone_is_not_read_before_its_end_is_on_record(void)
 {
-    open_on_one_copy();
+    open_without_store();
+    store_mem_set_fault(mem, 0, 0);
+    env_sleep_ns(10 * SEC);
+    CHECK(read_done);
+    assert_int_equal(read_result, 5);
+    CHECK_MSG(strstr(info().problem, "reads are served"), "%s", info().problem);
     for (unsigned i = 0; i < 3; i++)
         come_back(i);
     env_sleep_ns(SEC);
-    CHECK(read_done);
-    assert_int_equal(read_result, 5);
+    assert_string_equal(info().health, "ok");
+    struct volume_root root;
+    CHECK(volume_root_load(store, id, &root) == 0);
+    assert_int_equal(root.tail_log, 0); /* its manifest has it now */
     tear_down();
 }
 
 static void a_close_does_not_wait_for_reads_that_wait_for_disks(void)
 {
-    open_on_one_copy();
+    open_without_store();
     uint64_t start_ns = env_now_ns();
     CHECK(volume_close(volume) < 0);
     CHECK(read_done);
     assert_int_equal(read_result, -ESHUTDOWN);
-    assert_in_range(env_now_ns() - start_ns, 0, SEC);
+    assert_in_range(env_now_ns() - start_ns, 0, 20 * SEC);
+    store_mem_set_fault(mem, 0, 0);
     for (unsigned i = 0; i < 3; i++)
         come_back(i);
+    session_put(0xb, false);
+    heir.host.session = 0xc;
+    session_put(0xc, true);
     CHECK(inherit() == 0);
     assert_int_equal(first_byte(), 5);
     tear_down();
 }
 
-/* The one copy that is there says nothing that is not in rows, but another one may have more. */
-static void nothing_is_read_while_a_copy_of_the_open_log_is_away(void)
+/* X9: what was read once is waited for by whoever opens the volume next. */
+static unsigned read_on_one_copy(unsigned *ret_other)
+{
+    unsigned keep = leave_one_copy(ret_other);
+    CHECK(inherit() == 0);
+    start_reader();
+    CHECK(read_done && read_result == 5);
+    volume_close(volume);
+    go_away(keep);
+    for (unsigned i = 0; i < 3; i++)
+        if (i != keep)
+            come_back(i);
+    return keep;
+}
+
+static void what_was_read_on_one_copy_alone_is_waited_for(void)
+{
+    unsigned other, keep = read_on_one_copy(&other);
+    char *error = NULL;
+    CHECK(volume_open(&heir.host, id, &volume, &error) == -EHOSTUNREACH);
+    CHECK_MSG(strstr(error, "shorter than recorded"), "%s", error);
+    mem_free(error);
+    come_back(keep);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 5);
+    assert_int_equal(info().loss_epoch, 0);
+    tear_down();
+}
+
+/* More than m disks were lost: what was acknowledged is there. */
+static void what_was_read_on_one_copy_alone_is_lost_with_its_disk(void)
+{
+    unsigned other, keep = read_on_one_copy(&other);
+    forgotten = disks[keep]->disk.number;
+    list_remove(&disks[keep]->disk.link);
+    CHECK(inherit() == 0);
+    assert_int_equal(first_byte(), 1);
+    assert_int_equal(info().loss_epoch, info().epoch);
+    tear_down();
+}
+
+/* The one copy that is there says nothing that is not in rows, but another one has more: it never was. */
+static void what_was_not_found_while_a_copy_was_away_does_not_come_back(void)
 {
     unsigned logs[DISKS], manifests[DISKS];
     set_up_disks((struct shard_code){1, 1}, 2, 3);
@@ -534,9 +603,14 @@ static void nothing_is_read_while_a_copy_of_the_open_log_is_away(void)
         if (i != keep)
             go_away(i);
     CHECK(inherit() == 0);
-    CHECK_MSG(strstr(info().problem, "reads and writes wait"), "%s", info().problem);
+    start_reader();
+    CHECK(read_done);
+    bool served = read_result == 1; /* the row may be on a disk that is away */
+    volume_close(volume);
     for (unsigned i = 0; i < 3; i++)
         come_back(i);
+    CHECK(inherit() == 0);
+    CHECK(served || read_result == -EIO);
     assert_int_equal(first_byte(), 1);
     volume_close(volume);
     CHECK(inherit() == 0);
@@ -567,7 +641,7 @@ static void what_is_on_all_copies_is_read_while_no_log_can_be_made(void)
 
 static void run_body(void *arg)
 {
-    struct store_mem *mem = store_mem_new();
+    mem = store_mem_new();
     store = store_mem_open(mem);
     (*(void (**)(void))arg)();
     store_close(store);
@@ -598,8 +672,10 @@ TEST(a_shard_that_comes_back_whole_is_not)
 TEST(a_row_that_failed_disks_lost_with_the_power_is_given_up)
 TEST(a_row_is_had_from_disks_that_failed_and_are_back)
 TEST(an_open_that_ends_early_takes_no_rows_away)
-TEST(what_is_on_one_copy_alone_is_not_read)
-TEST(nothing_is_read_while_a_copy_of_the_open_log_is_away)
+TEST(what_is_on_one_copy_alone_is_not_read_before_its_end_is_on_record)
+TEST(what_was_read_on_one_copy_alone_is_waited_for)
+TEST(what_was_read_on_one_copy_alone_is_lost_with_its_disk)
+TEST(what_was_not_found_while_a_copy_was_away_does_not_come_back)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
 TEST(what_is_on_all_copies_is_read_while_no_log_can_be_made)
 
@@ -620,8 +696,10 @@ int main(void)
         cmocka_unit_test(a_row_that_failed_disks_lost_with_the_power_is_given_up_),
         cmocka_unit_test(a_row_is_had_from_disks_that_failed_and_are_back_),
         cmocka_unit_test(an_open_that_ends_early_takes_no_rows_away_),
-        cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_),
-        cmocka_unit_test(nothing_is_read_while_a_copy_of_the_open_log_is_away_),
+        cmocka_unit_test(what_is_on_one_copy_alone_is_not_read_before_its_end_is_on_record_),
+        cmocka_unit_test(what_was_read_on_one_copy_alone_is_waited_for_),
+        cmocka_unit_test(what_was_read_on_one_copy_alone_is_lost_with_its_disk_),
+        cmocka_unit_test(what_was_not_found_while_a_copy_was_away_does_not_come_back_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
         cmocka_unit_test(what_is_on_all_copies_is_read_while_no_log_can_be_made_),
     };

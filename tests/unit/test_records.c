@@ -394,6 +394,17 @@ static void in_store(void *arg)
     assert_int_equal(volume_root_load(store, root.id, &stale), 0);
     assert_int_equal(stale.loss_epoch, 4);
     assert_int_equal(stale.loss_time_s, 1795000000);
+    assert_int_equal(stale.tail_log, 0);
+    loaded.tail_log = 0x8000000700000011;
+    loaded.tail_blocks = 900;
+    assert_int_equal(volume_root_save(store, &loaded), 0);
+    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
+    assert_true(stale.tail_log == 0x8000000700000011 && stale.tail_blocks == 900);
+    loaded.tail_log = 0;
+    assert_int_equal(volume_root_save(store, &loaded), 0);
+    assert_int_equal(store_get(store, key, &value), 0);
+    assert_null(strstr(value.data, "tail"));
+    store_value_fini(&value);
 
     /* Not while that session is there (S10). */
     char session_key[KEY_BYTES_MAX];

@@ -207,9 +207,7 @@ void cluster_judge_redundancy(struct cluster *c)
 {
     cluster_quiet(c);
     unsigned first = (unsigned)rng_below(&c->rng, c->node_count);
-    /* With fewer nodes than copies of a log must have, reads wait too (X7): nothing is lost, nothing can be said. */
-    unsigned lost = MIN((unsigned)c->pool.code.m, c->node_count - c->pool.log_copies_min);
-    for (unsigned i = 0; i < lost; i++) {
+    for (unsigned i = 0; i < c->pool.code.m; i++) {
         struct cluster_node *node = &c->nodes[(first + i) % c->node_count];
         sim_node_power_cut(node->env, SIM_CUT_RANDOM);
         cluster_node_ended(node);
