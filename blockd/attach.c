@@ -180,26 +180,36 @@ static void use_remote(struct attachment *attachment, struct remote *remote)
     volumes_remember(attachment->attach->options.volumes, &seen);
 }
 
-/* S18: the store is away. What another node was last seen to serve is asked for there; it knows better, and refuses
- * if it does not have it. True with *ret_remote counted. */
+MAY_SUSPEND static bool get_from_last_owner(
+    struct attach *attach, const struct volumes_name *seen, struct remote **ret_remote)
+{
+    struct volume_owner owner = {.session = seen->owner_session, .epoch = seen->epoch};
+    CLEANUP_FREE char *error = NULL;
+    strcpy(owner.node, seen->owner);
+    return forwarded_get(attach, seen->name, &owner, ret_remote, &error) == 0;
+}
+
+/* S18: the store is away. Whoever was last seen to serve it is asked for it, and refuses if he does not have it;
+ * then all that can be reached are asked what they serve. `ours_too`: it is not here, whatever was last
+ * seen. True with *ret_remote counted. */
 MAY_SUSPEND static bool get_without_store(
-    struct attach *attach, const char *name, struct remote **ret_remote)
+    struct attach *attach, const char *name, bool ours_too, struct remote **ret_remote)
 {
     struct volumes_name seen;
-    struct volume_owner owner = {.node = ""};
-    CLEANUP_FREE char *error = NULL;
-    bool known = volumes_recall(attach->options.volumes, name, &seen);
-    if (!known && attach->options.ask_others) {
-        attach->options.ask_others(attach->options.ctx);
-        known = volumes_recall(attach->options.volumes, name, &seen);
+    for (unsigned round = 0; round < 2; round++) {
+        if (round == 1 && !attach->options.ask_others)
+            return false;
+        if (round == 1)
+            attach->options.ask_others(attach->options.ctx);
+        if (!volumes_recall(attach->options.volumes, name, &seen) || seen.state != VOLUME_OWNED)
+            continue;
+        bool ours = !peers_find(attach->options.peers, seen.owner);
+        if (ours && !ours_too)
+            return false;
+        if (!ours && get_from_last_owner(attach, &seen, ret_remote))
+            return true;
     }
-    if (!known || seen.state != VOLUME_OWNED ||
-        !peers_find(attach->options.peers, seen.owner)) /* nobody's, or ours */
-        return false;
-    strcpy(owner.node, seen.owner);
-    owner.session = seen.owner_session;
-    owner.epoch = seen.epoch;
-    return forwarded_get(attach, name, &owner, ret_remote, &error) == 0;
+    return false;
 }
 
 /* The volume, counted, where it is ours, else the remote, counted. */
@@ -227,13 +237,14 @@ MAY_SUSPEND static int find_owner(struct attach *attach, const char *name,
 {
     if (!attach->options.peers)
         return find_by_store(attach, name, ret_volume, ret_remote, ret_error);
-    if (volumes_store_away(attach->options.volumes) && get_without_store(attach, name, ret_remote))
+    if (volumes_store_away(attach->options.volumes) &&
+        get_without_store(attach, name, false, ret_remote))
         return 0;
     int r = find_by_store(attach, name, ret_volume, ret_remote, ret_error);
     if (!volumes_not_answered(r))
         return r;
     bool away = volumes_store_away(attach->options.volumes);
-    if (!get_without_store(attach, name, ret_remote))
+    if (!get_without_store(attach, name, true, ret_remote))
         return away ? -EAGAIN : r;
     mem_free(*ret_error);
     *ret_error = NULL;

@@ -118,6 +118,29 @@ static void entry_free(struct entry *entry)
     fiber_queue_wake_all(&volumes->changed);
 }
 
+static struct volumes_name name_of(const struct entry *entry)
+{
+    struct volumes_name name = {.id = entry->id,
+        .size_bytes = volume_size_bytes(entry->volume),
+        .state = VOLUME_OWNED,
+        .owner_session = volume_host_session(entry->volumes->host),
+        .epoch = volume_epoch(entry->volume)};
+    strcpy(name.name, volume_name(entry->volume));
+    strcpy(name.pool, volume_pool_name(entry->volume));
+    snprintf(name.owner, sizeof(name.owner), "%s", entry->volumes->host->node_name);
+    return name;
+}
+
+/* For when the store is away: whose it is from now on, as far as we know. */
+static void note_owner(const struct entry *entry, enum volume_state state, const char *owner)
+{
+    struct volumes_name name = name_of(entry);
+    name.state = state;
+    name.owner_session = 0;
+    snprintf(name.owner, sizeof(name.owner), "%s", owner);
+    volumes_seen_note(entry->volumes->seen, &name);
+}
+
 /* Takes the idle entry alone and closes its volume; the entry stays, busy. */
 static int entry_close(struct entry *entry)
 {
@@ -125,6 +148,8 @@ static int entry_close(struct entry *entry)
     entry->busy = true;
     env_timer_cancel(&entry->idle);
     struct volume *volume = entry->volume;
+    if (!volume_halted(volume))
+        note_owner(entry, VOLUME_RELEASED, "");
     int r = volume_close(volume);
     entry->volume = NULL;
     if (r < 0)
@@ -210,19 +235,6 @@ static int no_fibers(struct volumes *volumes, char **ret_error)
                             "('holdfast volume close'), or use this one on another node",
         open, open == 1 ? "" : "s");
     return -EAGAIN;
-}
-
-static struct volumes_name name_of(const struct entry *entry)
-{
-    struct volumes_name name = {.id = entry->id,
-        .size_bytes = volume_size_bytes(entry->volume),
-        .state = VOLUME_OWNED,
-        .owner_session = volume_host_session(entry->volumes->host),
-        .epoch = volume_epoch(entry->volume)};
-    strcpy(name.name, volume_name(entry->volume));
-    strcpy(name.pool, volume_pool_name(entry->volume));
-    snprintf(name.owner, sizeof(name.owner), "%s", entry->volumes->host->node_name);
-    return name;
 }
 
 /* What is wrong with the volume, not with this node or with the moment. */
@@ -431,6 +443,8 @@ int volumes_handoff(struct volumes *volumes, uint64_t id, uint32_t epoch, const 
                     : strerror(-r));
     else
         log_info("volume %s: handed over to node '%s'", entry->name, successor);
+    if (r == 0)
+        note_owner(entry, VOLUME_OWNED, successor);
     if (volume_halted(entry->volume))
         tell_halted(entry);
     volumes_put(volumes, entry->volume);
