@@ -86,6 +86,8 @@ static int close_place(struct recovery *rec, struct place *p)
     struct chunk_place place;
     log_debug("volume %s: chunk %llx was left open with %u rows, %u of them recorded", v->root.name,
         (unsigned long long)p->chunk, p->row_count, p->rows_recorded);
+    unsigned durable = 0;
+    bool by_log = p->rows_recorded < p->row_count;
     p->rows_recorded = p->row_count; /* the log named them; the new manifest does */
     place_expand(&v->state, p, &place);
     struct closing closing = {.volume = v, .place = &place};
@@ -94,6 +96,14 @@ static int close_place(struct recovery *rec, struct place *p)
         if (closing.results[i] == -ESTALE)
             return -ESTALE;
         note_closed(&closing, p, i);
+        durable += closing.results[i] == 0 && closing.infos[i].length_blocks >= place.length_blocks;
+    }
+    if (by_log && durable < p->code.k) { /* they may never have been synced (S4) */
+        *rec->ret_error =
+            mem_printf("large writes in chunk %llx need %u shards, and %u can be made "
+                       "durable: bring back the disks that hold it",
+                (unsigned long long)p->chunk, p->code.k, durable);
+        return -EHOSTUNREACH;
     }
     p->sealed = true;
     return 0;
