@@ -273,6 +273,20 @@ int node_start_members(struct node *node, char **ret_error)
 
 /* --- RPC server -------------------------------------------------------------------------------- */
 
+/* What all other nodes together may have under way here: half as much as the node's memory, which comes on
+ * top of it. A node that joins later gets what those that were there have. */
+#define WINDOW_BYTES_MIN (4ull << 20)
+#define WINDOW_BYTES_MAX (64ull << 20)
+
+static uint64_t window_bytes(const struct node *node)
+{
+    unsigned others = 0;
+    list_for_each (it, members_all(node->members))
+        others += strcmp(list_entry(it, struct member, link)->record.name, node->config->name) != 0;
+    uint64_t share = node->config->memory_bytes / 2 / MAX(others, 1u);
+    return MIN(MAX(share, WINDOW_BYTES_MIN), WINDOW_BYTES_MAX);
+}
+
 /* Then waits for the other nodes that are up: those that start at the same time have theirs now. */
 int node_start_rpc(struct node *node, char **ret_error)
 {
@@ -283,6 +297,7 @@ int node_start_rpc(struct node *node, char **ret_error)
         .disks = node->disks,
         .attach = node->attach,
         .node = node};
+    options.rpc.window_bytes = window_bytes(node);
     int r = cluster_server_start(&options, &node->cluster_server, ret_error);
     if (r == 0)
         members_wait(node->members);

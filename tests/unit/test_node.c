@@ -4,8 +4,10 @@
  */
 #include "sim_fixture.h"
 
+#include "blockd/cluster/peers.h"
 #include "blockd/node.h"
 #include "blockd/pools.h"
+#include "common/rpc_client_impl.h"
 
 #define DISK_BYTES (64ull << 20)
 #define VOLUME_BYTES (8ull << 20)
@@ -287,6 +289,27 @@ static void a_node_that_stays_down_is_rebuilt_by_one_other_and_not_before(void *
     assert_true(touched > 0); /* the volume had shards on one of the two at least */
 }
 
+/* C5: what two other nodes may have under way at one with 128 MiB is 64 MiB; the first to start knew of nobody. */
+static void what_all_other_nodes_may_have_under_way_is_bounded(void **state)
+{
+    struct sim *sim = start_three(1);
+    static const uint64_t windows[NODES] = {64ull << 20, 64ull << 20, 32ull << 20};
+    for (unsigned i = 0; i < NODES; i++) {
+        unsigned seen = 0;
+        for (unsigned from = 0; from < NODES; from++) {
+            char name[8];
+            snprintf(name, sizeof(name), "n%u", i + 1);
+            const struct peer *peer = peers_find(machines[from].node->peers, name);
+            if (!peer)
+                continue;
+            assert_int_equal(peer->client->peer.window_bytes, windows[i]);
+            seen++;
+        }
+        assert_int_equal(seen, NODES - 1);
+    }
+    stop_three(sim);
+}
+
 static void hold_volume(void *arg)
 {
     struct node *node = arg;
@@ -391,6 +414,7 @@ int main(void)
         cmocka_unit_test(a_node_that_stays_down_is_rebuilt_by_one_other_and_not_before),
         cmocka_unit_test(damage_that_a_scrub_finds_is_told_to_the_volumes_owner),
         cmocka_unit_test(a_stop_ends_what_waits_for_disks),
+        cmocka_unit_test(what_all_other_nodes_may_have_under_way_is_bounded),
         cmocka_unit_test(a_node_runs_in_the_simulation_over_a_store_it_is_given),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
