@@ -46,6 +46,13 @@
     BUG(read_without_noop, "S17", "without a lease a read waits for nothing")                      \
     BUG(confirm_by_earlier_append, "S17",                                                          \
         "it waits for an append that was sent before it arrived")                                  \
+    BUG(outage_stops_io, "S18", "a volume waits for the store when its lease has run out")         \
+    BUG(outage_skips_record, "S18", "a manifest that lacks a copy takes records while it is away") \
+    BUG(resend_not_replayed, "S19", "replay does not remember whose request a record was")         \
+    BUG(resend_not_recorded, "S19", "the manifest's list of requests is not read at recovery")     \
+    BUG(given_up_is_placed, "S19", "a request gets its place when its connection is over")         \
+    BUG(serves_after_release, "S20", "a volume that was handed over goes on serving")              \
+    BUG(release_not_cleared, "S20", "the next owner leaves the root released")                     \
     BUG(lost_trim, "S21", "a trim is not replayed")                                                \
     BUG(stale_version_wins, "S21", "recovery takes the first version of a block it meets")         \
     BUG(directory_forgotten, "S21", "the last row's directory is not read at recovery")            \

@@ -31,6 +31,8 @@
 
 static int io_enter(struct volume *v)
 {
+    while (PLANTED(outage_stops_io) && !volume_host_lease_valid(v->host) && !v->halted)
+        env_sleep_ns(10000000);
     if (v->closed_to_io || v->halted)
         return -ESHUTDOWN;
     v->ios++;

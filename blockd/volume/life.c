@@ -10,6 +10,7 @@
 #include "common/check.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define CLOSE_PATIENCE_NS 5000000000ull
 #define CLOSE_LOOK_NS 1000000000ull
@@ -309,6 +310,10 @@ static int hand_over_locked(struct volume *v, const char *successor, uint64_t *r
     if (v->halted)
         return -ESHUTDOWN;
     snprintf(v->problem, sizeof(v->problem), "handed over to node '%s'", successor);
+    if (PLANTED(serves_after_release)) {
+        v->closed_to_io = ownership_release(v, successor) != 0;
+        return 0;
+    }
     volume_stop(v, -ESHUTDOWN); /* X4: from here on it serves nothing, whatever becomes of this */
     int r = ownership_release(v, successor);
     v->released = r == 0;

@@ -135,7 +135,8 @@ int ownership_take(struct volume_host *host, struct volume_root *root, char **te
             return no_disk(host, root, unless, ret_owner, ret_error);
         struct volume_root mine = *root;
         mine.epoch++;
-        mine.state = VOLUME_OWNED;
+        if (root->state != VOLUME_RELEASED || !PLANTED(release_not_cleared))
+            mine.state = VOLUME_OWNED;
         mine.successor[0] = 0;
         snprintf(mine.owner, sizeof(mine.owner), "%s", host->node_name);
         mine.owner_session = volume_host_session(host);

@@ -9,6 +9,7 @@
 #include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "common/planted.h"
 
 #define FORGET_NS (3600 * 1000000000ull) /* a session that is silent for so long is over */
 
@@ -233,7 +234,7 @@ void request_end(struct requests *requests, struct request *request, int result)
 
 void requests_load(struct requests *requests, const struct state *state)
 {
-    for (uint32_t i = 0; i < state->request_count; i++) {
+    for (uint32_t i = 0; i < state->request_count && !PLANTED(resend_not_recorded); i++) {
         const struct request_run *run = &state->requests[i];
         struct request_session *s = session_get(requests, run->session);
         for (uint32_t n = 0; n < MAX(run->count, 1u); n++) {
@@ -249,7 +250,7 @@ void requests_load(struct requests *requests, const struct state *state)
 void requests_replayed(
     struct requests *requests, uint64_t session, uint64_t number, uint64_t end_block, uint64_t seq)
 {
-    if (session == 0 && number == 0)
+    if ((session == 0 && number == 0) || PLANTED(resend_not_replayed))
         return;
     struct request_session *s = session_get(requests, session);
     struct request_entry *entry = idmap_get(&s->entries, number);

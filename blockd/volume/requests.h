@@ -29,6 +29,7 @@
 #include "blockd/volume/idmap.h"
 #include "common/fiber.h"
 #include "common/list.h"
+#include "common/planted.h"
 
 struct records;
 struct request_id;
@@ -62,7 +63,7 @@ void requests_fini(struct requests *requests);
 /* E4 */
 static inline bool request_given_up(const struct request *request)
 {
-    return request->given_up && *request->given_up;
+    return request->given_up && *request->given_up && !PLANTED(given_up_is_placed);
 }
 
 /* 0: it is the caller's to do, from block *ret_from on (0 = all of it), and to end with

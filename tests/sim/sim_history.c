@@ -37,13 +37,22 @@ static bool remember(struct search *s, uint64_t done, uint32_t value)
     }
 }
 
+/* One of those that are done began after `clock`. */
+static bool began_after(const struct history *h, uint64_t done, uint64_t clock)
+{
+    for (unsigned i = 0; i < h->count; i++)
+        if (done >> i & 1 && h->ops[i].begin > clock)
+            return true;
+    return false;
+}
+
 static bool search(struct search *s, uint64_t done, uint32_t value)
 {
     const struct history *h = s->history;
     uint64_t first_end = UINT64_MAX;
     bool answered_left = false;
     for (unsigned i = 0; i < h->count; i++) {
-        if (done >> i & 1 || h->ops[i].end == UINT64_MAX)
+        if (done >> i & 1 || h->ops[i].end == UINT64_MAX || h->ops[i].given_up)
             continue;
         answered_left = true;
         if (h->ops[i].end < first_end)
@@ -57,6 +66,8 @@ static bool search(struct search *s, uint64_t done, uint32_t value)
         const struct history_op *op = &h->ops[i];
         if (done >> i & 1 || op->begin > first_end)
             continue; /* another one ended before it began */
+        if (op->given_up && began_after(h, done, op->end))
+            continue; /* too late */
         if (!op->write && (op->end == UINT64_MAX || op->value != value))
             continue;
         if (search(s, done | 1ull << i, op->write ? op->value : value))

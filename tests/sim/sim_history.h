@@ -16,6 +16,7 @@ struct history_op {
     uint64_t begin, end; /* any clock of the world; end UINT64_MAX: no answer */
     uint32_t value;      /* written, or returned */
     bool write;
+    bool given_up; /* a write that has happened before `end`, or never will */
 };
 
 struct history {

@@ -3,9 +3,10 @@
  * Two nodes that fight for one volume whose disks stand elsewhere: clients of both, which attach to
  * one owner at one epoch and send what was not answered to the next under the same request id; nodes that stop for a while and go
  * on (zombies), crash, lose their disks or their session; clocks that drift and jump; a store that
- * answers late, not at all, or not whether it happened; volumes handed over. What every client saw
- * of each block must be linearizable: no acknowledged write lost (S10-S13), none done twice (S19), no
- * stale read (S16, S17).
+ * answers late, not at all, or not whether it happened; volumes handed over; clients that give a write up and go on
+ * in a new session, as one does that connects anew. What every client saw
+ * of each block must be linearizable: no acknowledged write lost (S10-S13), none done twice, none done once it
+ * was given up (S19), no stale read (S16, S17).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -30,6 +31,9 @@ enum {
     DISK_BYTES = 64 << 20,
     OPS = 56, /* of each client */
 };
+/* A third of the rounds each is for one thing: requests that come again after others have written;
+ * clients that give up what waits; or all of it. */
+enum mood { ANY, RESEND, GIVE_UP, MOODS };
 #define MS 1000000ull
 #define SECOND 1000000000ull
 #define TTL_NS (2 * SECOND)
@@ -77,13 +81,15 @@ static struct world {
     struct disk *targets[DISKS];
     struct node nodes[NODES];
     uint64_t volume_id;
+    enum mood mood;
     struct history histories[HOT];
     uint64_t clock; /* logical: begins and ends of operations */
     uint32_t value_last;
     struct mail *mails;
     unsigned clients_left;
     bool over;
-    unsigned takeovers, hand_overs, noops;
+    bool given_up[CLIENTS][OPS + 1];
+    unsigned takeovers, hand_overs, noops, gave_up;
 } world;
 
 static const struct uuid cluster = {.bytes = {1, 2, 3}};
@@ -175,8 +181,9 @@ static int execute(struct node *node, struct mail *mail, struct volume *volume)
     if (volume_epoch(volume) != mail->epoch)
         return -ESHUTDOWN;
     switch (mail->what) {
-    case WRITE:
-        return volume_write(volume, off, len, mail->buf, 0, mail->id);
+    case WRITE: /* a part of a block has to be read before it gets its place */
+        return volume_write(volume, off, world.mood == GIVE_UP && mail->count == 1 ? 512 : len,
+            mail->buf, 0, mail->id);
     case TRIM:
         return volume_trim(volume, off, len, 0, mail->id);
     case READ:
@@ -275,8 +282,8 @@ static bool mail_send(struct mail *mail, struct node *node, uint64_t timeout_ns)
 }
 
 /* Sends the request, to one node or the other, until one has done it; under one id. Every attempt has
- * a copy of its own, since a late one may still run. */
-static struct mail *until_done(struct mail *request, unsigned *node_now)
+ * a copy of its own, since a late one may still run. NULL: given up. */
+static struct mail *until_done(struct mail *request, unsigned *node_now, bool *may_give_up)
 {
     for (;;) {
         struct node *node = &world.nodes[*node_now];
@@ -288,19 +295,28 @@ static struct mail *until_done(struct mail *request, unsigned *node_now)
             mail->count = request->count;
             mail->id = request->id;
             memcpy(mail->buf, request->buf, COLD * BLOCK_BYTES);
-            bool answered = mail_send(mail, node, rng_between(&world.rng, 50, 3000) * MS);
+            uint64_t patience_ms =
+                rng_between(&world.rng, 50, world.mood == RESEND && request->epoch ? 300 : 3000);
+            bool answered = mail_send(mail, node, patience_ms * MS);
             if (answered && mail->result == 0 && mail->what != ATTACH)
                 return mail;
+            if (!answered && may_give_up &&
+                rng_below(&world.rng, world.mood == GIVE_UP ? 1 : 3) == 0) {
+                *may_give_up = true;
+                world.gave_up++;
+                return NULL;
+            }
             request->epoch = answered && mail->result == 0 ? mail->epoch : 0;
             if (request->epoch)
                 continue;
             CHECK_MSG(!answered || mail->result == -ESHUTDOWN || mail->result == -EBUSY ||
                           mail->result == -EHOSTUNREACH || mail->result == -ETIMEDOUT ||
-                          mail->result == -EAGAIN,
+                          mail->result == -EAGAIN || mail->result == -ECANCELED,
                 "%s answers %s (%s)", node->name, strerror(-mail->result), mail->error);
         }
         /* Now and then others write meanwhile what it may have written already. */
-        env_sleep_ns(rng_between(&world.rng, 1, rng_below(&world.rng, 3) ? 100 : 4000) * MS);
+        bool at_once = world.mood != RESEND && rng_below(&world.rng, 3);
+        env_sleep_ns(rng_between(&world.rng, 1, at_once ? 100 : 4000) * MS);
         if (rng_below(&world.rng, 3) > 0)
             *node_now = (unsigned)rng_below(&world.rng, NODES);
     }
@@ -316,9 +332,10 @@ static struct history_op *history_begin(unsigned block, bool write, uint32_t val
     return op;
 }
 
-static void hot_op(struct mail *request, unsigned *node)
+/* False: it was given up. */
+static bool hot_op(struct mail *request, unsigned *node, bool *may_give_up)
 {
-    unsigned block = (unsigned)rng_below(&world.rng, HOT);
+    unsigned block = (unsigned)rng_below(&world.rng, world.mood == RESEND ? 2 : HOT);
     unsigned count = rng_below(&world.rng, 4) == 0 ? HOT - block : 1;
     uint64_t draw = rng_below(&world.rng, 100);
     request->what = draw < 50 ? READ : draw < 92 ? WRITE : TRIM;
@@ -326,7 +343,7 @@ static void hot_op(struct mail *request, unsigned *node)
         count = 1;
     for (unsigned i = 0; i < count; i++) {
         if (world.histories[block + i].count == HISTORY_OPS_MAX)
-            return;
+            return true;
     }
     request->block = block;
     request->count = count;
@@ -337,13 +354,17 @@ static void hot_op(struct mail *request, unsigned *node)
         memcpy(request->buf + i * BLOCK_BYTES, &value, sizeof(value));
         ops[i] = history_begin(block + i, request->what != READ, value);
     }
-    struct mail *done = until_done(request, node);
+    request->id.given_up = may_give_up;
+    struct mail *done = until_done(request, node, request->what == READ ? NULL : may_give_up);
+    request->id.given_up = NULL;
     uint64_t end = ++world.clock;
     for (unsigned i = 0; i < count; i++) {
         ops[i]->end = end;
+        ops[i]->given_up = !done;
         if (request->what == READ)
             memcpy(&ops[i]->value, done->buf, sizeof(uint32_t));
     }
+    return done;
 }
 
 static void cold_op(struct mail *request, unsigned *node)
@@ -351,20 +372,26 @@ static void cold_op(struct mail *request, unsigned *node)
     request->what = WRITE;
     request->count = (unsigned)rng_between(&world.rng, 4, 32);
     request->block = HOT + (unsigned)rng_below(&world.rng, COLD - request->count);
-    until_done(request, node);
+    until_done(request, node, NULL);
 }
 
 static void client_run(void *arg)
 {
     unsigned self = (unsigned)(uintptr_t)arg, node = self % NODES;
+    uint64_t session = 100 + self;
+    bool gave_up = false;
     struct mail *request = mail_new();
     memset(request->buf, 0, COLD * BLOCK_BYTES);
     for (uint64_t i = 1; i <= OPS; i++) {
-        request->id = (struct request_id){.session = 100 + self, .number = i, .answered_below = i};
-        if (rng_below(&world.rng, 100) < 60)
-            hot_op(request, &node);
-        else
+        request->id = (struct request_id){.session = session, .number = i, .answered_below = i};
+        if (rng_below(&world.rng, 100) < (world.mood == RESEND ? 90 : 60) || gave_up) {
+            gave_up = !hot_op(request, &node, &world.given_up[self][i]);
+            session += gave_up ? CLIENTS : 0;
+            if (gave_up)
+                continue; /* with the same, mostly */
+        } else {
             cold_op(request, &node);
+        }
         if (rng_below(&world.rng, 3) == 0) {
             node = (unsigned)rng_below(&world.rng, NODES);
             request->epoch = 0;
@@ -401,7 +428,9 @@ static void hand_over_run(void *arg)
 static void trouble(void)
 {
     struct node *node = &world.nodes[rng_below(&world.rng, NODES)];
-    switch (rng_below(&world.rng, 12)) {
+    bool move = world.mood == RESEND && rng_below(&world.rng, 3) > 0;
+    static const unsigned moves[] = {0, 2, 2, 2, 4, 11}; /* mostly at the cost of a replay */
+    switch (move ? moves[rng_below(&world.rng, ARRAY_SIZE(moves))] : rng_below(&world.rng, 12)) {
     case 0:
     case 1: /* a zombie in the making */
         sim_node_pause(node->env, rng_between(&world.rng, 100, 6000) * MS);
@@ -496,7 +525,7 @@ static void last_look(void *arg)
         request->what = READ;
         request->block = b;
         request->count = 1;
-        memcpy(&op->value, until_done(request, &node)->buf, sizeof(uint32_t));
+        memcpy(&op->value, until_done(request, &node, NULL)->buf, sizeof(uint32_t));
         op->end = ++world.clock;
     }
     world.over = true;
@@ -519,7 +548,8 @@ static void judge(uint64_t seed)
 static void world_init(uint64_t seed)
 {
     static const char *const names[NODES] = {"a", "b"};
-    world = (struct world){.rng = rng_fork(seed, "world"), .clients_left = CLIENTS};
+    world = (struct world){
+        .rng = rng_fork(seed, "world"), .clients_left = CLIENTS, .mood = (enum mood)(seed % MOODS)};
     world.sim = sim_new(&(struct sim_options){.seed = seed, .trace = sim_check_trace()});
     world.outside = sim_node_new(world.sim, "outside");
     world.disk_node = sim_node_new(world.sim, "disks");
@@ -569,8 +599,9 @@ static void round_of(uint64_t seed)
     r = sim_run(world.sim, clients_done, NULL, sim_now_ns(world.sim) + 600 * SECOND);
     CHECK_MSG(r == SIM_UNTIL, "the last look hangs (%d)", r);
     if (getenv("SIM_LOG"))
-        fprintf(stderr, "seed %llu: epoch %u, %u handed over, no-ops %u\n",
-            (unsigned long long)seed, world.takeovers, world.hand_overs, world.noops);
+        fprintf(stderr, "seed %llu: epoch %u, %u handed over, no-ops %u, given up %u\n",
+            (unsigned long long)seed, world.takeovers, world.hand_overs, world.noops,
+            world.gave_up);
     world_fini();
     judge(seed);
 }
