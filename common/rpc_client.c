@@ -155,12 +155,12 @@ MAY_SUSPEND static void serve(struct rpc_client *client)
     rpc_conn_receive(conn);
 
     client->connected = false;
-    client->have_stream = false;
     client->loud_from_ns = 0;
     rpc_conn_finish(conn);
     set_problem(client, "lost the connection to node %s at %s: %s", client->peer.self.node_name,
         client->address, conn->reason);
     rpc_calls_end(client);
+    client->have_stream = false; /* not before: rpc_client_free() waits for the end of the calls */
     if (client->events.disconnected)
         client->events.disconnected(client->events.ctx);
 }

@@ -168,10 +168,47 @@ static void sessions_can_be_refused_for_a_while(void **state)
     run_pair(refused);
 }
 
+/* --- A client that is freed while its connection just ends --------------------------------------- */
+
+static unsigned turns;
+static bool call_ended;
+
+static void note_end(struct rpc_call *call)
+{
+    CHECK(call->result == -EHOSTUNREACH);
+    call_ended = true;
+}
+
+static void free_while_it_ends(void)
+{
+    const uint32_t bytes = 1 << 20;
+    void *data = mem_alloc_pages(bytes);
+    struct iovec iov = {data, bytes};
+    struct rpc_call call = {.method = WAIT, .payload = &iov, .payload_count = 1, .done = note_end};
+    call_ended = false;
+    sim_net_cut(a, b, true);
+    rpc_call_submit(fx.client, &call);
+    while (rpc_client_connected(fx.client))
+        fiber_yield();
+    for (unsigned i = 0; i < turns; i++)
+        fiber_yield();
+    rpc_client_free(fx.client);
+    fx.client = NULL;
+    CHECK_MSG(call_ended, "after %u turns", turns); /* its memory goes now */
+    mem_free_pages(data, bytes);
+}
+
+static void freeing_a_client_ends_its_calls_first(void **state)
+{
+    for (turns = 0; turns < 12; turns++)
+        run_pair(free_while_it_ends);
+}
+
 int main(void)
 {
     log_set_level(LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(freeing_a_client_ends_its_calls_first),
         cmocka_unit_test(a_slow_link_is_not_a_dead_one),
         cmocka_unit_test(a_link_cut_one_way_is_noticed_within_the_silence),
         cmocka_unit_test(memory_in_a_send_is_not_given_back_before_its_end),
