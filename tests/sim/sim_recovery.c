@@ -141,14 +141,19 @@ static void write_without_copy(void *arg)
 }
 
 /* S2, S3: what was acknowledged without it is on other disks, and the log says how long it is: then the
- * other copy may be lost. */
+ * other copy may be lost. Or the power goes, and with it the tail of the log that was left, but not the begin of the next
+ * one (O2). */
 static void round_left_behind(uint64_t seed)
 {
     world_init(seed, (struct shard_code){1, 1}, 4);
     world.node.linked = true;
     must("write", write_without_copy);
-    one_node_kill(&world.node);
-    one_node_pull(&world.node, world.log_disks[1]);
+    if (draw(2) == 0) {
+        one_node_power_cut(&world.node, draw(2) ? SIM_CUT_WRITES : SIM_CUT_RANDOM);
+    } else {
+        one_node_kill(&world.node);
+        one_node_pull(&world.node, world.log_disks[1]);
+    }
     must("recover", recover_all);
     one_node_kill(&world.node);
     world_fini();
