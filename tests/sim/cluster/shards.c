@@ -200,7 +200,9 @@ static bool is_exact(struct cluster *c, const struct cluster_volume *volume, boo
     for (unsigned d = 0; d < all.count; d++) {
         for (unsigned i = 0; i < all.disks[d].count; i++) {
             const struct shard_info *info = &all.disks[d].shards[i];
-            if (info->tombstone || named(v, info, all.disks[d].number))
+            /* What a deposed owner made after its successor had reconciled waits for the next one (R15). */
+            if (info->tombstone || info->epoch < v->root.epoch ||
+                named(v, info, all.disks[d].number))
                 continue;
             extra++;
             if (tell)
