@@ -24,6 +24,7 @@
  */
 #pragma once
 
+#include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -109,6 +110,12 @@ enum shard_append_flags {
 };
 
 struct disk;
+
+/* Whether the error of a read says something of the shard, or only of the disk and the moment (S14). */
+static inline bool shard_error_says_nothing(int error)
+{
+    return error < 0 && error != -ENOENT && error != -EBADMSG && error != -ERANGE;
+}
 
 /* Appends one header and `entry_count` payload blocks exactly at off_blocks. The submitter owns all
  * memory until done(). Appends of one shard may be in flight together if submitted in order; one

@@ -110,25 +110,37 @@ int copies_fence(struct copies_set *set, struct volume_host *host, uint64_t volu
     return all_gone ? -ENOENT : -EHOSTUNREACH;
 }
 
-static bool read_any(const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf)
+/* -EBADMSG: no copy can give it. -EHOSTUNREACH: none can now, and of one nothing is known (S14). A copy that did
+ * not answer is not asked again: `silent`. */
+static int read_any(const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf,
+    bool silent[CODE_M_MAX + 1])
 {
+    int result = -EBADMSG;
     for (unsigned i = 0; i < set->count; i++) {
-        if (set->disks[i] && set->infos[i].length_blocks >= off + count &&
-            shard_read(set->disks[i], copy_key(set, i), off, count, buf, NULL) == 0)
-            return true;
+        if (!set->disks[i] || set->infos[i].length_blocks < off + count)
+            continue;
+        int r = silent[i] ? -EHOSTUNREACH
+                          : shard_read(set->disks[i], copy_key(set, i), off, count, buf, NULL);
+        if (r == 0)
+            return 0;
+        silent[i] = shard_error_says_nothing(r);
+        if (silent[i] && !PLANTED(unreachable_is_absent))
+            result = -EHOSTUNREACH;
     }
-    return false;
+    return result;
 }
 
 int copies_read(
     const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf, uint32_t *ret_bad)
 {
-    if (read_any(set, off, count, buf))
+    bool silent[CODE_M_MAX + 1] = {false};
+    if (read_any(set, off, count, buf, silent) == 0)
         return 0;
     for (uint32_t b = 0; b < count; b++) {
-        if (!read_any(set, off + b, 1, buf + (size_t)b * BLOCK_BYTES)) {
+        int r = read_any(set, off + b, 1, buf + (size_t)b * BLOCK_BYTES, silent);
+        if (r < 0) {
             *ret_bad = off + b;
-            return -EBADMSG;
+            return r;
         }
     }
     return 0;

@@ -527,7 +527,10 @@ static int loader_read(struct loader *l)
         uint32_t count = MIN(length - off, (uint32_t)WINDOW_BLOCKS), bad;
         r = copies_read(&l->copies, off, count, l->window, &bad);
         if (r < 0) {
-            *l->ret_error = mem_printf("block %u of the manifest is damaged in every copy", bad);
+            *l->ret_error =
+                r == -EHOSTUNREACH
+                    ? mem_strdup("the manifest's disks went away while it was read")
+                    : mem_printf("block %u of the manifest is damaged in every copy", bad);
             return r;
         }
         uint32_t at = 0;

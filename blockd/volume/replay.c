@@ -202,6 +202,11 @@ static int replay_wal(struct recovery *rec, const struct copies_set *copies, uin
             r = wait_for_copy(rec, copies, "damaged");
             break;
         }
+        if (r == -EHOSTUNREACH) { /* S14: that is no damage */
+            *rec->ret_error = mem_printf("log %llx: its disks went away while it was read",
+                (unsigned long long)copies->chunk);
+            break;
+        }
         if (r < 0 && copies->suspect == copies->usable) {
             /* Power was lost: a later append may have survived an earlier one that nobody flushed.
              * What comes before counts. */

@@ -52,18 +52,20 @@ static int probe_place(struct recovery *rec, const struct place *p, struct probe
     return 0;
 }
 
-/* Whether the shard has every block of the row at [off, end) undamaged. */
-static bool row_intact(
+/* Whether the shard has every block of the row at [off, end) undamaged; an error says nothing of that. */
+static int row_intact(
     struct recovery *rec, const struct place *p, unsigned shard, uint32_t off, uint32_t end)
 {
     struct volume *v = rec->volume;
     struct disk *disk = volume_disk(v, p->shards[shard].place.disk);
     struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)shard};
     size_t bytes = (size_t)(end - off) * BLOCK_BYTES;
+    if (!disk_usable(disk))
+        return -EHOSTUNREACH;
     void *buf = mem_alloc_pages(bytes);
     int r = shard_read(disk, key, off, end - off, buf, NULL);
     mem_free_pages(buf, bytes);
-    return r == 0;
+    return shard_error_says_nothing(r) ? -EHOSTUNREACH : r == 0;
 }
 
 /* S14: suspect shards lack the row, and so few have it that those of disks that are away decide. */
@@ -111,7 +113,10 @@ static int ask_lost_shards(struct recovery *rec, struct place *p, struct probe *
             return r;
         if (r < 0 || info->instance != p->shards[i].place.instance)
             continue;
-        has[i] = info->length_blocks >= end && row_intact(rec, p, i, off, end);
+        r = info->length_blocks >= end ? row_intact(rec, p, i, off, end) : 0;
+        if (r < 0)
+            continue;
+        has[i] = r;
         have += has[i];
         answered += has[i] || info->suspect;
     }
@@ -128,6 +133,24 @@ static int ask_lost_shards(struct recovery *rec, struct place *p, struct probe *
     return 2;
 }
 
+/* 1: the shard has the row. 0: not. -ENOENT: it is no shard that could say so; -EHOSTUNREACH: it does not now. */
+static int has_row(struct recovery *rec, const struct place *p, struct probe *probe, unsigned shard,
+    uint32_t off, uint32_t end)
+{
+    const struct shard_info *info = &probe->infos[shard];
+    int error = probe->errors[shard];
+    if (error < 0)
+        return error == -EHOSTUNREACH || error == -EIO ? -EHOSTUNREACH : -ENOENT;
+    if (info->length_blocks < end)
+        return 0;
+    if (!info->suspect && !info->damaged)
+        return 1;
+    int r = row_intact(rec, p, shard, off, end);
+    if (r < 0)
+        probe->errors[shard] = r; /* S14: that is no damage */
+    return r;
+}
+
 /* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
  * or an error. After a power loss a later append may have survived an earlier one, so being longer
  * is not enough. */
@@ -139,16 +162,10 @@ static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint
         return r;
     unsigned have = 0, unreachable = 0, lost_power = 0;
     for (unsigned i = 0; i < place_shards(p); i++) {
-        const struct shard_info *info = &probe->infos[i];
-        if (probe->errors[i] == -EHOSTUNREACH || probe->errors[i] == -EIO)
-            unreachable++;
-        else if (probe->errors[i] < 0)
-            continue;
-        else if (info->length_blocks >= end &&
-                 ((!info->suspect && !info->damaged) || row_intact(rec, p, i, off, end)))
-            have++;
-        else if (info->suspect)
-            lost_power++;
+        int has = has_row(rec, p, probe, i, off, end);
+        have += has == 1;
+        unreachable += has == -EHOSTUNREACH;
+        lost_power += has == 0 && probe->infos[i].suspect;
     }
     if (have >= p->code.k)
         return lost_power == 0 ? 1 : 2;

@@ -335,7 +335,7 @@ void disk_describe(const struct volume_host *host, uint32_t number, char ret_tex
 bool copies_away(
     const struct copies_set *set, const struct volume_host *host, const struct chunk_shard *shards);
 /* Blocks from any copy, block by block where copies are damaged; -EBADMSG with the block that no
- * copy can give. */
+ * copy can give, -EHOSTUNREACH with one that a copy that does not answer may have. */
 MAY_SUSPEND int copies_read(
     const struct copies_set *set, uint32_t off, uint32_t count, uint8_t *buf, uint32_t *ret_bad);
 

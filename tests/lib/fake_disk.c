@@ -50,7 +50,9 @@ static int begin_op(struct fake_disk *fake)
     fake->ops++;
     if (fake->error)
         return fake->error;
-    return fake->fail_op_at == fake->ops ? fake->fail_op_error : 0;
+    bool fails = fake->fail_op_at && fake->ops >= fake->fail_op_at &&
+                 fake->ops <= fake->fail_op_at + fake->fail_ops_more;
+    return fails ? fake->fail_op_error : 0;
 }
 
 static struct fake_shard *find(struct fake_disk *fake, struct shard_key key)

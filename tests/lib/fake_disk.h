@@ -21,10 +21,11 @@ struct fake_disk {
     unsigned in_flight;
 
     /* Faults. `error` (e.g. -EIO, -EHOSTUNREACH) answers every operation; `fail_op_error` only the
-     * operation that brings `ops` to `fail_op_at`. */
+     * operation that brings `ops` to `fail_op_at`, and `fail_ops_more` after it. */
     int error;
     uint64_t fail_op_at;
     int fail_op_error;
+    uint64_t fail_ops_more;
     unsigned lose_create_answers; /* of so many of the next creates: done, answered -EHOSTUNREACH */
 
     uint64_t ops; /* all operations ever begun */

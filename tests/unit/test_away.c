@@ -72,7 +72,10 @@ static void make_pool(struct shard_code code, unsigned copies_min)
     CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
     struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
     CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
-    CHECK(volume_create(&dead.host, "v", 16 * MIB, "p", &id, &error) == 0);
+    static unsigned made;
+    char name[16];
+    sprintf(name, "v%u", ++made);
+    CHECK(volume_create(&dead.host, name, 16 * MIB, "p", &id, &error) == 0);
     CHECK_MSG(volume_open(&dead.host, id, &old, &error) == 0, "%s", error);
 }
 
@@ -295,6 +298,69 @@ static void a_row_is_given_up_after_the_repair_wait(void)
     assert_int_equal(first_byte(), 0); /* never flushed */
     assert_int_equal(info().loss_epoch, info().epoch);
     tear_down();
+}
+
+static void forget(unsigned i)
+{
+    forgotten = disks[i]->disk.number;
+    list_remove(&disks[i]->disk.link);
+}
+
+/* Opens while the disk does not answer from its operation `at` on, for some; false: it was done before. */
+static bool inherit_over_outage(unsigned i, uint64_t at, uint64_t count)
+{
+    int r = -1;
+    disks[i]->fail_op_at = disks[i]->ops + at;
+    disks[i]->fail_ops_more = count - 1;
+    disks[i]->fail_op_error = -EHOSTUNREACH;
+    session_put(0xa, false);
+    for (unsigned tries = 0; r < 0; tries++) {
+        CLEANUP_FREE char *error = NULL;
+        r = volume_open(&heir.host, id, &volume, &error);
+        CHECK_MSG(
+            r == 0 || (r == -EHOSTUNREACH && tries < 20), "open: %s, %s", strerror(-r), error);
+    }
+    bool hit = disks[i]->ops >= disks[i]->fail_op_at;
+    disks[i]->fail_op_at = 0;
+    return hit;
+}
+
+/* S14: of a log that was flushed only suspect copies are left, and the disk goes away while it is read. */
+static void a_disk_that_goes_away_during_replay_cuts_no_log(void)
+{
+    bool hit = true;
+    for (uint64_t at = 1; hit; at++) {
+        unsigned logs[DISKS];
+        set_up((struct shard_code){1, 1});
+        write_old(1, 1);
+        write_old(1, 2);
+        CHECK(volume_flush(old) == 0);
+        CHECK(disks_with(SHARD_LOG, logs) == 2);
+        fake_disk_lose_power(disks[logs[0]]);
+        forget(logs[1]);
+        hit = inherit_over_outage(logs[0], at, 4);
+        assert_int_equal(first_byte(), 2);
+        tear_down();
+    }
+}
+
+/* The same of a row: all of it is there, on suspect shards, just enough of them. */
+static void a_disk_that_goes_away_during_replay_cuts_no_row(void)
+{
+    bool hit = true;
+    for (uint64_t at = 1; hit; at++) {
+        unsigned rows[DISKS];
+        set_up((struct shard_code){2, 1});
+        write_old(LARGE_BLOCKS, 3);
+        CHECK(volume_flush(old) == 0);
+        CHECK(disks_with(SHARD_DATA, rows) == 3);
+        fake_disk_lose_power(disks[rows[0]]);
+        fake_disk_lose_power(disks[rows[1]]);
+        forget(rows[2]);
+        hit = inherit_over_outage(rows[0], at, 4);
+        assert_int_equal(first_byte(), 3);
+        tear_down();
+    }
 }
 
 /* Q6, S23: the disk was away at the takeover, and comes back without the row's end. Nobody asks it while the
@@ -667,6 +733,8 @@ TEST(a_disk_that_hangs_is_not_waited_for_for_ever)
 TEST(a_disk_that_is_not_there_at_start_is_waited_for)
 TEST(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away)
 TEST(a_row_is_given_up_after_the_repair_wait)
+TEST(a_disk_that_goes_away_during_replay_cuts_no_log)
+TEST(a_disk_that_goes_away_during_replay_cuts_no_row)
 TEST(a_shard_that_comes_back_short_is_rebuilt)
 TEST(a_shard_that_comes_back_whole_is_not)
 TEST(a_row_that_failed_disks_lost_with_the_power_is_given_up)
@@ -691,6 +759,8 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_not_there_at_start_is_waited_for_),
         cmocka_unit_test(a_row_that_suspect_shards_lack_waits_for_the_shard_that_is_away_),
         cmocka_unit_test(a_row_is_given_up_after_the_repair_wait_),
+        cmocka_unit_test(a_disk_that_goes_away_during_replay_cuts_no_log_),
+        cmocka_unit_test(a_disk_that_goes_away_during_replay_cuts_no_row_),
         cmocka_unit_test(a_shard_that_comes_back_short_is_rebuilt_),
         cmocka_unit_test(a_shard_that_comes_back_whole_is_not_),
         cmocka_unit_test(a_row_that_failed_disks_lost_with_the_power_is_given_up_),

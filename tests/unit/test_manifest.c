@@ -108,6 +108,10 @@ static void damage_is_read_around_block_by_block(void *arg)
     fake_disk_damage_block(im.fakes[1], manifest_image_key(1, 1), 1);
     assert_int_equal(copies_read(&set, 0, 4, buf, &bad), -EBADMSG);
     assert_int_equal(bad, 1);
+    im.fakes[0]->error = -EHOSTUNREACH; /* S14: it may have what the other has not */
+    assert_int_equal(copies_read(&set, 0, 4, buf, &bad), -EHOSTUNREACH);
+    assert_int_equal(copies_read(&set, 3, 1, buf, &bad), 0);
+    im.fakes[0]->error = 0;
     mem_free_pages(buf, 4 * BLOCK_BYTES);
     manifest_image_fini(&im);
 }
