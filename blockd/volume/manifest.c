@@ -356,7 +356,7 @@ int manifest_rewrite(struct volume *v)
 
 /* Whether writing it afresh, which needs the root, is likely to get through at once (S18). Nobody knows how long
  * it would take otherwise, and meanwhile nothing is recorded. */
-static bool store_answers(struct volume *v)
+bool manifest_store_answers(struct volume *v)
 {
     struct volume_root root;
     return volume_host_lease_valid(v->host) &&
@@ -391,7 +391,7 @@ static int commit_locked(struct volume *v, const struct records *records)
         bool large = m->bytes > MAX((uint64_t)COMPACT_BYTES_MIN, 4 * m->snapshot_bytes);
         if (PLANTED(outage_skips_record) && m->broken && !volume_host_lease_valid(v->host))
             return 0;
-        if (m->broken || ((full || large) && store_answers(v))) {
+        if (m->broken || ((full || large) && manifest_store_answers(v))) {
             int r = rewrite_locked(v);
             if (r < 0)
                 return r == -ESTALE ? halt_deposed(v) : r;

@@ -325,7 +325,9 @@ static int repair_logs(struct volume *v)
         }
         bad = bad || v->manifest.chain[c].count < copies_placeable(v, SHARD_MANIFEST);
     }
-    int r = bad ? manifest_rewrite(v) : 0;
+    int r = 0;
+    if (bad) /* while the store is away it would keep every other record waiting, too (S18, N4) */
+        r = v->manifest.broken || manifest_store_answers(v) ? manifest_rewrite(v) : -EHOSTUNREACH;
     return r == 0 ? log_fill_up(v, copies_placeable(v, SHARD_LOG)) : r;
 }
 

@@ -349,6 +349,8 @@ MAY_SUSPEND int manifest_commit(
 /* Writes the state afresh on new shards and makes it current by one CAS of the root (S11).
  * root_state: what the root becomes. */
 MAY_SUSPEND int manifest_rewrite(struct volume *volume);
+/* N4: whether that is likely to get through at once. */
+MAY_SUSPEND bool manifest_store_answers(struct volume *volume);
 /* Reads the manifest that `ref` names, fencing every copy with `epoch`, into an empty state.
  * *ret_chain as in struct manifest. */
 MAY_SUSPEND int manifest_load(struct volume_host *host, const struct volume_root *root,

@@ -12,6 +12,7 @@
 #define WAIT_NS (600 * SEC)
 #define MIB (1ull << 20)
 
+static struct store_mem *mem;
 static struct fake_disk *disks[DISKS];
 static struct volume_host host;
 static struct list present;
@@ -276,6 +277,40 @@ static void what_was_rebuilt_goes_from_the_disk_that_is_back(void)
     check_ok();
 }
 
+static bool written;
+
+static void write_and_destage(void *arg)
+{
+    void *page = mem_alloc_pages(BLOCK_BYTES);
+    memset(page, 4, BLOCK_BYTES);
+    CHECK(volume_write(volume, 3 * MIB, BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
+    mem_free_pages(page, BLOCK_BYTES);
+    CHECK(volume_destage(volume) == 0);
+    written = true;
+}
+
+/* S18: the manifest has a copy on a disk that was away for too long, and still takes it. */
+static void a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away(void)
+{
+    written = false;
+    store_mem_set_fault(mem, -EHOSTUNREACH, 0);
+    for (unsigned i = 0; i < 2; i++) {
+        struct disk *disk = &disks[volume->manifest.ref.places[i].disk - 1]->disk;
+        disk->state = DISK_MISSING;
+        disk->missing_since_ns = 1;
+    }
+    env_sleep_ns(WAIT_NS);
+    volume_disk_changed(volume);
+    env_sleep_ns(10 * SEC);
+    fiber_spawn("write", write_and_destage, NULL);
+    env_sleep_ns(20 * SEC);
+    assert_true(written);
+    store_mem_set_fault(mem, 0, 0);
+    env_sleep_ns(10 * SEC);
+    for (unsigned i = 0; i < volume->manifest.ref.count; i++)
+        assert_int_equal(disks[volume->manifest.ref.places[i].disk - 1]->disk.state, DISK_IN);
+}
+
 /* Without a write that would find out. */
 static void a_log_leaves_a_missing_disk_at_once(void)
 {
@@ -305,7 +340,7 @@ static void a_log_leaves_a_missing_disk_at_once(void)
 
 static void run_body(void *arg)
 {
-    struct store_mem *mem = store_mem_new();
+    mem = store_mem_new();
     host = (struct volume_host){.store = store_mem_open(mem)};
     set_up();
     (*(void (**)(void))arg)();
@@ -335,6 +370,7 @@ TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
 TEST(a_log_leaves_a_missing_disk_at_once)
+TEST(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away)
 TEST(many_places_to_repair_cost_a_look_each)
 
 int main(void)
@@ -350,6 +386,7 @@ int main(void)
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
         cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
+        cmocka_unit_test(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away_),
         cmocka_unit_test(many_places_to_repair_cost_a_look_each_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
