@@ -270,19 +270,28 @@ static void seal_one(void *ctx, unsigned i)
         s->results[i] = shard_seal(s->copies->disks[i], key, s->volume->root.epoch, s->end);
 }
 
+/* Whether another owner may find this copy and read it: not what is gone or was left behind. */
+static bool may_be_found(
+    const struct volume *v, const struct wal *wal, const struct copies_set *copies, unsigned copy)
+{
+    return wal->shards[copy].state != CHUNK_SHARD_LOST && copies->errors[copy] != -ENOENT &&
+           disk_may_come(v->host, wal->shards[copy].place.disk);
+}
+
 /* Seals every copy that has `end` (O4); the others are lost. */
 static int seal_copies(
     struct recovery *rec, struct wal *wal, const struct copies_set *copies, uint32_t end)
 {
     struct volume *v = rec->volume;
     unsigned sealed = 0;
-    bool away = false, on_record = wal->sealed;
+    bool away = false, differs = false, on_record = wal->sealed;
     struct sealing sealing = {.volume = v, .copies = copies, .chunk = wal->chunk, .end = end};
     fanout_run("seal copies", wal->copies, MAX(wal->copies, 1u), seal_one, &sealing);
     for (unsigned i = 0; i < wal->copies; i++) {
         int r = sealing.results[i];
         if (r == -ESTALE)
             return r;
+        differs = differs || (r < 0 && may_be_found(v, wal, copies, i));
         wal->shards[i].state = r == 0 ? CHUNK_SHARD_OK : CHUNK_SHARD_LOST;
         sealed += r == 0;
         away = away || r == -EHOSTUNREACH;
@@ -294,8 +303,8 @@ static int seal_copies(
             mem_printf("no copy of log %llx could be sealed", (unsigned long long)wal->chunk);
         return away ? -EHOSTUNREACH : -EIO;
     }
-    if (sealed < wal->copies && end > 0 && !on_record)
-        v->tail_unsure = true;
+    if (differs && end > 0 && !on_record)
+        v->tail_unsure = true; /* X7 */
     /* Fewer copies than wanted: what they hold goes into full rows at once (S3). */
     if (sealed < wal->copies)
         v->destage_all = true;

@@ -684,6 +684,25 @@ static void what_was_not_found_while_a_copy_was_away_does_not_come_back(void)
     tear_down();
 }
 
+/* The other copy is gone for good: nobody will find less. */
+static void what_is_on_the_only_copy_that_is_left_is_read(void)
+{
+    unsigned logs[DISKS], manifests[DISKS];
+    set_up_disks((struct shard_code){1, 1}, 2, 3);
+    write_old(1, 1);
+    CHECK(disks_with(SHARD_LOG, logs) == 2 && disks_with(SHARD_MANIFEST, manifests) == 2);
+    unsigned keep = logs[0] == manifests[0] || logs[0] == manifests[1] ? logs[0] : logs[1];
+    unsigned gone = logs[0] + logs[1] - keep, third = 3 - logs[0] - logs[1];
+    forget(gone);
+    go_away(third);
+    CHECK(inherit() == 0);
+    CHECK_MSG(strstr(info().problem, "reads are served"), "%s", info().problem);
+    assert_int_equal(first_byte(), 1);
+    come_back(third);
+    env_sleep_ns(SEC);
+    tear_down();
+}
+
 /* What all copies have is found by whoever opens it. */
 static void what_is_on_all_copies_is_read_while_no_log_can_be_made(void)
 {
@@ -745,6 +764,7 @@ TEST(what_was_read_on_one_copy_alone_is_waited_for)
 TEST(what_was_read_on_one_copy_alone_is_lost_with_its_disk)
 TEST(what_was_not_found_while_a_copy_was_away_does_not_come_back)
 TEST(a_close_does_not_wait_for_reads_that_wait_for_disks)
+TEST(what_is_on_the_only_copy_that_is_left_is_read)
 TEST(what_is_on_all_copies_is_read_while_no_log_can_be_made)
 
 int main(void)
@@ -771,6 +791,7 @@ int main(void)
         cmocka_unit_test(what_was_read_on_one_copy_alone_is_lost_with_its_disk_),
         cmocka_unit_test(what_was_not_found_while_a_copy_was_away_does_not_come_back_),
         cmocka_unit_test(a_close_does_not_wait_for_reads_that_wait_for_disks_),
+        cmocka_unit_test(what_is_on_the_only_copy_that_is_left_is_read_),
         cmocka_unit_test(what_is_on_all_copies_is_read_while_no_log_can_be_made_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
