@@ -124,8 +124,14 @@ def test_stopped_owner_comes_back_as_a_zombie(make_cluster):
 
 def test_late_writes_of_a_zombie_undo_nothing(make_cluster):
     """Stopped with writes under way. What it had answered and was overwritten elsewhere stays overwritten; the rest happened once or
-    not yet; and the next takeover finds in the logs what everybody saw, nothing that the zombie appended later."""
-    cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s", config={"volume": {"handoff": "no"}})
+    not yet; and the next takeover finds in the logs what everybody saw, nothing that the zombie appended later. Its connections to the
+    disks of n3 and n4 stay up meanwhile, so that its late writes do reach them, and are refused there."""
+    config = {"volume": {"handoff": "no"}, "cluster": {"silence": "60s"}}
+    cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s", config=config)
+    cluster.n2.config["cluster"]["silence"] = "2s"  # who takes over does not wait for the stopped one
+    cluster.n2.write_config()
+    cluster.n2.restart()
+    wait_until(lambda: len(cluster.up_disks(cluster.n1)) == 4, 30, "the disks")
     cluster.n1.volume("v", 64)
     old, new = nbd.NBD(), nbd.NBD()
     old.connect_uri(cluster.n1.uri("v"))
