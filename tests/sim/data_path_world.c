@@ -48,6 +48,7 @@ static void open_disks(struct world *w)
         w->real[i]->number = i + 1;
         if (w->linked) {
             w->links[i] = link_disk_new(w->real[i], &w->rng, MS_NS);
+            link_disk_base(w->links[i])->local = false; /* away is not lost (S14) */
             list_push_back(&w->disks, &link_disk_base(w->links[i])->link);
         } else {
             list_push_back(&w->disks, &w->real[i]->link);
@@ -86,9 +87,20 @@ static void settle(struct vol *vol)
     history_settled(vol->history);
 }
 
+static uint64_t lease_id(void *ctx)
+{
+    return ((struct world *)ctx)->session;
+}
+
+static uint64_t lease_until(void *ctx)
+{
+    return UINT64_MAX;
+}
+
 void world_start(void *arg)
 {
     struct world *w = arg;
+    w->session = env_random_u64() | 1;
     for (unsigned i = 0; i < VOLUMES_MAX; i++)
         w->vols[i].volume = NULL;
     open_disks(w);
@@ -96,7 +108,7 @@ void world_start(void *arg)
     w->host = (struct volume_host){.store = store_mem_open(w->store),
         .cluster = cluster,
         .node_name = "node",
-        .session = env_random_u64(),
+        .lease = {.id = lease_id, .valid_until_ns = lease_until, .ctx = w},
         .disks = &w->disks,
         .budget = &w->budget,
         .row_blocks_max = w->row_blocks,
@@ -329,6 +341,21 @@ void world_wait_until_whole(struct world *w)
     w->whole = is_whole(w);
 }
 
+/* The next one once everything is whole again: no more than m copies are missing. */
+static void cut_links(void *arg)
+{
+    struct world *w = arg;
+    while (!w->stop) {
+        struct link_disk *link = w->links[rng_below(&w->rng, w->disk_count)];
+        env_sleep_ns(rng_below(&w->rng, 50) * MS_NS);
+        link_disk_cut(link, true);
+        env_sleep_ns(rng_between(&w->rng, 1, 400) * MS_NS);
+        link_disk_cut(link, false);
+        world_wait_until_whole(w);
+    }
+    w->clients--;
+}
+
 static void life(void *arg)
 {
     struct world *w = arg;
@@ -336,6 +363,10 @@ static void life(void *arg)
     if (w->last && w->load.end_by_power)
         world_wait_until_whole(w);
     world_spawn_clients(w);
+    if (w->load.cut_links) {
+        w->clients++;
+        fiber_spawn("cut links", cut_links, w);
+    }
     env_sleep_ns(w->life_ns);
     world_stop_clients(w);
 }

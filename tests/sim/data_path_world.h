@@ -39,6 +39,7 @@ struct load {
     unsigned end_one_in; /* answers of `end_at`, or writes of a shard table */
     enum { END_AT_FLUSH = 1, END_AT_READ = 2, END_AT_WRITE = 4, END_AT_TABLE = 8 } end_at;
     bool end_by_power;
+    bool cut_links; /* one disk after the other is away for a moment */
     enum sim_cut_mode cut_mode;
 };
 
@@ -62,6 +63,7 @@ struct world {
     struct disk *real[DISKS_MAX];
     struct link_disk *links[DISKS_MAX];
     struct volume_host host;
+    uint64_t session;
     struct memory_budget budget;
     struct list disks;
     bool stop;

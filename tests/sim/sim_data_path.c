@@ -6,7 +6,7 @@
  *
  * Each kind of round has the circumstances of one rule at a high rate: flushes beside others' writes while logs roll (S4) and
  * other volumes' flushes are under way (D12), a flush that fails (D2), reads of what is being written (I2), large writes
- * on slow disks (S14), logs let go (S1), a disk that is away for a moment (S23), sectors of one block (I3).
+ * on slow disks (S14), logs let go (S1), disks that are away for a moment (S23, W3, W7), sectors of one block (I3).
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -252,6 +252,34 @@ static void round_missed_row(struct world *w, uint64_t seed)
     world_fini(w);
 }
 
+/* W3, W7: a flush is answered while a copy of the log is away, or just was; then the power goes, or the process. */
+static void round_cut_links(struct world *w, uint64_t seed)
+{
+    static const struct shard_code codes[] = {{1, 1}, {2, 1}};
+    struct rng rng = rng_fork(seed, "shape");
+    struct shard_code code = codes[rng_below(&rng, ARRAY_SIZE(codes))];
+    bool power = rng_one_in(&rng, 2);
+    world_init(w, seed, code, code.k + code.m + 1 + (unsigned)rng_below(&rng, 2), 1);
+    world_set_latency(w, rng_between(&rng, 20000, MS_NS), rng_between(&rng, 50000, 5 * MS_NS));
+    w->linked = true;
+    w->life_ns = SECOND_NS;
+    if (rng_one_in(&rng, 2))
+        w->bypass_bytes_min = 16 * 1024;
+    w->load = (struct load){.clients = 1 + (unsigned)rng_below(&rng, 3),
+        .write_percent = 70,
+        .trim_percent = 5,
+        .flush_percent = 1 + (unsigned)rng_below(&rng, 15),
+        .blocks = BLOCKS,
+        .blocks_max = 1 + (uint32_t)rng_below(&rng, WRITE_BLOCKS_MAX),
+        .pause_ns_max = rng_below(&rng, 10 * MS_NS) + 1,
+        .end_one_in = 1 + (unsigned)rng_below(&rng, 20),
+        .end_at = power ? END_AT_FLUSH : END_AT_WRITE | END_AT_READ,
+        .end_by_power = power,
+        .cut_links = true,
+        .cut_mode = rng_one_in(&rng, 2) ? SIM_CUT_RANDOM : SIM_CUT_LOSE_ALL};
+    world_run_lives(w, 5, false);
+}
+
 /* --- Partial writes ---------------------------------------------------------------------------- */
 
 struct sector_writer {
@@ -315,7 +343,7 @@ static void round_of(uint64_t seed)
 {
     static void (*const rounds[])(struct world * w, uint64_t seed) = {round_flush, round_roll,
         round_join, round_failed_flush, round_read, round_large, round_release, round_sectors,
-        round_missed_row};
+        round_missed_row, round_cut_links};
     static struct world world;
     rounds[seed % ARRAY_SIZE(rounds)](&world, seed);
 }
