@@ -24,7 +24,8 @@ static uint64_t sim_clock(void)
 static void make_machine(struct cluster *c, unsigned number)
 {
     struct cluster_node *node = &c->nodes[number];
-    *node = (struct cluster_node){.cluster = c, .number = number};
+    *node = (struct cluster_node){
+        .cluster = c, .number = number, .domain = c->rack_count ? number % c->rack_count : number};
     snprintf(node->name, sizeof(node->name), "n%u", number + 1);
     node->env = sim_node_new(c->sim, node->name);
     char path[64];
@@ -38,9 +39,9 @@ static void make_machine(struct cluster *c, unsigned number)
     snprintf(text, sizeof(text),
         "[node]\nstate_dir = /state\nmemory = 128MiB\n[log]\nlevel = error\n[store]\ntype = etcd\n"
         "endpoints = http://etcd:2379\n[cluster]\naddress = tcp:%s:7100\nsession_ttl = %llums\n"
-        "silence = %llums\n",
+        "silence = %llums\nrack = r%u\n",
         sim_node_address(node->env), (unsigned long long)(c->session_ttl_ns / CLUSTER_MS),
-        (unsigned long long)(c->session_ttl_ns / CLUSTER_MS / 3));
+        (unsigned long long)(c->session_ttl_ns / CLUSTER_MS / 3), node->domain);
     int r = node_config_parse(text, node->name, &node->config, &error);
     CHECK_MSG(r == 0, "%s", error);
     node->config.row_blocks = 16;
@@ -52,6 +53,17 @@ static void make_machine(struct cluster *c, unsigned number)
     node->config.repair_wait_ns = 3 * CLUSTER_S;
     node->config.handoff_after_ns = 500 * CLUSTER_MS;
     node->config.scrub_interval_ns = 60 * CLUSTER_S;
+}
+
+/* One seed in four: the code's shards are in different racks, of one or two nodes each. */
+static void draw_racks(struct cluster *c, unsigned shards)
+{
+    struct rng rng = rng_fork(c->seed, "racks");
+    if (!rng_one_in(&rng, 4))
+        return;
+    c->pool.domain = DOMAIN_RACK;
+    c->rack_count = MAX(3u, shards);
+    c->node_count = c->rack_count + 1 + (unsigned)rng_below(&rng, 2);
 }
 
 struct cluster *cluster_new(uint64_t seed, unsigned node_count)
@@ -72,6 +84,7 @@ struct cluster *cluster_new(uint64_t seed, unsigned node_count)
     c->pool.shards_min = c->pool.code.k + 1u;
     c->pool.log_copies_min = 2;
     c->node_count = MAX(3u, shards + (unsigned)rng_below(&c->rng, 2));
+    draw_racks(c, shards);
     if (node_count)
         c->node_count = MAX(MIN(node_count, (unsigned)CLUSTER_NODES_MAX), shards);
     c->disks_per_node = 1 + (unsigned)rng_below(&c->rng, CLUSTER_DISKS_MAX);

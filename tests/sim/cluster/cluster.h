@@ -60,6 +60,7 @@ const char *cluster_fault_name(enum cluster_fault fault);
 struct cluster_node {
     struct cluster *cluster;
     unsigned number;
+    unsigned domain; /* of failure: its rack, or itself */
     char name[8];
     struct env *env;
     struct node_config config;
@@ -110,6 +111,7 @@ struct cluster {
     struct store_mem *store;
     struct pool pool;
     unsigned node_count, disks_per_node, volume_count, client_count;
+    unsigned rack_count; /* 0 = none: the domain of failure is the node */
     struct cluster_node nodes[CLUSTER_NODES_MAX];
     struct cluster_volume volumes[CLUSTER_VOLUMES_MAX];
     struct cluster_client clients[CLUSTER_CLIENTS_MAX];
@@ -171,8 +173,6 @@ MAY_SUSPEND void cluster_read_all(
 unsigned cluster_draw_faults(struct cluster *cluster);
 /* Waits a while, then one of them. */
 void cluster_fault(struct cluster *cluster);
-/* Nodes that something has happened to since it was quiet. */
-unsigned cluster_touched(const struct cluster *cluster);
 void cluster_heal(struct cluster *cluster);
 
 /* --- full.c --- */

@@ -2,8 +2,8 @@
  *
  * What goes wrong, drawn by the seed: which kinds at all, how often, where.
  *
- * No more than m nodes may lack data at a time. A fault that loses data (power, a disk) on a node is
- * injected only while no more than m nodes, that one included, have been touched by anything since the
+ * No more than m domains may lack data at a time. A fault that loses data (power, a disk) on a node is
+ * injected only while no more than m of them, that one included, have been touched by anything since the
  * last quiet moment: a node that was away has missed what was written meanwhile.
  */
 #include <errno.h>
@@ -55,18 +55,28 @@ unsigned cluster_draw_faults(struct cluster *c)
     return 2 + (unsigned)rng_below(&rng, 14);
 }
 
-unsigned cluster_touched(const struct cluster *c)
+static bool domain_touched(const struct cluster *c, unsigned domain)
+{
+    for (unsigned i = 0; i < c->node_count; i++) {
+        if (c->nodes[i].domain == domain && c->nodes[i].dirty)
+            return true;
+    }
+    return false;
+}
+
+/* Domains that something has happened to since it was quiet. */
+static unsigned domains_touched(const struct cluster *c)
 {
     unsigned n = 0;
-    for (unsigned i = 0; i < c->node_count; i++)
-        n += c->nodes[i].dirty;
+    for (unsigned domain = 0; domain < c->node_count; domain++)
+        n += domain_touched(c, domain);
     return n;
 }
 
 static bool may_lose(const struct cluster_node *node)
 {
     const struct cluster *c = node->cluster;
-    return cluster_touched(c) + !node->dirty <= c->pool.code.m;
+    return domains_touched(c) + !domain_touched(c, node->domain) <= c->pool.code.m;
 }
 
 static struct sim_disk *some_disk(struct cluster_node *node)

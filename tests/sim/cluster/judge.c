@@ -206,9 +206,12 @@ void cluster_settle(struct cluster *c, bool power_lost)
 void cluster_judge_redundancy(struct cluster *c)
 {
     cluster_quiet(c);
-    unsigned first = (unsigned)rng_below(&c->rng, c->node_count);
-    for (unsigned i = 0; i < c->pool.code.m; i++) {
-        struct cluster_node *node = &c->nodes[(first + i) % c->node_count];
+    unsigned domains = c->rack_count ? MIN(c->rack_count, c->node_count) : c->node_count;
+    unsigned first = (unsigned)rng_below(&c->rng, domains);
+    for (unsigned i = 0; i < c->node_count; i++) {
+        struct cluster_node *node = &c->nodes[i];
+        if ((node->domain + domains - first) % domains >= c->pool.code.m)
+            continue;
         sim_node_power_cut(node->env, SIM_CUT_RANDOM);
         cluster_node_ended(node);
     }

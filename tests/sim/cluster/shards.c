@@ -19,7 +19,7 @@ enum { LIST_MAX = 4096 };
 /* A disk of a node that runs, and the volume's shards there. */
 struct listing {
     uint32_t number;
-    unsigned node;
+    unsigned domain;
     bool sound;
     struct shard_info *shards;
     unsigned count;
@@ -44,7 +44,7 @@ static void look(struct cluster *c, uint64_t volume, struct listings *ret)
                 continue;
             struct listing *listing = &ret->disks[ret->count++];
             *listing = (struct listing){.number = disk->number,
-                .node = n,
+                .domain = c->nodes[n].domain,
                 .sound = disk->state == DISK_IN && !c->nodes[n].rotten,
                 .shards = &shards[used]};
             for (uint32_t cursor = 0; cursor != UINT32_MAX && used < LIST_MAX;) {
@@ -94,9 +94,9 @@ static void check_apart(
     const struct volume *v, const struct listings *all, uint32_t a, uint32_t b, uint64_t chunk)
 {
     const struct listing *one = listing_of(all, a), *other = listing_of(all, b);
-    CHECK_MSG(!one || !other || one->node != other->node,
-        "%s says ok; two shards of chunk %llx are on one node (disks %u, %u)", v->root.name,
-        (unsigned long long)chunk, a, b);
+    CHECK_MSG(!one || !other || one->domain != other->domain,
+        "%s says ok; two shards of chunk %llx are in one domain of failure (disks %u, %u)",
+        v->root.name, (unsigned long long)chunk, a, b);
 }
 
 static void check_shards(const struct volume *v, const struct listings *all,
