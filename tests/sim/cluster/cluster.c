@@ -145,6 +145,24 @@ static void add_disks(struct cluster_node *node)
     node->formatted = true;
 }
 
+/* As node_stop() does it for NBD: requests that wait for disks have some time to end, then they end anyway. */
+static void wait_for_clients(struct node *node)
+{
+    uint64_t patient_until_ns = env_now_ns() + 3 * CLUSTER_S;
+    bool begun = false;
+    for (;;) {
+        struct attach_stats stats;
+        attach_get_stats(node->attach, &stats);
+        if (stats.attachments == 0 && stats.attaching == 0)
+            return;
+        if (!begun && env_now_ns() >= patient_until_ns) {
+            volumes_close_begin(node->volumes);
+            begun = true;
+        }
+        env_sleep_ns(10 * CLUSTER_MS);
+    }
+}
+
 static void process_main(void *arg)
 {
     struct cluster_node *node = arg;
@@ -166,13 +184,7 @@ static void process_main(void *arg)
     while (!node->want_stop)
         env_sleep_ns(10 * CLUSTER_MS);
     cluster_clients_node_down(node);
-    while (node->want_stop && started->attach) {
-        struct attach_stats stats;
-        attach_get_stats(started->attach, &stats);
-        if (stats.attachments == 0 && stats.attaching == 0)
-            break;
-        env_sleep_ns(10 * CLUSTER_MS);
-    }
+    wait_for_clients(started);
     node->node = NULL;
     node_stop(started);
     node->want_stop = false;
