@@ -74,13 +74,18 @@ static void print_totals(void)
     }
 }
 
-/* What has failed once, and what it found:
- *   14, 15, 26  a lost shard was rebuilt onto the disk that it was on
- *   14          shards whose disk was away when they were removed stayed until the next open (once more)
- *   28          "ok" with a manifest on two of three copies: the loss of two nodes closed the volume
- *   41          "ok" with a log on two of three copies, the same
- * (With the faults that seeds drew before each fault got a generator of its own; a good start still.) */
-static const uint64_t seeds_kept[] = {14, 15, 26, 28, 41};
+/* What has failed once, and what it found (2 and 14, of the seeds that are run anyway, count too):
+ *   2           shards on a disk that had been pulled out stayed when it was back in and they had been freed meanwhile
+ *   14          the same for a node that had been killed; before that, as 15 and 26:
+ *   15, 26      a lost shard was rebuilt onto the disk that it was on
+ *   22          -ENOSPC in the middle of a long write said that nothing of it had happened
+ *   28          "ok" with a manifest on two of three copies: the loss of two nodes closed the volume; later: the loss
+ *               of two of three nodes kept reads waiting (X7, X9)
+ *   37          -ENOSPC on disks with room: full of what could not be removed while their node was away
+ *   41          "ok" with a log on two of three copies, as 28
+ *   30121633368768712  a volume that was being handed over was given to front ends, refused them, was given again ...
+ * They are good starts still, though what a seed draws has changed with the code since. */
+static const uint64_t seeds_kept[] = {14, 15, 22, 26, 28, 37, 41, 30121633368768712};
 
 int main(int argc, char **argv)
 {
