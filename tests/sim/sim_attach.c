@@ -44,6 +44,8 @@ struct host {
     struct node *node; /* NULL unless it runs */
     bool made;         /* its disk */
     bool down;         /* crashed or stopped, to be started */
+    unsigned
+        moves; /* move_main() under way: the node stays until they are over, as for admin requests */
 };
 
 static struct world {
@@ -128,6 +130,8 @@ static void node_main(void *arg)
     attach_get_stats(node->attach, &stats);
     world.handoffs += (unsigned)stats.handoffs_in;
     host->node = NULL;
+    while (host->moves > 0)
+        env_sleep_ns(10 * MS);
     node_stop(node);
     node_config_fini(&host->config);
     host->down = true;
@@ -149,12 +153,16 @@ static void move_main(void *arg)
     CLEANUP_FREE char *error = NULL;
     struct volumes_name *names;
     unsigned count;
-    if (!node || volumes_list(node->volumes, &names, &count) < 0)
+    if (!node)
         return;
-    if (host->node == node && count == 1)
-        volumes_handoff(node->volumes, names[0].id, 0,
-            world.hosts[rng_below(&world.rng, NODES)].name, NULL, &error);
-    mem_free(names);
+    host->moves++;
+    if (volumes_list(node->volumes, &names, &count) == 0) {
+        if (host->node == node && count == 1)
+            volumes_handoff(node->volumes, names[0].id, 0,
+                world.hosts[rng_below(&world.rng, NODES)].name, NULL, &error);
+        mem_free(names);
+    }
+    host->moves--;
 }
 
 /* --- NBD ----------------------------------------------------------------------------------------- */
@@ -331,6 +339,7 @@ static void crash(struct host *host)
     sim_node_crash(host->env);
     store_mem_env_crashed(world.store, host->env);
     host->node = NULL;
+    host->moves = 0;
     host->down = true;
     world.crashes++;
 }
