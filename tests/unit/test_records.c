@@ -335,6 +335,42 @@ static void put(struct store *store, const char *key, const char *text)
     assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
 }
 
+/* Members that are there while they say something. `root` is in the store. */
+static void optional_members(struct store *store, struct volume_root *root)
+{
+    struct volume_root read;
+    struct store_value value;
+    char key[KEY_BYTES_MAX];
+    /* The successor is there while it is named. */
+    strcpy(root->successor, "node2");
+    assert_int_equal(volume_root_save(store, root), 0);
+    assert_int_equal(volume_root_load(store, root->id, &read), 0);
+    assert_string_equal(read.successor, "node2");
+    root->successor[0] = 0;
+    assert_int_equal(volume_root_save(store, root), 0);
+    assert_int_equal(store_get(store, key_volume(root->id, key), &value), 0);
+    assert_null(strstr(value.data, "successor"));
+    assert_null(strstr(value.data, "loss"));
+    store_value_fini(&value);
+    root->loss_epoch = 4;
+    root->loss_time_s = 1795000000;
+    assert_int_equal(volume_root_save(store, root), 0);
+    assert_int_equal(volume_root_load(store, root->id, &read), 0);
+    assert_int_equal(read.loss_epoch, 4);
+    assert_int_equal(read.loss_time_s, 1795000000);
+    assert_int_equal(read.tail_log, 0);
+    root->tail_log = 0x8000000700000011;
+    root->tail_blocks = 900;
+    assert_int_equal(volume_root_save(store, root), 0);
+    assert_int_equal(volume_root_load(store, root->id, &read), 0);
+    assert_true(read.tail_log == 0x8000000700000011 && read.tail_blocks == 900);
+    root->tail_log = 0;
+    assert_int_equal(volume_root_save(store, root), 0);
+    assert_int_equal(store_get(store, key_volume(root->id, key), &value), 0);
+    assert_null(strstr(value.data, "tail"));
+    store_value_fini(&value);
+}
+
 static bool finished;
 
 static void in_store(void *arg)
@@ -377,34 +413,7 @@ static void in_store(void *arg)
     assert_non_null(strstr(value.data, "\"size_bytes\":1024"));
     store_value_fini(&value);
 
-    /* The successor is there while it is named. */
-    strcpy(loaded.successor, "node2");
-    assert_int_equal(volume_root_save(store, &loaded), 0);
-    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
-    assert_string_equal(stale.successor, "node2");
-    loaded.successor[0] = 0;
-    assert_int_equal(volume_root_save(store, &loaded), 0);
-    assert_int_equal(store_get(store, key, &value), 0);
-    assert_null(strstr(value.data, "successor"));
-    assert_null(strstr(value.data, "loss"));
-    store_value_fini(&value);
-    loaded.loss_epoch = 4;
-    loaded.loss_time_s = 1795000000;
-    assert_int_equal(volume_root_save(store, &loaded), 0);
-    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
-    assert_int_equal(stale.loss_epoch, 4);
-    assert_int_equal(stale.loss_time_s, 1795000000);
-    assert_int_equal(stale.tail_log, 0);
-    loaded.tail_log = 0x8000000700000011;
-    loaded.tail_blocks = 900;
-    assert_int_equal(volume_root_save(store, &loaded), 0);
-    assert_int_equal(volume_root_load(store, root.id, &stale), 0);
-    assert_true(stale.tail_log == 0x8000000700000011 && stale.tail_blocks == 900);
-    loaded.tail_log = 0;
-    assert_int_equal(volume_root_save(store, &loaded), 0);
-    assert_int_equal(store_get(store, key, &value), 0);
-    assert_null(strstr(value.data, "tail"));
-    store_value_fini(&value);
+    optional_members(store, &loaded);
 
     /* Not while that session is there (S10). */
     char session_key[KEY_BYTES_MAX];
