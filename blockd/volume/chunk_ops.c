@@ -53,13 +53,15 @@ static void create_one(void *ctx, unsigned i)
         row_trouble(op->io, op->place, i, op->results[i], 0);
 }
 
-/* A create without a clear answer may have happened: naming the instance makes removal safe. */
+/* A create without a clear answer may have happened: naming the instance makes removal safe. Its result is then the
+ * removal's. */
 static void uncreate_one(void *ctx, unsigned i)
 {
     struct chunk_op *op = ctx;
     int r = op->results[i];
     if (op->disks[i] && (r == 0 || r == -EIO || r == -EHOSTUNREACH))
-        shard_remove(op->disks[i], chunk_shard_key(op->place, i), op->instances[i], op->epoch);
+        op->results[i] =
+            shard_remove(op->disks[i], chunk_shard_key(op->place, i), op->instances[i], op->epoch);
 }
 
 int chunk_create(const struct row_io *io, struct chunk_place *place, struct disk *const *disks,
@@ -87,6 +89,11 @@ int chunk_create(const struct row_io *io, struct chunk_place *place, struct disk
     int r = first_error(&op);
     if (r < 0) {
         fanout_run("chunk uncreate", shards, shards, uncreate_one, &op);
+        /* Something may have stayed, whatever the create failed for: the caller has to know (L1). */
+        for (unsigned i = 0; i < shards && r != -ESTALE; i++) {
+            if (op.results[i] == -EHOSTUNREACH || op.results[i] == -EIO)
+                r = -EHOSTUNREACH;
+        }
         return r;
     }
 

@@ -97,7 +97,7 @@ MAY_SUSPEND int row_rebuild_shard(const struct row_io *io, const struct chunk_pl
 
 /* Makes all k+m shards of a new chunk on disks[] (k+m of them; NULL = not placed: state LOST).
  * Fills place (capacity = the least answered). All are durable when answered; on error those made
- * are removed again as far as possible. */
+ * are removed again; -EHOSTUNREACH: some of that had no answer, and shards may be left. */
 MAY_SUSPEND int chunk_create(const struct row_io *io, struct chunk_place *place,
     struct disk *const *disks, const uint64_t *instances, uint32_t capacity_blocks,
     uint32_t capacity_blocks_min, enum shard_priority priority);
