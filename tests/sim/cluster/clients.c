@@ -215,6 +215,7 @@ static void do_resize(struct life *l)
         .blocks = blocks,
         .busy = true};
     history_grow(history, blocks);
+    let_go(l); /* as who is told that it has halted does: meanwhile nobody else gets it (V3) */
     fiber_spawn_on(owner->env, "resize", resize_main, resize);
     while (resize_runs(resize))
         env_sleep_ns(5 * CLUSTER_MS);
