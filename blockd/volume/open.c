@@ -337,6 +337,7 @@ static void wait_for_disks(void *arg)
             return;
         }
         v->trouble_ns = env_now_ns();
+        fiber_queue_wake_all(&v->sync_waiters); /* reads: there may be a lease again */
         fiber_queue_wait_until(&v->repair_wake, env_now_ns() + WAIT_FOR_DISKS_NS);
     }
 }

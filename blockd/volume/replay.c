@@ -358,16 +358,23 @@ static bool ended_by_root(const struct volume *v, const struct wal *wal)
     return v->root.tail_log && wal->chunk == v->root.tail_log;
 }
 
-/* An earlier owner that could write no manifest has put its end on record in the root: as if it was sealed there. */
+/* An earlier owner that could write no manifest has put its end on record in the root: as if it was sealed there. Also
+ * where the manifest says otherwise: that record was on its way when the owner before ended, on some copies alone, for
+ * who put the end into the root has not found it. Nothing was acknowledged on its word, and a copy that it calls LOST
+ * may be the one that was read. */
 static void end_by_root(struct volume *v)
 {
     list_for_each (it, &v->state.wals) {
         struct wal *wal = list_entry(it, struct wal, link);
-        if (!ended_by_root(v, wal) || wal->sealed)
+        if (!ended_by_root(v, wal))
             continue;
         wal->sealed = true;
         wal->length_blocks = v->root.tail_blocks;
-        wal->last_seq = UINT64_MAX; /* not known, so it is needed */
+        wal->last_seq = wal->length_blocks ? UINT64_MAX : 0; /* not known, so it is needed */
+        for (unsigned i = 0; i < wal->copies; i++) {
+            if (wal->shards[i].state == CHUNK_SHARD_LOST)
+                wal->shards[i].state = CHUNK_SHARD_DAMAGED;
+        }
     }
 }
 
