@@ -142,6 +142,14 @@ static unsigned place_lost(const struct place *p)
     return lost;
 }
 
+/* A shard of rows on another node, which may be back in a moment. */
+static bool merely_away(struct volume *v, const struct sync_target *t)
+{
+    const struct place *p = t->row ? state_place(&v->state, t->chunk) : NULL;
+    const struct disk *disk = p ? volume_disk(v, p->shards[t->copy].place.disk) : NULL;
+    return t->sync.sync.result == -EHOSTUNREACH && disk && !disk->local;
+}
+
 /* A shard of a row that could not be synced is lost from there on; recorded before the flush is
  * answered (S23). */
 static int row_sync_failed(struct volume *v, const struct sync_target *t)
@@ -149,8 +157,7 @@ static int row_sync_failed(struct volume *v, const struct sync_target *t)
     struct place *p = state_place(&v->state, t->chunk);
     if (!p || p->shards[t->copy].state == CHUNK_SHARD_LOST)
         return 0;
-    const struct disk *disk = t->sync.sync.disk;
-    if (t->sync.sync.result == -EHOSTUNREACH && disk && !disk->local &&
+    if (merely_away(v, t) &&
         place_lost(p) >= p->code.m) { /* away is not lost: the flush waits (S14) */
         v->trouble_ns = env_now_ns();
         env_sleep_ns(UNREACHABLE_RETRY_NS);
@@ -240,10 +247,13 @@ static int sync_round(struct volume *v)
     fiber_group_wait(&group);
     int r = 0;
     bool failed = false;
-    for (unsigned i = 0; i < count && r == 0; i++) {
-        if (targets[i].sync.sync.result < 0 && (targets[i].row || wal_find(v, targets[i].chunk))) {
+    /* What is lost for good first: of what is left those that are away may be needed. */
+    for (unsigned i = 0; i < 2 * count && r == 0; i++) {
+        const struct sync_target *t = &targets[i % count];
+        if (t->sync.sync.result < 0 && merely_away(v, t) == (i >= count) &&
+            (t->row || wal_find(v, t->chunk))) {
             failed = true;
-            r = sync_failed(v, &targets[i]);
+            r = sync_failed(v, t);
         }
     }
     if (!failed) {

@@ -9,11 +9,26 @@
 #include "common/env.h"
 #include "common/mem.h"
 
+bool row_shard_lost(const struct chunk_place *place, unsigned shard)
+{
+    return place->shards[shard].state == CHUNK_SHARD_LOST;
+}
+
 struct disk *row_disk(
     const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error)
 {
+    if (row_shard_lost(place, shard)) {
+        *ret_error = -EIO;
+        return NULL;
+    }
+    return row_disk_even_lost(io, place, shard, ret_error);
+}
+
+struct disk *row_disk_even_lost(
+    const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error)
+{
     const struct chunk_shard *s = &place->shards[shard];
-    if (s->state == CHUNK_SHARD_LOST || s->place.disk == 0) {
+    if (s->place.disk == 0) {
         *ret_error = -EIO;
         return NULL;
     }

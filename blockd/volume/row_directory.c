@@ -38,7 +38,7 @@ static bool header_submit(struct header_reader *hr, unsigned slot, unsigned shar
 {
     struct header_read *read = &hr->reads[slot];
     int error;
-    struct disk *disk = row_disk(hr->io, hr->place, shard, &error);
+    struct disk *disk = row_disk_even_lost(hr->io, hr->place, shard, &error);
     if (!disk) {
         hr->unreachable_seen |= error == -EHOSTUNREACH;
         row_trouble(hr->io, hr->place, shard, error, hr->off_blocks);
@@ -121,8 +121,10 @@ static MAY_SUSPEND int headers_gather(struct header_reader *hr, struct row_heade
     unsigned k = hr->place->code.k, shards = k + hr->place->code.m, next = 0;
     while (hr->good < k) {
         unsigned asked = 0;
-        while (hr->good + asked < k && next < shards)
-            asked += header_submit(hr, asked, next++);
+        for (; hr->good + asked < k && next < 2 * shards; next++) {
+            if (row_shard_lost(hr->place, next % shards) == (next >= shards)) /* LOST ones last */
+                asked += header_submit(hr, asked, next % shards);
+        }
         if (asked == 0)
             return hr->damage_seen        ? -EIO
                    : hr->absent_seen      ? -ENOENT
@@ -131,7 +133,8 @@ static MAY_SUSPEND int headers_gather(struct header_reader *hr, struct row_heade
         fiber_group_wait(&hr->group);
         for (unsigned i = 0; i < asked; i++) {
             int r = header_take(hr, &hr->reads[i], headers);
-            hr->absent_seen |= r == -ENOENT;
+            bool lost = row_shard_lost(hr->place, hr->reads[i].read.key.index);
+            hr->absent_seen |= r == -ENOENT && !lost;
             hr->unreachable_seen |= r == -EHOSTUNREACH;
             hr->damage_seen |= r == -EBADMSG || r == -ERANGE;
             if (r < 0)

@@ -16,6 +16,11 @@
  * is: it takes no more writes, but reads go on (D2). */
 struct disk *row_disk(
     const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error);
+/* A LOST shard lacks a row from some on; which it has are as they were written, each block says which it is. They are
+ * read when nothing else is left. */
+struct disk *row_disk_even_lost(
+    const struct row_io *io, const struct chunk_place *place, unsigned shard, int *ret_error);
+bool row_shard_lost(const struct chunk_place *place, unsigned shard);
 
 /* Is its disk much slower than those of k other shards? Then decoding around it is faster. */
 bool row_shard_slow(const struct row_io *io, const struct chunk_place *place, unsigned shard);

@@ -54,7 +54,7 @@ struct recovery {
 /* Takes note of a failed read; reads of other columns may still succeed only after -EBADMSG. */
 static void note_failure(struct recovery *rec, unsigned shard, int error)
 {
-    if (error == -ENOENT)
+    if (error == -ENOENT && !row_shard_lost(rec->place, shard))
         rec->absent_seen = true;
     if (error == -EBADMSG || error == -ERANGE)
         rec->damage_seen = true;
@@ -86,7 +86,7 @@ static bool source_submit(
     struct recovery *rec, struct source *source, unsigned shard, uint32_t column, uint32_t count)
 {
     int error;
-    struct disk *disk = row_disk(rec->io, rec->place, shard, &error);
+    struct disk *disk = row_disk_even_lost(rec->io, rec->place, shard, &error);
     if (!disk) {
         note_failure(rec, shard, error);
         return false;
@@ -124,11 +124,13 @@ static bool source_good(struct recovery *rec, const struct source *source)
 static unsigned candidates(const struct recovery *rec, row_shard_mask exclude, uint8_t *ret_shards)
 {
     unsigned count = 0, shards = rec->code.k + rec->code.m;
-    for (int good = 1; good >= 0; good--) {
+    for (int rank = 2; rank >= 0; rank--) {
         for (unsigned i = 0; i < shards; i++) {
-            if (rec->place->shards[i].state != CHUNK_SHARD_LOST &&
-                row_shard_good(rec->io, rec->place, i) == good && !((rec->dead | exclude) >> i & 1))
-                ret_shards[count++] = i;
+            int its = row_shard_lost(rec->place, i)            ? 0
+                      : row_shard_good(rec->io, rec->place, i) ? 2
+                                                               : 1;
+            if (its == rank && !((rec->dead | exclude) >> i & 1))
+                ret_shards[count++] = (uint8_t)i;
         }
     }
     return count;
@@ -292,16 +294,17 @@ int row_recover(const struct row_io *io, const struct chunk_place *place,
     rec->row_off = chunk_row_off_blocks(place, columns.row) + 1;
     rec->address = address == UINT64_MAX ? UINT64_MAX : address - columns.column;
     fiber_group_init(&rec->group);
-    if (tried_error < 0)
+    bool was_tried = tried_error < 0 && !row_shard_lost(place, tried);
+    if (was_tried)
         note_failure(rec, tried, tried_error);
-    row_shard_mask exclude = rec->code.k > 1   ? (row_shard_mask)1 << shard
-                             : tried_error < 0 ? (row_shard_mask)1 << tried
-                                               : 0;
+    row_shard_mask exclude = rec->code.k > 1 ? (row_shard_mask)1 << shard
+                             : was_tried     ? (row_shard_mask)1 << tried
+                                             : 0;
 
     int r = recovery_alloc(rec, columns.count);
     for (uint32_t i = 0; r == 0 && i < columns.count; i += rec->window) {
         uint32_t count = MIN(rec->window, columns.count - i);
-        r = recover_window(rec, exclude, tried_error < 0, columns.column + i, count,
+        r = recover_window(rec, exclude, was_tried, columns.column + i, count,
             (char *)buf + (size_t)i * BLOCK_BYTES, rec->entries);
         for (uint32_t j = 0; r == 0 && ret_entries && j < count; j++) {
             ret_entries[i + j] = rec->entries[j];

@@ -51,6 +51,32 @@ static void each_kind_of_loss_is_survived_and_told(void *arg)
     }
 }
 
+/* LOST shards lack rows from some on; what they have is read when too little else is left. */
+static void what_lost_shards_have_is_read_when_nothing_else_is_left(void *arg)
+{
+    for (unsigned c = 0; c < ARRAY_SIZE(all_codes); c++) {
+        begin(all_codes[c], 0);
+        create_and_fill();
+        for (unsigned i = 0; i < all_codes[c].m; i++)
+            fx.place.shards[i].state = CHUNK_SHARD_LOST;
+        if (all_codes[c].m > 0)
+            lose(shards() - 1, LOSS_EIO);
+        read_everything();
+        check_directories();
+        for (unsigned i = 0; i < shards(); i++) {
+            fake_of(i)->error = 0;
+            fx.place.shards[i].state = CHUNK_SHARD_LOST;
+        }
+        read_everything();
+        check_directories();
+        /* One that may be back in a moment is waited for. */
+        for (unsigned i = 0; i < shards(); i++)
+            fake_of(i)->error = i == 0 ? -EHOSTUNREACH : -EIO;
+        assert_int_equal(read_range(0, 1), -EHOSTUNREACH);
+        end();
+    }
+}
+
 /* m blocks damaged in every column, on shards that differ from column to column. */
 static void damage_spread_over_all_shards_is_survived(void *arg)
 {
@@ -217,6 +243,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         FIBER_TEST(any_m_lost_shards_are_survived),
         FIBER_TEST(each_kind_of_loss_is_survived_and_told),
+        FIBER_TEST(what_lost_shards_have_is_read_when_nothing_else_is_left),
         FIBER_TEST(damage_spread_over_all_shards_is_survived),
         FIBER_TEST(beyond_m_only_the_damaged_column_is_lost),
         FIBER_TEST(a_stale_block_is_not_returned),
