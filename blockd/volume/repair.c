@@ -212,7 +212,12 @@ static int clear_target(
     struct shard_key key = chunk_shard_key(place, shard);
     struct chunk_shard lost = place->shards[shard];
     struct shard_info info;
+    unsigned bad = 0;
     int r = 0;
+    for (unsigned i = 0; i < place->code.k + place->code.m; i++)
+        bad += shard_bad(v, &place->shards[i]);
+    if (lost.place.disk == target->number && bad > place->code.m)
+        return -EBUSY; /* Q3: nobody else may have what it has (row_recover.c reads it last) */
     lost.state = CHUNK_SHARD_LOST;
     if (lost.place.disk == target->number) {
         struct records records = {0};

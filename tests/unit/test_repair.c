@@ -261,6 +261,35 @@ static void what_was_freed_while_a_disk_was_away_goes_when_it_is_back(void)
     }
 }
 
+/* All shards of the data are recorded LOST, and are there. */
+static void what_is_on_lost_shards_alone_is_rebuilt_from_them(void)
+{
+    struct records records = {0};
+    uint32_t pos = 0;
+    CHECK(volume_repair_wait(volume) == 0);
+    for (struct place *p; (p = idmap_next(&volume->state.places, &pos));) {
+        for (unsigned i = 0; i < place_shards(p); i++) {
+            struct chunk_shard lost = p->shards[i];
+            lost.state = CHUNK_SHARD_LOST;
+            record_shard(&records, p->chunk, i, &lost);
+        }
+        if (!p->sealed)
+            record_sealed(&records, p->chunk);
+    }
+    CHECK(manifest_commit(volume, &records, NULL, NULL) == 0);
+    records_fini(&records);
+    volume_disk_changed(volume);
+    env_sleep_ns(60 * SEC);
+    uint8_t *page = mem_alloc_pages(BLOCK_BYTES);
+    for (unsigned i = 0; i < 16; i++) {
+        page[5] = 0;
+        assert_int_equal(volume_read(volume, i * BLOCK_BYTES, BLOCK_BYTES, page), 0);
+        assert_int_equal(page[5], 7);
+    }
+    mem_free_pages(page, BLOCK_BYTES);
+    check_ok();
+}
+
 /* The same of what was rebuilt elsewhere. */
 static void what_was_rebuilt_goes_from_the_disk_that_is_back(void)
 {
@@ -368,6 +397,7 @@ TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
 TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
+TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
 TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
 TEST(a_log_leaves_a_missing_disk_at_once)
 TEST(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away)
@@ -384,6 +414,7 @@ int main(void)
         cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
+        cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
         cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
         cmocka_unit_test(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away_),
