@@ -37,6 +37,8 @@
 
 #define WAL_BLOCKS_FIRST 1024
 #define WAIT_FOR_DISKS_NS 500000000ull
+#define SECOND_LOOK_NS \
+    60000000000ull /* longer than a create of an earlier owner can be under way */
 
 /* --- Places left open -------------------------------------------------------------------------- */
 
@@ -397,6 +399,8 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     if (r < 0)
         return r;
     struct volume *v = volume_new(host, &root, &pool);
+    if (root.manifest.chunk != 0)
+        v->second_look_ns = env_now_ns() + SECOND_LOOK_NS;
     v->root_text = text;
     text = NULL;
     struct recovery rec = {.volume = v, .ret_error = &error, .phase_ns = {start_ns}};

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * Reconciliation: what is on a disk is compared with what the manifest says, once in an epoch, as soon as the
- * disk is up. One list of the volume's shards there serves both questions.
+ * disk is up, and a second time after a minute. One list of the volume's shards there serves both questions.
  *
  * Invariants
- *  Q4 What nothing names is removed: only shards of an earlier epoch, only by the serving owner (S24).
+ *  Q4 What nothing names is removed: only shards of an earlier epoch, only by the serving owner (S24). The owner
+ *     before may have been in the middle of a create, and not know yet that it is deposed: hence the second look.
  *  Q6 What the manifest names is there, and as long as the place that was sealed. A disk that was away when its
  *     places were sealed, by a takeover, may lack rows that nobody flushed: its machine lost power too. It says
  *     so nowhere, and a parity shard is never read. It is recorded as damaged or lost, and repaired (S23).

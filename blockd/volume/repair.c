@@ -363,6 +363,11 @@ void repairer(void *arg)
 {
     struct volume *v = arg;
     while (!v->halted && !v->stopping) {
+        if (v->second_look_ns && env_now_ns() >= v->second_look_ns) {
+            v->second_look_ns = 0;
+            v->reconciled_count = 0;
+            v->repair_generation++;
+        }
         if (v->repair_done < v->repair_generation) {
             uint64_t generation = v->repair_generation;
             int r = repair_round(v);
@@ -387,7 +392,8 @@ void repairer(void *arg)
             v->repair_generation += v->repair_result < 0;
             leftovers_clear(v);
         } else {
-            fiber_queue_wait(&v->repair_wake);
+            fiber_queue_wait_until(
+                &v->repair_wake, v->second_look_ns ? v->second_look_ns : UINT64_MAX);
         }
     }
     fiber_queue_wake_all(&v->repair_waiters);

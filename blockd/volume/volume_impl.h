@@ -145,13 +145,14 @@ struct volume {
     struct fiber_queue repair_waiters;
     uint32_t *reconciled; /* numbers of disks: compared with the manifest in this epoch */
     unsigned reconciled_count;
-    unsigned fibers;     /* running background fibers */
-    unsigned ios;        /* front-end calls inside */
-    bool serving;        /* a log and a manifest of this epoch are there: writes are taken */
-    bool stopping;       /* background fibers end when their work is done */
-    bool closed_to_io;   /* -ESHUTDOWN for new calls */
-    int halted;          /* 0, or why: nothing durable may change any more */
-    bool released;       /* for its successor, by volume_hand_over */
+    uint64_t second_look_ns; /* when that is done once more (Q4); 0 = no more */
+    unsigned fibers;         /* running background fibers */
+    unsigned ios;            /* front-end calls inside */
+    bool serving;            /* a log and a manifest of this epoch are there: writes are taken */
+    bool stopping;           /* background fibers end when their work is done */
+    bool closed_to_io;       /* -ESHUTDOWN for new calls */
+    int halted;              /* 0, or why: nothing durable may change any more */
+    bool released;           /* for its successor, by volume_hand_over */
     uint64_t trouble_ns; /* when last something had to be tried again for lack of disks or store */
     /* Logs that were replayed and are not needed any more, or not there: to be removed once the first
      * manifest of this epoch is current. */

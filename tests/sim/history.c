@@ -389,7 +389,8 @@ static bool required(const struct history *h, const struct version *w, uint64_t 
     return is_durable(h, w) || (w->ended != NEVER && w->ended < until);
 }
 
-/* The version found; of zeroes the latest that was asked for. */
+/* The version found; of zeroes the one that may be the latest, which need not be the one asked for last: a slow write of
+ * zeroes may come after a quick one that began later. */
 static struct version *found_version(struct history *h, uint32_t b)
 {
     struct block *block = &h->blocks[b];
@@ -397,7 +398,7 @@ static struct version *found_version(struct history *h, uint32_t b)
     struct version *found = NULL;
     for (uint32_t i = 0; i < block->count; i++) {
         struct version *v = &block->versions[i];
-        if (block->found == 0 ? v->zero && (!found || v->began > found->began)
+        if (block->found == 0 ? v->zero && (!found || v->first_end >= found->first_end)
                               : v->write == block->found)
             found = v;
     }

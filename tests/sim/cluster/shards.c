@@ -200,9 +200,7 @@ static bool is_exact(struct cluster *c, const struct cluster_volume *volume, boo
     for (unsigned d = 0; d < all.count; d++) {
         for (unsigned i = 0; i < all.disks[d].count; i++) {
             const struct shard_info *info = &all.disks[d].shards[i];
-            /* What a deposed owner made after its successor had reconciled waits for the next one (R15). */
-            if (info->tombstone || info->epoch < v->root.epoch ||
-                named(v, info, all.disks[d].number))
+            if (info->tombstone || named(v, info, all.disks[d].number))
                 continue;
             extra++;
             if (tell)
@@ -233,7 +231,7 @@ static bool exact_until(void *ctx)
 
 void cluster_judge_orphans(struct cluster *c)
 {
-    uint64_t until_ns = sim_now_ns(c->sim) + 120 * CLUSTER_S;
+    uint64_t until_ns = sim_now_ns(c->sim) + 240 * CLUSTER_S;
     while (!all_exact(c) && sim_now_ns(c->sim) < until_ns)
         (void)sim_run(c->sim, exact_until, c, sim_now_ns(c->sim) + CLUSTER_S);
     for (unsigned i = 0; i < c->volume_count; i++)
