@@ -17,7 +17,7 @@ struct disks {
     struct store *store;
     struct disks_options options;
     struct list entries; /* by number */
-    struct list present;
+    struct disk_list present;
     struct list removed; /* struct disk.link: failed and forgotten, closed at the end */
     unsigned present_count;
     struct fiber_mutex changing; /* one add or remove at a time */
@@ -115,7 +115,7 @@ static void entry_present(struct disks_entry *entry, struct disk *disk)
         strcpy(disk->rack, disks->options.rack);
     entry->disk = disk;
     entry_set(entry, entry->record.state, NULL);
-    list_push_back(&disks->present, &disk->link);
+    disk_list_add(&disks->present, disk);
     disks->present_count++;
     share_trailer_cache(disks);
 }
@@ -123,8 +123,8 @@ static void entry_present(struct disks_entry *entry, struct disk *disk)
 static void entry_absent(struct disks_entry *entry)
 {
     struct disks *disks = entry->disks;
+    disk_list_remove(&disks->present, entry->disk);
     entry->disk->number = 0;
-    list_remove(&entry->disk->link);
     entry->disk = NULL;
     disks->present_count--;
     if (disks->present_count > 0)
@@ -434,13 +434,13 @@ static int retire_empty(struct disks_entry *entry, char **ret_error)
     disk->state = DISK_OUT;
     int r = live_shards(disk, &shards);
     if (r == 0 && shards == 0) {
-        disk->number = 0; /* N2 */
+        disk_list_set_number(&entry->disks->present, disk, 0); /* N2 */
         env_sleep_ns(SECOND_NS);
         r = live_shards(disk, &shards);
     }
     if (r == 0 && shards == 0)
         return 0;
-    disk->number = entry->record.number;
+    disk_list_set_number(&entry->disks->present, disk, entry->record.number);
     disk->state = entry->state;
     *ret_error =
         r < 0 ? mem_strdup(entry->problem ? entry->problem : strerror(-r))
@@ -495,7 +495,7 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
             *ret_error = mem_printf("disk %" PRIu32 " was not removed from the store: %s",
                 entry->record.number, store_strerror(r));
             if (entry->disk) {
-                entry->disk->number = entry->record.number;
+                disk_list_set_number(&disks->present, entry->disk, entry->record.number);
                 entry->disk->state = entry->state;
             }
         } else {
@@ -516,7 +516,7 @@ struct disks *disks_new(struct store *store, const struct disks_options *options
     disks->store = store;
     disks->options = *options;
     list_init(&disks->entries);
-    list_init(&disks->present);
+    disk_list_init(&disks->present);
     list_init(&disks->removed);
     fiber_mutex_init(&disks->changing);
     fiber_queue_init(&disks->released);
@@ -577,7 +577,7 @@ void disks_release(struct disks_entry *entry)
     fiber_queue_wake_all(&entry->disks->released);
 }
 
-struct list *disks_present(struct disks *disks)
+struct disk_list *disks_present(struct disks *disks)
 {
     return &disks->present;
 }

@@ -13,6 +13,7 @@
 #pragma once
 
 #include "blockd/cluster/records.h"
+#include "blockd/disk/disk_list.h"
 #include "blockd/disk/local_disk.h"
 
 struct disks;
@@ -48,9 +49,9 @@ MAY_SUSPEND int disks_open_all(struct disks *disks, char **ret_error);
 /* No volume may be open. */
 MAY_SUSPEND void disks_free(struct disks *disks);
 
-/* struct disk.link of those that are open: for struct volume_host. On a cluster members.h adds the
+/* Those that are open: for struct volume_host. On a cluster members.h adds the
  * disks of the other nodes (struct disk.local is false). */
-struct list *disks_present(struct disks *disks);
+struct disk_list *disks_present(struct disks *disks);
 /* struct disks_entry.link, by number. */
 struct list *disks_entries(struct disks *disks);
 

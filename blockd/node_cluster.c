@@ -48,7 +48,7 @@ static struct missing look_at_disks(const struct node *node)
 {
     struct missing missing = {.next_ns = UINT64_MAX};
     uint64_t now_ns = env_now_ns();
-    list_for_each (it, members_disks(node->members)) {
+    list_for_each (it, &members_disks(node->members)->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         uint64_t due_ns = disk->missing_since_ns + node->config->repair_wait_ns;
         if (disk->number == 0 || disk->state == DISK_FAILED)
@@ -103,7 +103,7 @@ static uint64_t hash_of_cluster(const struct node *node)
     uint64_t hash = 0;
     list_for_each (it, members_all(node->members))
         hash = hash * 31 + list_entry(it, struct member, link)->session;
-    list_for_each (it, members_disks(node->members))
+    list_for_each (it, &members_disks(node->members)->all)
         hash = hash * 31 + list_entry(it, struct disk, link)->number;
     return hash;
 }

@@ -63,17 +63,17 @@ static bool of_class(const struct pool *pool, const struct disk *disk)
     return !pool->data_class[0] || strcmp(pool->data_class, disk->class_name) == 0;
 }
 
-static void domains_collect(
-    struct domains *domains, const struct pool *pool, struct list *present, unsigned *ret_disks)
+static void domains_collect(struct domains *domains, const struct pool *pool,
+    struct disk_list *present, unsigned *ret_disks)
 {
     unsigned count = 0;
-    list_for_each (it, present)
+    list_for_each (it, &present->all)
         count++;
     *domains = (struct domains){.names = mem_zalloc(count, sizeof(char *)),
         .size_bytes = mem_zalloc(count, sizeof(uint64_t)),
         .free_bytes = mem_zalloc(count, sizeof(uint64_t))};
     *ret_disks = 0;
-    list_for_each (it, present) {
+    list_for_each (it, &present->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         if (disk->state != DISK_IN || disk->number == 0 || !of_class(pool, disk))
             continue;

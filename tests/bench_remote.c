@@ -81,7 +81,7 @@ static struct disk *make_disk(
                   &error) == 0,
         "%s", error);
     CHECK_MSG(disks_add(*ret_disks, path_of(name), ret_record, &error) == 0, "%s", error);
-    return list_entry(disks_present(*ret_disks)->next, struct disk, link);
+    return list_entry(disks_present(*ret_disks)->all.next, struct disk, link);
 }
 
 static int server_main(void *arg)

@@ -51,7 +51,7 @@ static void null_read(struct shard_read *read)
 static const struct disk_ops null_ops = {.append = null_append, .read = null_read};
 
 static struct volume_host host;
-static struct list disks;
+static struct disk_list disks;
 static struct disk disk_of[CODE_SHARDS_MAX];
 static struct row_io io = {.host = &host};
 static struct chunk_place place;
@@ -108,11 +108,11 @@ static void bench(void *arg)
 {
     list_init(&pending_appends);
     list_init(&pending_reads);
-    list_init(&disks);
+    disk_list_init(&disks);
     env_timer_init(&completion, complete);
     for (unsigned i = 0; i < CODE_SHARDS_MAX; i++) {
         disk_of[i] = (struct disk){.ops = &null_ops, .number = i + 1, .local = true};
-        list_push_back(&disks, &disk_of[i].link);
+        disk_list_add(&disks, &disk_of[i]);
     }
     host.disks = &disks;
     io.buffers = bufpool_new(64 << 20);

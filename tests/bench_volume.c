@@ -97,10 +97,10 @@ static void run_row(const struct row *r)
 
 static int bench(void *arg)
 {
-    struct list disks;
+    struct disk_list disks;
     struct uuid cluster = {.bytes = {9}};
     struct memory_budget budget;
-    list_init(&disks);
+    disk_list_init(&disks);
     for (unsigned i = 0; i < (unsigned)code.k + code.m; i++) {
         CLEANUP_FREE char *path = mem_printf("%s/bench-disk%u", dir, i);
         char *error = NULL;
@@ -113,7 +113,7 @@ static int bench(void *arg)
         r = local_disk_open(path, cluster, &options, &disk, &error);
         CHECK_MSG(r == 0, "%s", error);
         disk->number = i + 1;
-        list_push_back(&disks, &disk->link);
+        disk_list_add(&disks, disk);
     }
     memory_budget_init(&budget, 512ull << 20);
     struct store_mem *mem = store_mem_new();

@@ -44,7 +44,7 @@ unsigned admin_node_disks(struct node *node, const char *name)
             count++;
         return count;
     }
-    list_for_each (it, members_disks(node->members)) {
+    list_for_each (it, &members_disks(node->members)->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         count += disk->number && !disk->local && strcmp(disk->node, name) == 0;
     }

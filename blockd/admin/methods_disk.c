@@ -53,7 +53,7 @@ int method_disk_add(struct admin_call *call)
 /* The record of a disk of another node, by number or UUID (paths are a node's own); NULL = none. */
 static const struct disk_record *of_another_node(struct node *node, const char *which)
 {
-    list_for_each (it, members_disks(node->members)) {
+    list_for_each (it, &members_disks(node->members)->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         const struct disk_record *record = members_disk_record(node->members, disk->number);
         char number[16], uuid[UUID_TEXT_BYTES];
@@ -156,7 +156,7 @@ json_t *admin_disks_json(struct node *node)
     json_t *disks = json_array();
     list_for_each (it, disks_entries(node->disks))
         add_disk(disks, disk_json(list_entry(it, struct disks_entry, link)));
-    list_for_each (it, members_disks(node->members)) {
+    list_for_each (it, &members_disks(node->members)->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         const struct disk_record *record = members_disk_record(node->members, disk->number);
         if (!disk->local && disk->number && record)

@@ -116,7 +116,7 @@ static struct health node_health(struct node *node)
         disk_health(&health, list_entry(it, struct disks_entry, link));
     list_for_each (it, members_all(node->members))
         member_health(&health, node, list_entry(it, struct member, link));
-    list_for_each (it, members_disks(node->members))
+    list_for_each (it, &members_disks(node->members)->all)
         remote_disk_health(&health, node, list_entry(it, struct disk, link));
     if (members_valid_until_ns(node->members) < env_boottime_ns()) {
         add_problem(health.problems, "this node has no session in the store: it serves its open "

@@ -243,7 +243,7 @@ bool members_volume_is_ours(const struct members *members, uint64_t volume_id)
 
 /* --- Life -------------------------------------------------------------------------------------- */
 
-struct list *members_disks(struct members *members)
+struct disk_list *members_disks(struct members *members)
 {
     return disks_present(members->options.disks);
 }

@@ -21,6 +21,7 @@
 
 #include "blockd/cluster/peers.h"
 #include "blockd/cluster/records.h"
+#include "blockd/disk/disk_list.h"
 
 struct disks;
 struct members;
@@ -69,9 +70,9 @@ void members_peer_changed(struct members *members, struct peer *peer);
 uint64_t members_session(const struct members *members);
 /* CLOCK_BOOTTIME until which it is surely alive (S16); 0 = none. */
 uint64_t members_valid_until_ns(const struct members *members);
-/* All disks of the cluster, struct disk.link: for struct volume_host. It is disks_present() of the
+/* All disks of the cluster: for struct volume_host. It is disks_present() of the
  * local registry, to which the remote ones are added. */
-struct list *members_disks(struct members *members);
+struct disk_list *members_disks(struct members *members);
 /* Of a disk of another node; NULL: no such disk is recorded. Valid until the caller next suspends. */
 const struct disk_record *members_disk_record(const struct members *members, uint32_t number);
 /* Whether a disk of this number has ever been recorded, as far as we know: one that has, and is not in

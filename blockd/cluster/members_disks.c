@@ -67,7 +67,7 @@ static bool make_disk(struct members *members, struct remote_entry *entry)
     disk->state = DISK_MISSING;
     disk->home_state = DISK_MISSING; /* until its node has said how it is, and how large */
     fiber_queue_wake_all(&members->wake);
-    list_push_back(members_disks(members), &disk->link);
+    disk_list_add(members_disks(members), disk);
     return true;
 }
 
@@ -118,12 +118,12 @@ static struct remote_entry *entry_new(struct members *members, const struct disk
     return entry;
 }
 
-static void entry_remove(struct remote_entry *entry)
+static void entry_remove(struct members *members, struct remote_entry *entry)
 {
     entry->removed = true;
     if (!entry->disk)
         return;
-    entry->disk->number = 0; /* B4 */
+    disk_list_set_number(members_disks(members), entry->disk, 0); /* B4 */
     entry->disk->state = DISK_MISSING;
 }
 
@@ -132,7 +132,7 @@ static void disk_recorded(struct members *members, const struct disk_record *rec
     struct remote_entry *entry = entry_find(members, record->number);
     members->disk_number_max = MAX(members->disk_number_max, record->number);
     if (entry && strcmp(entry->record.node, record->node) != 0) { /* it was carried elsewhere */
-        entry_remove(entry);
+        entry_remove(members, entry);
         entry = NULL;
     }
     if (strcmp(record->node, members->options.self.node_name) == 0)
@@ -160,7 +160,7 @@ void members_disk_told(void *ctx, const struct store_value *value)
     uint32_t number = (uint32_t)strtoul(value->key + strlen(KEY_PREFIX_DISKS), NULL, 10);
     struct remote_entry *entry = entry_find(members, number);
     if (entry)
-        entry_remove(entry);
+        entry_remove(members, entry);
     members_tell(members);
 }
 
@@ -271,7 +271,7 @@ void members_disks_free(struct members *members)
     for (struct list *item; (item = list_pop_front(&members->remotes));) {
         struct remote_entry *entry = list_entry(item, struct remote_entry, link);
         if (entry->disk) {
-            list_remove(&entry->disk->link);
+            disk_list_remove(members_disks(members), entry->disk);
             remote_disk_free(entry->disk);
         }
         mem_free(entry);

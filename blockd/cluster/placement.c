@@ -41,21 +41,11 @@ static bool same_domain(const struct disk *a, const struct disk *b, enum failure
     }
 }
 
-static const struct disk *find_disk(const struct list *disks, uint32_t number)
-{
-    list_for_each (it, disks) {
-        const struct disk *disk = list_entry(it, struct disk, link);
-        if (disk->number == number)
-            return disk;
-    }
-    return NULL;
-}
-
 static bool excluded(
-    const struct list *disks, const struct placement_request *request, const struct disk *disk)
+    const struct disk_list *disks, const struct placement_request *request, const struct disk *disk)
 {
     for (unsigned i = 0; i < request->exclude_count; i++) {
-        const struct disk *other = find_disk(disks, request->exclude[i]);
+        const struct disk *other = disk_list_find(disks, request->exclude[i]);
         if (other && same_domain(disk, other, request->domain))
             return true;
     }
@@ -88,14 +78,14 @@ static int compare_candidates(const void *a, const void *b)
     return x->disk->number < y->disk->number ? -1 : 1;
 }
 
-uint64_t placement_slow_limit_ns(const struct list *disks, uint64_t now_ns)
+uint64_t placement_slow_limit_ns(const struct disk_list *disks, uint64_t now_ns)
 {
     unsigned count = 0;
-    list_for_each (it, disks)
+    list_for_each (it, &disks->all)
         count++;
     CLEANUP_FREE uint64_t *latencies = mem_zalloc(count + 1, sizeof(*latencies));
     unsigned n = 0;
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         if (placement_disk_up(disk) && disk->latency_ewma_ns > 0)
             latencies[n++] = disk_latency_ns(disk, now_ns);
@@ -113,9 +103,9 @@ static bool class_matches(const struct disk *disk, const char *class_name)
 
 /* One per failure domain: true when an earlier disk of the list has the same domain and counts. */
 static bool domain_seen(
-    const struct list *disks, const struct placement_request *request, const struct disk *disk)
+    const struct disk_list *disks, const struct placement_request *request, const struct disk *disk)
 {
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         const struct disk *other = list_entry(it, struct disk, link);
         if (other == disk)
             return false;
@@ -140,14 +130,14 @@ static void move_local_first(struct candidate *candidates, unsigned count)
 }
 
 int placement_choose(
-    const struct list *disks, const struct placement_request *request, struct disk **ret_disks)
+    const struct disk_list *disks, const struct placement_request *request, struct disk **ret_disks)
 {
     unsigned total = 0, domains_up = 0, n = 0;
-    list_for_each (it, disks)
+    list_for_each (it, &disks->all)
         total++;
     CLEANUP_FREE struct candidate *candidates = mem_zalloc(total + 1, sizeof(*candidates));
     uint64_t slow_ns = placement_slow_limit_ns(disks, request->now_ns), chance = request->chance;
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         double u = draw(&chance);
         if (!placement_disk_up(disk) || !class_matches(disk, request->class_name) ||

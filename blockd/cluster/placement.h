@@ -5,6 +5,7 @@
 #pragma once
 
 #include "blockd/cluster/records.h"
+#include "blockd/disk/disk_list.h"
 
 struct placement_request {
     unsigned count;     /* shards wanted */
@@ -26,11 +27,11 @@ struct placement_request {
  * were chosen,
  * -ENOSPC when enough domains are up but not with enough room, -EHOSTUNREACH when fewer than
  * count_min are up. */
-int placement_choose(
-    const struct list *disks, const struct placement_request *request, struct disk **ret_disks);
+int placement_choose(const struct disk_list *disks, const struct placement_request *request,
+    struct disk **ret_disks);
 
 /* A disk whose disk_latency_ns is above this is slow beside the others; UINT64_MAX: too few to
  * compare. */
-uint64_t placement_slow_limit_ns(const struct list *disks, uint64_t now_ns);
+uint64_t placement_slow_limit_ns(const struct disk_list *disks, uint64_t now_ns);
 /* Whether the disk can take shards at all. */
 bool placement_disk_up(const struct disk *disk);

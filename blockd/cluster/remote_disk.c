@@ -245,9 +245,9 @@ static void take_over(struct remote_disk *remote, const struct wire_disk *status
 }
 
 static void take_over_page(
-    struct peer *peer, struct list *disks, const struct wire_disk *page, unsigned count)
+    struct peer *peer, struct disk_list *disks, const struct wire_disk *page, unsigned count)
 {
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         if (disk->ops != &remote_ops || remote_disk_of(disk)->peer != peer)
             continue;
@@ -258,9 +258,9 @@ static void take_over_page(
 }
 
 /* What the node did not name it does not have open any more. */
-static void finish_refresh(struct peer *peer, struct list *disks, uint64_t begun_ns)
+static void finish_refresh(struct peer *peer, struct disk_list *disks, uint64_t begun_ns)
 {
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         if (disk->ops != &remote_ops || remote_disk_of(disk)->peer != peer)
             continue;
@@ -291,7 +291,7 @@ MAY_SUSPEND static int status_page(
     return r;
 }
 
-MAY_SUSPEND int remote_disks_refresh(struct peer *peer, struct list *disks)
+MAY_SUSPEND int remote_disks_refresh(struct peer *peer, struct disk_list *disks)
 {
     uint64_t begun_ns = env_now_ns();
     CLEANUP_FREE struct wire_disk *page = mem_alloc(WIRE_STATUS_DISKS_MAX * sizeof(*page));

@@ -18,6 +18,7 @@
 #pragma once
 
 #include "blockd/cluster/peers.h"
+#include "blockd/disk/disk_list.h"
 
 struct remote_disk_options {
     uint64_t timeout_ns; /* of an operation; 0 = 10 s */
@@ -34,4 +35,4 @@ void remote_disk_free(struct disk *disk);
 /* Takes over what METHOD_DISK_STATUS answered into the disks of `peer` among `disks` (struct
  * disk.link), called about once a second a peer. Negative errno when it did not answer. A
  * disk that it did not name gets home_state DISK_MISSING. */
-MAY_SUSPEND int remote_disks_refresh(struct peer *peer, struct list *disks);
+MAY_SUSPEND int remote_disks_refresh(struct peer *peer, struct disk_list *disks);

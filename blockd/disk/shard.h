@@ -212,7 +212,8 @@ struct disk {
     uint64_t error_count, damage_count;
     uint64_t latency_ewma_ns; /* of appends, for fail-slow avoidance */
     uint64_t latency_at_ns;   /* env_now_ns() when it was measured last */
-    struct list link;         /* in the node's list */
+    struct list link;         /* in the node's list: disk_list.h, as is number_next */
+    struct disk *number_next;
 };
 
 /* A slow disk takes that many times what others take, and more than that. */

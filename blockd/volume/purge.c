@@ -58,7 +58,7 @@ static int disks_of_cluster(struct volume_host *host, struct numbers *ret)
                 values[i].key, error);
     }
     store_list_free(values, count);
-    list_for_each (it, host->disks)
+    list_for_each (it, &host->disks->all)
         add(ret, list_entry(it, struct disk, link)->number);
     return r;
 }

@@ -44,10 +44,10 @@ static int compare_down(const void *a, const void *b)
 static unsigned free_percent(const struct volume *v)
 {
     unsigned total = 0, n = 0, shards = v->pool.code.k + v->pool.code.m;
-    list_for_each (it, v->host->disks)
+    list_for_each (it, &v->host->disks->all)
         total++;
     CLEANUP_FREE unsigned *percents = mem_zalloc(total + 1, sizeof(*percents));
-    list_for_each (it, v->host->disks) {
+    list_for_each (it, &v->host->disks->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         if (disk->state != DISK_IN || disk->size_bytes == 0 ||
             (v->pool.data_class[0] && strcmp(disk->class_name, v->pool.data_class) != 0))
@@ -230,7 +230,7 @@ void reclaim_kick(struct volume *asking)
 
 static bool space_is_shared(const struct volume *v)
 {
-    list_for_each (it, v->host->disks) {
+    list_for_each (it, &v->host->disks->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         if (!disk->local || v->leftover_count > 0)
             return true;

@@ -231,11 +231,11 @@ int reconcile_disks(struct volume *v)
 {
     unsigned count = 0;
     int result = 0;
-    list_for_each (it, v->host->disks)
+    list_for_each (it, &v->host->disks->all)
         count++;
     CLEANUP_FREE uint32_t *numbers = mem_zalloc(count + 1, sizeof(*numbers));
     count = 0;
-    list_for_each (it, v->host->disks)
+    list_for_each (it, &v->host->disks->all)
         numbers[count++] = list_entry(it, struct disk, link)->number;
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
         if (is_reconciled(v, numbers[i]) || !disk_usable(volume_disk(v, numbers[i])))

@@ -93,7 +93,7 @@ void slow_check(struct volume *v)
         return;
     v->slow_next_ns = now_ns + CHECK_NS;
     bool any = false;
-    list_for_each (it, v->host->disks)
+    list_for_each (it, &v->host->disks->all)
         any = any || list_entry(it, struct disk, link)->latency_ewma_ns > DISK_SLOW_FLOOR_NS;
     uint64_t limit_ns = any ? placement_slow_limit_ns(v->host->disks, now_ns) : UINT64_MAX;
     if (limit_ns == UINT64_MAX || !anything_slow(v, MAX(limit_ns, DISK_SLOW_FLOOR_NS)))

@@ -40,12 +40,7 @@ void memory_budget_fini(struct memory_budget *budget)
 
 struct disk *volume_host_disk(const struct volume_host *host, uint32_t number)
 {
-    list_for_each (it, host->disks) {
-        struct disk *disk = list_entry(it, struct disk, link);
-        if (disk->number == number && number != 0)
-            return disk;
-    }
-    return NULL;
+    return disk_list_find(host->disks, number);
 }
 
 uint64_t volume_host_session(const struct volume_host *host)

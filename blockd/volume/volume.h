@@ -18,6 +18,7 @@
 #include <stdint.h>
 
 #include "blockd/cluster/records.h"
+#include "blockd/disk/disk_list.h"
 #include "common/fiber.h"
 
 struct bufpool;
@@ -62,8 +63,7 @@ struct volume_host {
     uint64_t repair_wait_ns;
     uint64_t
         start_ns; /* env_now_ns(): a disk that is on record and not in the list is away since then */
-    struct list *disks; /* struct disk.link; entries come and go only when no volume is open or with
-                           number 0 */
+    struct disk_list *disks; /* entries come and go only when no volume is open or with number 0 */
     struct memory_budget *budget;
     uint64_t row_blocks_max;     /* per data shard; 0 = APPEND_ENTRIES_MAX */
     uint64_t log_bytes_max;      /* unreleased log per volume; 0 = 64 MiB */

@@ -15,10 +15,10 @@ void manifest_image_init(struct manifest_image *image)
     *image = (struct manifest_image){.root = {.id = MANIFEST_IMAGE_VOLUME,
                                          .epoch = MANIFEST_IMAGE_EPOCH + 1,
                                          .manifest = manifest_image_ref(1)}};
-    list_init(&image->disks);
+    disk_list_init(&image->disks);
     for (unsigned i = 0; i < 2; i++) {
         image->fakes[i] = fake_disk_new(i + 1, 4 * CAPACITY_BLOCKS);
-        list_push_back(&image->disks, &image->fakes[i]->disk.link);
+        disk_list_add(&image->disks, &image->fakes[i]->disk);
     }
     memory_budget_init(&image->budget, 16 << 20);
     image->host.disks = &image->disks;

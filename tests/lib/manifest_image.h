@@ -13,7 +13,7 @@
 
 struct manifest_image {
     struct fake_disk *fakes[2];
-    struct list disks;
+    struct disk_list disks;
     struct volume_host host;
     struct memory_budget budget;
     struct volume_root root; /* of an owner with the next epoch */

@@ -33,7 +33,7 @@ static void disk_failed(void *ctx, struct disk *disk, int error)
 
 static void open_disks(struct world *w)
 {
-    list_init(&w->disks);
+    disk_list_init(&w->disks);
     for (unsigned i = 0; i < w->disk_count; i++) {
         char path[32], *error = NULL;
         struct local_disk_options options = {.trailer_cache_bytes = 64 * 1024,
@@ -49,9 +49,9 @@ static void open_disks(struct world *w)
         if (w->linked) {
             w->links[i] = link_disk_new(w->real[i], &w->rng, MS_NS);
             link_disk_base(w->links[i])->local = false; /* away is not lost (S14) */
-            list_push_back(&w->disks, &link_disk_base(w->links[i])->link);
+            disk_list_add(&w->disks, link_disk_base(w->links[i]));
         } else {
-            list_push_back(&w->disks, &w->real[i]->link);
+            disk_list_add(&w->disks, w->real[i]);
         }
     }
 }

@@ -65,7 +65,7 @@ struct world {
     struct volume_host host;
     uint64_t session;
     struct memory_budget budget;
-    struct list disks;
+    struct disk_list disks;
     bool stop;
     unsigned clients;
 };

@@ -56,7 +56,7 @@ static void open_disk(struct world *w, unsigned i)
     int r = local_disk_open(path, cluster, &options, &disk, &error);
     CHECK_MSG(r == 0, "open %s: %s", path, error);
     disk->number = i + 1;
-    list_push_back(&w->disks, &disk->link);
+    disk_list_add(&w->disks, disk);
 }
 
 static void make_volumes(struct world *w)
@@ -82,7 +82,7 @@ static void make_volumes(struct world *w)
 
 void world_open_disks(struct world *w)
 {
-    list_init(&w->disks);
+    disk_list_init(&w->disks);
     for (unsigned i = 0; i < VOLUMES_MAX; i++)
         w->vols[i].volume = NULL;
     for (unsigned i = 0; i < w->disk_count; i++)
@@ -116,8 +116,11 @@ void world_open(struct world *w)
 
 void world_close_disks(struct world *w)
 {
-    for (struct list *it; (it = list_pop_front(&w->disks));)
-        local_disk_close(list_entry(it, struct disk, link));
+    list_for_each_safe (it, &w->disks.all) {
+        struct disk *disk = list_entry(it, struct disk, link);
+        disk_list_remove(&w->disks, disk);
+        local_disk_close(disk);
+    }
     memory_budget_fini(&w->budget);
     map_cache_free(w->host.map_cache);
     store_close(w->host.store);

@@ -54,7 +54,7 @@ struct world {
     /* of the running process */
     struct volume_host host;
     struct memory_budget budget;
-    struct list disks;
+    struct disk_list disks;
     unsigned ops; /* per client */
     unsigned running;
     bool enospc;

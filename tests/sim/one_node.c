@@ -151,7 +151,7 @@ void one_node_add_disk(struct one_node *n, unsigned number)
         n->links[number] = link_disk_new(disk, &n->rng, LINK_DELAY_NS_MAX);
         disk = link_disk_base(n->links[number]);
     }
-    list_push_back(&n->disks, &disk->link);
+    disk_list_add(&n->disks, disk);
     if (n->volume)
         volume_disk_changed(n->volume);
 }
@@ -178,7 +178,7 @@ static void make(struct one_node *n)
 void one_node_start(struct one_node *n)
 {
     n->volume = NULL;
-    list_init(&n->disks);
+    disk_list_init(&n->disks);
     memset(n->links, 0, sizeof(n->links));
     for (unsigned i = 1; i <= n->disk_count; i++) {
         if (one_node_sim_disk(n, i))
@@ -262,7 +262,7 @@ int one_node_flush(struct one_node *n)
 
 void one_node_each_shard(struct one_node *n, one_node_shard_fn *fn)
 {
-    list_for_each (it, &n->disks) {
+    list_for_each (it, &n->disks.all) {
         struct disk *disk = list_entry(it, struct disk, link);
         struct shard_info *list;
         unsigned count;

@@ -36,7 +36,7 @@ struct one_node {
     bool made;
     struct sim_disk *pulled[ONE_NODE_DISKS_MAX + 1];
     /* of the running process */
-    struct list disks;
+    struct disk_list disks;
     struct link_disk *links[ONE_NODE_DISKS_MAX + 1];
     struct volume_host host;
     struct memory_budget budget;

@@ -81,7 +81,7 @@ static void make_disk(struct host *host)
 static unsigned disks_up(struct node *node)
 {
     unsigned count = 0;
-    list_for_each (it, members_disks(node->members))
+    list_for_each (it, &members_disks(node->members)->all)
         count += list_entry(it, struct disk, link)->state == DISK_IN;
     return count;
 }

@@ -31,7 +31,7 @@ static struct world {
     struct store_mem *store;
     bool formatted, serving, hurt;
     uint64_t volume_id, session;
-    struct list disks;
+    struct disk_list disks;
     struct memory_budget budget;
     struct volume_host host;
     struct volumes *volumes;
@@ -88,7 +88,7 @@ static void session_keeper(void *arg)
 static void open_disks(void)
 {
     struct uuid uuid;
-    list_init(&world.disks);
+    disk_list_init(&world.disks);
     for (unsigned i = 0; i < DISKS; i++) {
         char path[32];
         CLEANUP_FREE char *error = NULL;
@@ -100,7 +100,7 @@ static void open_disks(void)
         int r = local_disk_open(path, cluster, &options, &disk, &error);
         CHECK_MSG(r == 0, "%s", error);
         disk->number = i + 1;
-        list_push_back(&world.disks, &disk->link);
+        disk_list_add(&world.disks, disk);
     }
 }
 

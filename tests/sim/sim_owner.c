@@ -44,7 +44,7 @@ struct node {
     struct sim_link link;
     struct sim_proxy disks[DISKS];
     /* of the running process */
-    struct list disk_list;
+    struct disk_list disk_list;
     struct memory_budget budget;
     struct volume_host host;
     struct volumes *volumes;
@@ -146,10 +146,10 @@ static void inbox_fired(struct env_timer *timer);
 static void node_run(void *arg)
 {
     struct node *node = arg;
-    list_init(&node->disk_list);
+    disk_list_init(&node->disk_list);
     for (unsigned i = 0; i < DISKS; i++) {
         sim_proxy_init(&node->disks[i], &node->link, world.targets[i]);
-        list_push_back(&node->disk_list, &node->disks[i].disk.link);
+        disk_list_add(&node->disk_list, &node->disks[i].disk);
     }
     memory_budget_init(&node->budget, 64ull << 20);
     node->host = (struct volume_host){.store = store_mem_open(world.store),

@@ -34,7 +34,7 @@ struct host {
     struct volume_host host;
     char name[8];
     struct memory_budget budget;
-    struct list disks;
+    struct disk_list disks;
     struct link_disk *links[DISKS_MAX];
     struct volume *volume; /* NULL: it has not got it */
     uint64_t lease_until_ns, session;
@@ -151,12 +151,12 @@ static void start_host(struct world *w, unsigned number)
     struct host *host = &w->hosts[number];
     memset(host, 0, sizeof(*host));
     sprintf(host->name, "host%u", number);
-    list_init(&host->disks);
+    disk_list_init(&host->disks);
     for (unsigned i = 0; i < w->disk_count; i++) {
         if (!w->real[i])
             continue;
         host->links[i] = link_disk_new(w->real[i], &w->rng, w->delay_ns_max);
-        list_push_back(&host->disks, &link_disk_base(host->links[i])->link);
+        disk_list_add(&host->disks, link_disk_base(host->links[i]));
     }
     memory_budget_init(&host->budget, 16ull << 20);
     host->session = env_random_u64() | 1;

@@ -41,7 +41,7 @@ static struct world {
 
 /* On the node, made anew after each start. */
 static struct {
-    struct list disks;
+    struct disk_list disks;
     struct disk *opened[DISKS_MAX];
     struct volume_host host;
     struct row_io io;
@@ -90,7 +90,7 @@ static void open_disks(void)
 {
     char path[32];
     memset(&node, 0, sizeof(node));
-    list_init(&node.disks);
+    disk_list_init(&node.disks);
     for (unsigned i = 0; i < world.disk_count; i++) {
         if (world.missing[i])
             continue;
@@ -100,7 +100,7 @@ static void open_disks(void)
             local_disk_open(disk_path(i, path), world.cluster, &options, &node.opened[i], &error);
         CHECK_MSG(r == 0, "open %s: %s", path, error ? error : "");
         node.opened[i]->number = i + 1;
-        list_push_back(&node.disks, &node.opened[i]->link);
+        disk_list_add(&node.disks, node.opened[i]);
     }
     node.host.disks = &node.disks;
     node.io.host = &node.host;
@@ -113,7 +113,7 @@ static void close_disks(void)
     for (unsigned i = 0; i < world.disk_count; i++) {
         if (!node.opened[i])
             continue;
-        list_remove(&node.opened[i]->link);
+        disk_list_remove(&node.disks, node.opened[i]);
         local_disk_close(node.opened[i]);
     }
     bufpool_free(node.io.buffers);

@@ -23,7 +23,7 @@ static struct world {
     struct sim *sim;
     struct env *node;
     struct store_mem *store;
-    struct list disks;
+    struct disk_list disks;
     struct volume_host host;
     struct memory_budget budget;
     struct volume *volume;
@@ -35,7 +35,7 @@ static void start(void)
 {
     char *error = NULL, key[KEY_BYTES_MAX];
     uint64_t id;
-    list_init(&world.disks);
+    disk_list_init(&world.disks);
     for (unsigned i = 1; i <= DISKS; i++) {
         char path[32];
         struct uuid uuid;
@@ -45,7 +45,7 @@ static void start(void)
         struct local_disk_options options = {.trailer_cache_bytes = 64 * 1024};
         CHECK(local_disk_open(path, cluster, &options, &disk, &error) == 0);
         disk->number = i;
-        list_push_back(&world.disks, &disk->link);
+        disk_list_add(&world.disks, disk);
     }
     memory_budget_init(&world.budget, 64ull << 20);
     world.host = (struct volume_host){.store = store_mem_open(world.store),

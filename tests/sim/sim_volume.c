@@ -71,7 +71,7 @@ struct world {
     struct volume *volume;
     struct volume_host host;
     struct memory_budget budget;
-    struct list disks;
+    struct disk_list disks;
     unsigned running;
     bool finished;
 };
@@ -162,7 +162,7 @@ static void make_pool(struct world *w)
 
 static void open_node(struct world *w)
 {
-    list_init(&w->disks);
+    disk_list_init(&w->disks);
     w->volume = NULL;
     if (!w->formatted && !w->disks_formatted)
         format_disks(w);
@@ -180,7 +180,7 @@ static void open_node(struct world *w)
             continue;
         }
         disk->number = i + 1;
-        list_push_back(&w->disks, &disk->link);
+        disk_list_add(&w->disks, disk);
     }
     memory_budget_init(&w->budget, 64ull << 20);
     w->host = (struct volume_host){.store = store_mem_open(w->store),
@@ -209,8 +209,11 @@ static void close_node(struct world *w)
     w->volume = NULL;
     int r = volume_close(volume);
     CHECK_MSG(r == 0, "close: %s", strerror(-r));
-    for (struct list *it; (it = list_pop_front(&w->disks));)
-        local_disk_close(list_entry(it, struct disk, link));
+    list_for_each_safe (it, &w->disks.all) {
+        struct disk *disk = list_entry(it, struct disk, link);
+        disk_list_remove(&w->disks, disk);
+        local_disk_close(disk);
+    }
     memory_budget_fini(&w->budget);
     map_cache_free(w->host.map_cache);
     store_close(w->host.store);

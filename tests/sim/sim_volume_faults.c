@@ -45,7 +45,7 @@ static void work_close(void *arg)
 
 static void scrub_all(struct world *w)
 {
-    list_for_each (it, &w->disks) {
+    list_for_each (it, &w->disks.all) {
         struct disk *disk = list_entry(it, struct disk, link);
         struct shard_info *list;
         unsigned count;
@@ -227,7 +227,7 @@ static void trim_and_go_on(void *arg)
 static uint64_t shards_on_disks(struct world *w)
 {
     uint64_t total = 0;
-    list_for_each (it, &w->disks)
+    list_for_each (it, &w->disks.all)
         total += local_disk_shard_count(list_entry(it, struct disk, link));
     return total;
 }
@@ -247,7 +247,7 @@ static void delete_all(void *arg)
     }
     CHECK_MSG(
         shards_on_disks(w) == 0, "%llu shards are left", (unsigned long long)shards_on_disks(w));
-    list_for_each (it, &w->disks) {
+    list_for_each (it, &w->disks.all) {
         const struct disk *disk = list_entry(it, struct disk, link);
         CHECK_MSG(disk->free_bytes == disk->size_bytes, "disk %u: %llu of %llu bytes free",
             disk->number, (unsigned long long)disk->free_bytes,
@@ -471,7 +471,7 @@ struct shards {
 static void list_shards(struct world *w, struct shards *to)
 {
     to->count = 0;
-    list_for_each (it, &w->disks) {
+    list_for_each (it, &w->disks.all) {
         struct disk *disk = list_entry(it, struct disk, link);
         struct shard_info *list;
         unsigned count;

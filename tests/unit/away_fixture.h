@@ -20,7 +20,7 @@
 #define LARGE_BLOCKS 64u
 
 static struct fake_disk *disks[DISKS];
-static struct list present;
+static struct disk_list present;
 static struct store_mem *mem;
 static struct store *store;
 static uint64_t id;
@@ -84,11 +84,11 @@ static void make_pool(struct shard_code code, unsigned copies_min)
 static void set_up_disks(struct shard_code code, unsigned copies_min, unsigned count)
 {
     forgotten = 0;
-    list_init(&present);
+    disk_list_init(&present);
     for (unsigned i = 0; i < DISKS; i++) {
         disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
         if (i < count)
-            list_push_back(&present, &disks[i]->disk.link);
+            disk_list_add(&present, &disks[i]->disk);
     }
     page = mem_alloc_pages(LARGE_BLOCKS * BLOCK_BYTES);
     host_init(&dead, "dead", 0xa);
@@ -178,7 +178,7 @@ static struct volume_info info(void)
 static void forget(unsigned i)
 {
     forgotten = disks[i]->disk.number;
-    list_remove(&disks[i]->disk.link);
+    disk_list_remove(&present, &disks[i]->disk);
 }
 
 /* --- Harness ------------------------------------------------------------------------------------- */

@@ -28,7 +28,7 @@ static uint64_t seed;
 /* One chunk on fresh disks and what was written to it. Linear block i has addresses[i]. */
 static struct fixture {
     struct volume_host host;
-    struct list disks;
+    struct disk_list disks;
     struct fake_disk *fakes[DISKS_MAX];
     unsigned disk_count;
     struct row_io io;
@@ -92,11 +92,11 @@ static inline void on_trouble(
 static inline void begin(struct shard_code code, unsigned spare)
 {
     memset(&fx, 0, sizeof(fx));
-    list_init(&fx.disks);
+    disk_list_init(&fx.disks);
     fx.disk_count = code.k + code.m + spare;
     for (unsigned i = 0; i < fx.disk_count; i++) {
         fx.fakes[i] = fake_disk_new(i + 1, 20000);
-        list_push_back(&fx.disks, &fx.fakes[i]->disk.link);
+        disk_list_add(&fx.disks, &fx.fakes[i]->disk);
     }
     fx.host.disks = &fx.disks;
     fx.io = (struct row_io){.host = &fx.host, .trouble = on_trouble};
@@ -261,7 +261,7 @@ static inline void lose(unsigned shard, enum loss loss)
         fake_of(shard)->error = -EHOSTUNREACH;
         break;
     case LOSS_DISK_GONE:
-        list_remove(&fake_of(shard)->disk.link);
+        disk_list_remove(&fx.disks, &fake_of(shard)->disk);
         break;
     default:
         fake_disk_cut_shard(fake_of(shard), key_of(shard), 0);

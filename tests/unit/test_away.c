@@ -60,7 +60,7 @@ static void the_wait_ends_when_the_disk_is_forgotten(void)
     unsigned away = lose_a_log();
     CHECK(inherit() == -EHOSTUNREACH);
     forgotten = disks[away]->disk.number;
-    list_remove(&disks[away]->disk.link);
+    disk_list_remove(&present, &disks[away]->disk);
     CHECK(inherit() == 0);
     assert_int_equal(first_byte(), 1);
     assert_int_equal(info().loss_epoch, info().epoch);
@@ -85,7 +85,7 @@ static void a_disk_that_is_not_there_at_start_is_waited_for(void)
 {
     set_up((struct shard_code){1, 1});
     unsigned away = lose_a_log();
-    list_remove(&disks[away]->disk.link); /* on record */
+    disk_list_remove(&present, &disks[away]->disk); /* on record */
     CHECK(inherit() == -EHOSTUNREACH);
     env_sleep_ns(WAIT_NS);
     CHECK(inherit() == 0);

@@ -248,7 +248,7 @@ static void what_was_read_on_one_copy_alone_is_lost_with_its_disk(void)
 {
     unsigned other, keep = read_on_one_copy(&other);
     forgotten = disks[keep]->disk.number;
-    list_remove(&disks[keep]->disk.link);
+    disk_list_remove(&present, &disks[keep]->disk);
     CHECK(inherit() == 0);
     assert_int_equal(first_byte(), 1);
     assert_int_equal(info().loss_epoch, info().epoch);

@@ -83,7 +83,7 @@ static struct disks_entry *entry(uint32_t number)
 static unsigned present(void)
 {
     unsigned count = 0;
-    list_for_each (it, disks_present(disks))
+    list_for_each (it, &disks_present(disks)->all)
         count++;
     return count;
 }

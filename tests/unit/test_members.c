@@ -75,14 +75,14 @@ void remote_disk_free(struct disk *disk)
     mem_free(disk);
 }
 
-int remote_disks_refresh(struct peer *peer, struct list *disks)
+int remote_disks_refresh(struct peer *peer, struct disk_list *disks)
 {
     env_sleep_ns(MS);
     refreshes++;
     if (refresh_error)
         return refresh_error;
     peer->disk_status_ns = env_now_ns();
-    list_for_each (it, disks) {
+    list_for_each (it, &disks->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         if (!disk->local && strcmp(disk->node, peer->name) == 0) {
             disk->home_state = home;
@@ -244,7 +244,7 @@ static const struct member *see(struct fixture *f, unsigned by, const char *name
 
 static struct disk *see_disk(struct fixture *f, unsigned by, uint32_t number)
 {
-    list_for_each (it, members_disks(f->nodes[by].members))
+    list_for_each (it, &members_disks(f->nodes[by].members)->all)
         if (list_entry(it, struct disk, link)->number == number)
             return list_entry(it, struct disk, link);
     return NULL;

@@ -20,7 +20,7 @@
 #define HANGS_NS (3600 * SEC)
 
 static struct fake_disk *disks[GROUPS][DISKS];
-static struct list present;
+static struct disk_list present;
 static struct store *store;
 static uint8_t *page;
 
@@ -91,12 +91,12 @@ static void set_up(unsigned volume_count)
 {
     opened = 0;
     count = volume_count;
-    list_init(&present);
+    disk_list_init(&present);
     for (unsigned i = 0; i < GROUPS * DISKS; i++) {
         struct fake_disk *disk = fake_disk_new(i + 1, 256 * MIB / BLOCK_BYTES);
         sprintf(disk->disk.class_name, "c%u", i / DISKS);
         disks[i / DISKS][i % DISKS] = disk;
-        list_push_back(&present, &disk->disk.link);
+        disk_list_add(&present, &disk->disk);
     }
     page = mem_alloc_pages(WRITE_BLOCKS * BLOCK_BYTES);
     host_init(&dead, "dead", 0xa, 1024 * MIB);

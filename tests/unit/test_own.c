@@ -26,7 +26,7 @@ static struct rng rng;
 static struct store_mem *mem;
 static struct store *store;
 static struct fake_disk *fakes[DISKS];
-static struct list disks;
+static struct disk_list disks;
 static uint64_t id;
 static void (*body)(void);
 static bool finished;
@@ -110,10 +110,10 @@ static void run_body(void *arg)
 {
     char key[KEY_BYTES_MAX], *error = NULL;
     store = store_mem_open(mem);
-    list_init(&disks);
+    disk_list_init(&disks);
     for (unsigned i = 0; i < DISKS; i++) {
         fakes[i] = fake_disk_new(i + 1, 65536);
-        list_push_back(&disks, &fakes[i]->disk.link);
+        disk_list_add(&disks, &fakes[i]->disk);
     }
     struct pool pool = {.name = "pool", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
     char *text = pool_encode(&pool, NULL);

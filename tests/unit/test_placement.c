@@ -14,13 +14,13 @@ enum { DISKS_MAX = 24 };
 #define GIB (1ull << 30)
 
 static struct disk disks[DISKS_MAX];
-static struct list all;
+static struct disk_list all;
 
 /* Disks 1.. of 100 GiB, half free, `per_node` on each node, two nodes to a rack. */
 static void make(unsigned count, unsigned per_node)
 {
     memset(disks, 0, sizeof(disks));
-    list_init(&all);
+    disk_list_init(&all);
     for (unsigned i = 0; i < count; i++) {
         struct disk *d = &disks[i];
         d->number = i + 1;
@@ -30,7 +30,7 @@ static void make(unsigned count, unsigned per_node)
         snprintf(d->rack, sizeof(d->rack), "rack%u", i / per_node / 2);
         d->size_bytes = 100 * GIB;
         d->free_bytes = 50 * GIB;
-        list_push_back(&all, &d->link);
+        disk_list_add(&all, d);
     }
 }
 

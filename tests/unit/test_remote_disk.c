@@ -380,13 +380,13 @@ static void test_damage_is_reported_with_its_block(void **state)
 
 static void status(void)
 {
-    struct list disks;
-    list_init(&disks);
-    list_push_back(&disks, &w.disk->link);
+    struct disk_list disks;
+    disk_list_init(&disks);
+    disk_list_add(&disks, w.disk);
     struct disk_record unknown = w.record;
     unknown.number = 99;
     struct disk *other = remote_disk_new(w.peer, &unknown, NULL);
-    list_push_back(&disks, &other->link);
+    disk_list_add(&disks, other);
     CHECK(w.disk->state == DISK_MISSING && w.disk->size_bytes == 0 && !w.disk->local);
     CHECK(strcmp(w.disk->class_name, "ssd") == 0 && strcmp(w.disk->node, "s") == 0);
     CHECK(remote_disks_refresh(w.peer, &disks) == 0);
@@ -398,9 +398,9 @@ static void status(void)
     CHECK(remote_disks_refresh(w.peer, &disks) == 0);
     CHECK(w.disk->free_bytes == real->free_bytes && w.disk->free_bytes < w.disk->size_bytes);
     disks_release(list_entry(disks_entries(w.disks)->next, struct disks_entry, link));
-    list_remove(&other->link);
+    disk_list_remove(&disks, other);
     remote_disk_free(other);
-    list_remove(&w.disk->link);
+    disk_list_remove(&disks, w.disk);
 }
 
 static void test_the_status_of_the_node_s_disks_is_taken_over(void **state)
@@ -421,15 +421,15 @@ static void prepare_failure(void)
 
 static void after_failure(void)
 {
-    struct list disks;
-    list_init(&disks);
-    list_push_back(&disks, &w.disk->link);
+    struct disk_list disks;
+    disk_list_init(&disks);
+    disk_list_add(&disks, w.disk);
     CHECK(append_blocks(w.disk, A, 1, 101, 1, 0, 0) == -EIO);
     CHECK(shard_sync(w.disk, A, 1, 101) == -EIO);
     CHECK(create_simple(w.disk, L, SHARD_LOG, 200) == -EIO);
     CHECK(read_and_compare(w.disk, A, 0, 101, 0) == 0); /* D2: reads go on */
     CHECK(remote_disks_refresh(w.peer, &disks) == 0 && w.disk->home_state == DISK_FAILED);
-    list_remove(&w.disk->link);
+    disk_list_remove(&disks, w.disk);
 }
 
 static void test_a_failed_disk_answers_for_itself(void **state)
@@ -535,8 +535,8 @@ static void assert_all_refused(void)
 static void lies(void)
 {
     struct shard_info info;
-    struct list disks;
-    list_init(&disks);
+    struct disk_list disks;
+    disk_list_init(&disks);
     lie.body_len = 1;
     assert_all_refused();
     CHECK(remote_disks_refresh(w.peer, &disks) == -EBADMSG);

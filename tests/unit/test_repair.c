@@ -15,7 +15,7 @@
 static struct store_mem *mem;
 static struct fake_disk *disks[DISKS];
 static struct volume_host host;
-static struct list present;
+static struct disk_list present;
 static struct volume *volume;
 static uint32_t unheard_of; /* a disk's number that the map does not know */
 
@@ -39,10 +39,10 @@ static void set_up(void)
 {
     static struct memory_budget budget;
     memory_budget_init(&budget, 64 * MIB);
-    list_init(&present);
+    disk_list_init(&present);
     for (unsigned i = 0; i < DISKS; i++) {
         disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
-        list_push_back(&present, &disks[i]->disk.link);
+        disk_list_add(&present, &disks[i]->disk);
     }
     unheard_of = 0;
     host.node_name = "n1";
@@ -159,7 +159,7 @@ static void a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not(void)
 {
     struct fake_disk *disk = used_disk();
     unheard_of = disk->disk.number;
-    list_remove(&disk->disk.link);
+    disk_list_remove(&present, &disk->disk);
     volume_disk_changed(volume);
     env_sleep_ns(10 * SEC);
     assert_int_equal(volume_stats(volume)->repaired_shards, 0);
@@ -176,7 +176,7 @@ static void a_disk_that_is_missing_at_the_start_is_waited_for_too(void)
     struct fake_disk *disk = used_disk();
     missing_here = disk->disk.number;
     missing_here_since_ns = env_now_ns();
-    list_remove(&disk->disk.link);
+    disk_list_remove(&present, &disk->disk);
     volume_disk_changed(volume);
     env_sleep_ns(WAIT_NS / 2);
     volume_disk_changed(volume);

@@ -35,7 +35,7 @@ static int create(struct disk *disk, uint64_t chunk, uint32_t capacity_blocks)
 static void fill_main(void *arg)
 {
     const struct ballast *ballast = arg;
-    list_for_each (it, disks_present(ballast->node->node->disks)) {
+    list_for_each (it, &disks_present(ballast->node->node->disks)->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         if (!disk->local || disk->state != DISK_IN)
             continue;
@@ -56,7 +56,7 @@ static void fill_main(void *arg)
 static void empty_main(void *arg)
 {
     const struct ballast *ballast = arg;
-    list_for_each (it, disks_present(ballast->node->node->disks)) {
+    list_for_each (it, &disks_present(ballast->node->node->disks)->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         struct shard_info *list;
         unsigned count;

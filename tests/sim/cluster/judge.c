@@ -68,7 +68,7 @@ static void open_main(void *arg)
 static void scrub_main(void *arg)
 {
     struct errand *e = arg;
-    list_for_each (it, disks_present(e->node->node->disks)) {
+    list_for_each (it, &disks_present(e->node->node->disks)->all) {
         struct disk *disk = list_entry(it, struct disk, link);
         struct shard_info *list;
         unsigned count;
@@ -264,7 +264,7 @@ static bool all_free(struct cluster *c)
     for (unsigned i = 0; i < c->node_count; i++) {
         if (!c->nodes[i].node)
             return false;
-        list_for_each (it, disks_present(c->nodes[i].node->disks)) {
+        list_for_each (it, &disks_present(c->nodes[i].node->disks)->all) {
             struct disk *disk = list_entry(it, struct disk, link);
             if (disk->local &&
                 (local_disk_shard_count(disk) > 0 || disk->free_bytes != disk->size_bytes))

@@ -38,7 +38,7 @@ static void look(struct cluster *c, uint64_t volume, struct listings *ret)
     for (unsigned n = 0; n < c->node_count; n++) {
         if (!c->nodes[n].node)
             continue;
-        list_for_each (it, disks_present(c->nodes[n].node->disks)) {
+        list_for_each (it, &disks_present(c->nodes[n].node->disks)->all) {
             struct disk *disk = list_entry(it, struct disk, link);
             if (!disk->local)
                 continue;
