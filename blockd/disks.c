@@ -22,6 +22,7 @@ struct disks {
     unsigned present_count;
     struct fiber_mutex changing; /* one add or remove at a time */
     struct fiber_queue released;
+    unsigned looks; /* fibers of disks_forgotten() */
 };
 
 /* --- Entries --------------------------------------------------------------------------------- */
@@ -38,6 +39,14 @@ static struct disks_entry *entry_of_uuid(struct disks *disks, const struct uuid 
 {
     list_for_each (it, &disks->entries)
         if (uuid_equal(&list_entry(it, struct disks_entry, link)->record.uuid, uuid))
+            return list_entry(it, struct disks_entry, link);
+    return NULL;
+}
+
+static struct disks_entry *entry_of_number(struct disks *disks, uint32_t number)
+{
+    list_for_each (it, &disks->entries)
+        if (list_entry(it, struct disks_entry, link)->record.number == number)
             return list_entry(it, struct disks_entry, link);
     return NULL;
 }
@@ -84,6 +93,13 @@ static void entry_free(struct disks_entry *entry)
     list_remove(&entry->link);
     mem_free(entry->problem);
     mem_free(entry);
+}
+
+/* One that is missing is nobody's disk any more. */
+static void settle_forgotten(struct disks_entry *entry)
+{
+    if (entry->forgotten && !entry->disk && !entry->leaving && entry->holds == 0)
+        entry_free(entry);
 }
 
 /* `problem` is stolen. */
@@ -347,7 +363,18 @@ static int move_record(struct disks *disks, struct disks_entry *entry, const cha
 static int add_open_disk(struct disks *disks, const char *path, struct disk *disk, char **ret_error)
 {
     struct disks_entry *entry = entry_of_uuid(disks, &disk->uuid);
-    int r = entry ? move_record(disks, entry, path) : add_new(disks, path, disk, &entry);
+    int r = 0;
+    if (entry) {
+        entry->holds++;
+        r = move_record(disks, entry, path);
+        entry->holds--;
+    }
+    if (entry && entry->forgotten) {
+        settle_forgotten(entry);
+        entry = NULL;
+    }
+    if (!entry)
+        r = add_new(disks, path, disk, &entry);
     if (r < 0) {
         *ret_error =
             mem_printf("%s: the disk was not recorded in the store: %s", path, store_strerror(r));
@@ -490,7 +517,11 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
     if (!entry)
         *ret_error = mem_printf("there is no disk '%s'; see 'holdfast disk list'", which);
     if (r == 0) {
+        entry->removing = true;
         r = delete_record(disks, entry);
+        entry->removing = false;
+        if (r < 0 && entry->forgotten) /* no answer, but the watch has told */
+            r = 0;
         if (r < 0) {
             *ret_error = mem_printf("disk %" PRIu32 " was not removed from the store: %s",
                 entry->record.number, store_strerror(r));
@@ -506,6 +537,91 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
     if (r == 0)
         tell_changed(disks);
     return r;
+}
+
+/* --- Told by the store ------------------------------------------------------------------------- */
+
+static void forget(struct disks_entry *entry)
+{
+    struct disks *disks = entry->disks;
+    entry->forgotten = true;
+    if (entry->removing)
+        return;
+    log_error("disk %" PRIu32 " (%s) was removed from the cluster by another node",
+        entry->record.number, entry->record.path);
+    if (entry->disk) {
+        local_disk_fail(entry->disk, -ENODEV);
+        entry_set(entry, DISK_FAILED,
+            mem_printf("disk %" PRIu32
+                       " (%s) was removed by another node while this one was away: nothing is "
+                       "written to it any more, and its data is rebuilt on the others; 'holdfast "
+                       "disk remove %" PRIu32 " --force' forgets it here as well",
+                entry->record.number, entry->record.path, entry->record.number));
+    }
+    settle_forgotten(entry);
+    tell_changed(disks);
+}
+
+/* Whether the store is our cluster's and has no such disk: one that is empty, or another one's, says nothing. */
+MAY_SUSPEND static bool record_is_gone(struct disks *disks, uint32_t number)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    struct cluster_record cluster;
+    CLEANUP_FREE char *error = NULL;
+    if (store_get(disks->store, key_cluster(), &value) < 0)
+        return false;
+    bool ours = cluster_record_decode(value.data, &cluster, &error) == 0 &&
+                uuid_equal(&cluster.uuid, &disks->options.cluster);
+    store_value_fini(&value);
+    int r = ours ? store_get(disks->store, key_disk(number, key), &value) : -EXDEV;
+    if (r == 0)
+        store_value_fini(&value);
+    return r == -ENOENT;
+}
+
+struct look {
+    struct disks *disks;
+    uint32_t number;
+};
+
+static void look_for_record(void *arg)
+{
+    struct look look = *(struct look *)arg;
+    mem_free(arg);
+    bool gone = record_is_gone(look.disks, look.number);
+    struct disks_entry *entry = entry_of_number(look.disks, look.number);
+    if (gone && entry && !entry->leaving && !entry->forgotten)
+        forget(entry);
+    look.disks->looks--;
+    fiber_queue_wake_all(&look.disks->released);
+}
+
+void disks_forgotten(struct disks *disks, uint32_t number)
+{
+    struct disks_entry *entry = entry_of_number(disks, number);
+    if (!entry || entry->leaving || entry->forgotten)
+        return;
+    struct look *look = NEW(struct look);
+    *look = (struct look){.disks = disks, .number = number};
+    disks->looks++;
+    fiber_spawn("disk forgotten", look_for_record, look);
+}
+
+void disks_recorded(struct disks *disks, uint32_t number)
+{
+    struct disks_entry *entry = entry_of_number(disks, number);
+    if (entry)
+        entry->recorded = true;
+}
+
+void disks_all_recorded(struct disks *disks)
+{
+    list_for_each_safe (it, &disks->entries) {
+        struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (!entry->recorded)
+            disks_forgotten(disks, entry->record.number);
+    }
 }
 
 /* --- Life ------------------------------------------------------------------------------------ */
@@ -527,6 +643,8 @@ void disks_free(struct disks *disks)
 {
     disks->options.changed = NULL;
     disks->options.damaged = NULL;
+    while (disks->looks > 0)
+        fiber_queue_wait(&disks->released);
     while (!list_empty(&disks->entries)) {
         struct disks_entry *entry = list_entry(disks->entries.next, struct disks_entry, link);
         struct disk *disk = entry->disk;
@@ -575,6 +693,7 @@ void disks_release(struct disks_entry *entry)
     CHECK(entry->holds > 0);
     entry->holds--;
     fiber_queue_wake_all(&entry->disks->released);
+    settle_forgotten(entry);
 }
 
 struct disk_list *disks_present(struct disks *disks)

@@ -9,6 +9,8 @@
  *     number is on its way out, volumes do not see it.
  *  N3 A disk that is missing or has failed stays recorded until somebody removes it: its shards are
  *     counted as lost, not forgotten.
+ *  N4 Nothing is written to a disk whose record is gone: another node has removed it while this one was away, its
+ *     number means nothing to the others, and what they find on it after us is nothing.
  */
 #pragma once
 
@@ -39,7 +41,10 @@ struct disks_entry {
     enum disk_state state;
     char *problem; /* a sentence with the way out; NULL when all is well */
     unsigned holds;
-    bool leaving; /* is being removed: no new holds */
+    bool leaving;   /* is being removed: no new holds */
+    bool removing;  /* its record is just being deleted by us */
+    bool recorded;  /* the watch has told of its record */
+    bool forgotten; /* its record is gone (N4) */
 };
 
 struct disks *disks_new(struct store *store, const struct disks_options *options);
@@ -62,6 +67,12 @@ void disks_release(struct disks_entry *entry);
 /* The entry of an open disk, held as above while an operation of another node runs on it; a removal
  * lets no new ones in. NULL: no such disk here, or it is missing or on its way out. */
 struct disks_entry *disks_hold_open(struct disks *disks, uint32_t number);
+
+/* What the watch on records tells of the disks of this node; numbers of others are ignored (N4). */
+void disks_recorded(struct disks *disks, uint32_t number);
+void disks_forgotten(struct disks *disks, uint32_t number);
+/* The watch has told of all records: those that disks_open_all() has found and that it did not tell of are gone. */
+void disks_all_recorded(struct disks *disks);
 
 /* All with *ret_error (mem_free) that names the disk and the way out. `which` is a number, UUID or
  * path. */

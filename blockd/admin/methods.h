@@ -55,5 +55,10 @@ json_t *admin_volume_json(struct node *node, const struct volumes_name *name);
 /* Disks that are recorded for the node. */
 unsigned admin_node_disks(struct node *node, const char *name);
 
+/* Deletes the record `key` of something of a node that is down, as the store has it now: not as this node was told
+ * a while ago. -EBUSY: that node has a session. `what` as for admin_fail. */
+MAY_SUSPEND int admin_remove_record(
+    struct admin_call *call, const char *key, const char *node_name, const char *what);
+
 /* Sets call->error, if it has none, to "<doing>: <what the store's error means>"; returns `error`. */
 int admin_fail(struct admin_call *call, int error, const char *doing);

@@ -85,40 +85,77 @@ int method_node_list(struct admin_call *call)
     return r;
 }
 
-/* Whether nothing of the node would be lost: it is dead and has no disks. */
-static int check_removable(struct node *node, const char *name, char **ret_error)
+/* Whether the store has no session of that node. */
+MAY_SUSPEND static int check_down(struct admin_call *call, const char *name)
 {
+    struct node *node = call->ctx;
+    struct store_value *values;
+    unsigned count;
+    bool up = false;
+    int r = store_list(node->store, KEY_PREFIX_SESSIONS, &values, &count);
+    if (r < 0)
+        return admin_fail(call, r, "the store does not say who is up");
+    for (unsigned i = 0; i < count; i++) {
+        struct session_record record;
+        CLEANUP_FREE char *error = NULL;
+        up = up || (session_record_decode(values[i].data, &record, &error) == 0 &&
+                       strcmp(record.node, name) == 0);
+    }
+    store_list_free(values, count);
+    if (up)
+        call->error = mem_printf("node '%s' is up; stop its holdfast-blockd first", name);
+    return up ? -EBUSY : 0;
+}
+
+/* Whether nothing of the node would be lost: it is dead and has no disks. */
+MAY_SUSPEND static int check_removable(struct admin_call *call, const char *name)
+{
+    struct node *node = call->ctx;
     const struct member *member = members_find(node->members, name);
     unsigned disks = member ? admin_node_disks(node, name) : 0;
     if (!member)
-        *ret_error = mem_printf("no node named '%s'; see 'holdfast node list'", name);
+        call->error = mem_printf("no node named '%s'; see 'holdfast node list'", name);
     else if (strcmp(name, node->config->name) == 0)
-        *ret_error =
+        call->error =
             mem_printf("'%s' is this node; remove it on another one, once it is stopped", name);
-    else if (member->session)
-        *ret_error = mem_printf("node '%s' is up; stop its holdfast-blockd first", name);
-    else if (disks > 0)
-        *ret_error = mem_printf("node '%s' has %u disk%s; 'holdfast disk remove' forgets each (see "
-                                "'holdfast disk list')",
+    else if (!member->session && disks > 0)
+        call->error = mem_printf("node '%s' has %u disk%s; 'holdfast disk remove' forgets each "
+                                 "(see 'holdfast disk list')",
             name, disks, disks == 1 ? "" : "s");
     else
-        return 0;
+        return check_down(call, name);
     return member ? -EBUSY : -ENOENT;
+}
+
+int admin_remove_record(
+    struct admin_call *call, const char *key, const char *node_name, const char *what)
+{
+    struct node *node = call->ctx;
+    struct store_value value;
+    int r = store_get(node->store, key, &value);
+    if (r < 0)
+        return admin_fail(call, r, what);
+    struct store_compare compare = {key, value.revision};
+    store_value_fini(&value);
+    r = check_down(call, node_name);
+    if (r < 0)
+        return r;
+    struct store_op op = {.type = STORE_DELETE, .key = key};
+    r = store_txn(node->store, &compare, 1, &op, 1, NULL);
+    return r < 0 ? admin_fail(call, r, what) : 0;
 }
 
 int method_node_remove(struct admin_call *call)
 {
-    struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
     int r = admin_params_end(&call->params, &call->error);
     if (r == 0)
-        r = check_removable(node, name, &call->error);
+        r = check_removable(call, name);
     if (r < 0)
         return r;
     char key[KEY_BYTES_MAX];
-    struct store_op op = {.type = STORE_DELETE, .key = key_node(name, key)};
-    r = store_txn(node->store, NULL, 0, &op, 1, NULL);
-    return r < 0 ? admin_fail(call, r, "the node was not removed from the store") : 0;
+    return admin_remove_record(
+        call, key_node(name, key), name, "the node was not removed from the store");
 }
 
 /* From another node, whose scrub or read found it: this one owns the volume. */

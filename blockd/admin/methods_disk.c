@@ -67,10 +67,9 @@ static const struct disk_record *of_another_node(struct node *node, const char *
 }
 
 /* Its node is down and cannot do it: the record goes, which is all that the others need. */
-static int remove_of_dead_node(
+MAY_SUSPEND static int remove_of_dead_node(
     struct admin_call *call, const struct disk_record *record, bool force)
 {
-    struct node *node = call->ctx;
     if (!force) {
         call->error =
             mem_printf("disk %" PRIu32 " is on node '%s', which is down: --force gives up what is "
@@ -78,10 +77,10 @@ static int remove_of_dead_node(
                 record->number, record->node);
         return -EBUSY;
     }
-    char key[KEY_BYTES_MAX];
-    struct store_op op = {.type = STORE_DELETE, .key = key_disk(record->number, key)};
-    int r = store_txn(node->store, NULL, 0, &op, 1, NULL);
-    return r < 0 ? admin_fail(call, r, "the disk was not removed from the store") : 0;
+    char key[KEY_BYTES_MAX], at[sizeof(record->node)];
+    key_disk(record->number, key);
+    strcpy(at, record->node);
+    return admin_remove_record(call, key, at, "the disk was not removed from the store");
 }
 
 int method_disk_remove(struct admin_call *call)

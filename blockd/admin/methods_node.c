@@ -118,7 +118,12 @@ static struct health node_health(struct node *node)
         member_health(&health, node, list_entry(it, struct member, link));
     list_for_each (it, &members_disks(node->members)->all)
         remote_disk_health(&health, node, list_entry(it, struct disk, link));
-    if (members_valid_until_ns(node->members) < env_boottime_ns()) {
+    if (!members_find(node->members, node->config->name)) {
+        add_problem(health.problems,
+            "this node was removed from the cluster ('holdfast node remove' on another one): the "
+            "others do not reach it any more; restart its daemon, then 'holdfast cluster join'");
+        worsen(&health, "degraded");
+    } else if (members_valid_until_ns(node->members) < env_boottime_ns()) {
         add_problem(health.problems, "this node has no session in the store: it serves its open "
                                      "volumes, and opens no others until the store answers");
         worsen(&health, "degraded");

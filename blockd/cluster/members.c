@@ -97,6 +97,10 @@ static void node_told(void *ctx, const struct store_value *value)
     struct node_record record;
     CLEANUP_FREE char *error = NULL;
     if (!value->data) {
+        if (member && is_self(members, name))
+            log_error("this node was removed from the cluster by another one ('holdfast node "
+                      "remove'); once its daemon is restarted, 'holdfast cluster join' takes it "
+                      "back");
         if (member)
             member_free(member);
     } else if (node_record_decode(value->data, &record, &error) < 0 ||
@@ -264,6 +268,8 @@ static int start_watches(struct members *members, char **ret_error)
         r = start_watch(members, KEY_PREFIX_SESSIONS, session_told, &members->watch_sessions);
     if (r == 0)
         r = start_watch(members, KEY_PREFIX_DISKS, members_disk_told, &members->watch_disks);
+    if (r == 0)
+        disks_all_recorded(members->options.disks);
     if (r < 0)
         *ret_error = mem_printf("the store does not tell who is in the cluster: %s; is it "
                                 "reachable from here?",

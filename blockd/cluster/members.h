@@ -16,6 +16,8 @@
  *     DISK_MISSING. Its session does not matter: after an outage of the store all sessions are gone for a
  *     moment, and no disk is. Nothing is concluded from that but where not to write.
  *  B4 The list of disks only grows while a volume is open; a removed disk stays with number 0.
+ *  B5 A session is put only while the node's record is there: a node that was removed while it was away serves
+ *     nothing that others could not take over.
  */
 #pragma once
 

@@ -9,6 +9,7 @@
 
 #include "blockd/cluster/members_impl.h"
 #include "blockd/cluster/remote_disk.h"
+#include "blockd/disks.h"
 #include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
@@ -135,8 +136,10 @@ static void disk_recorded(struct members *members, const struct disk_record *rec
         entry_remove(members, entry);
         entry = NULL;
     }
-    if (strcmp(record->node, members->options.self.node_name) == 0)
+    if (strcmp(record->node, members->options.self.node_name) == 0) {
+        disks_recorded(members->options.disks, record->number);
         return; /* disks.h has it */
+    }
     if (entry)
         entry->record = *record;
     else
@@ -161,6 +164,8 @@ void members_disk_told(void *ctx, const struct store_value *value)
     struct remote_entry *entry = entry_find(members, number);
     if (entry)
         entry_remove(members, entry);
+    else
+        disks_forgotten(members->options.disks, number);
     members_tell(members);
 }
 

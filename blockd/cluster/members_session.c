@@ -69,13 +69,31 @@ int members_remove_predecessor(struct members *members, char **ret_error)
 
 /* --- A new one --------------------------------------------------------------------------------- */
 
+/* B5. -ENOENT: this node was removed. */
+MAY_SUSPEND static int node_revision_get(struct members *members, uint64_t *ret_revision)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    int r =
+        store_get(members->options.store, key_node(members->options.self.node_name, key), &value);
+    if (r < 0)
+        return r;
+    *ret_revision = value.revision;
+    store_value_fini(&value);
+    return 0;
+}
+
 /* Puts the key of a session that nobody has had (B1), and takes away what an attempt without an answer may
  * have left. */
-static int put_key(struct members *members, uint64_t id)
+MAY_SUSPEND static int put_key(struct members *members, uint64_t id)
 {
     const struct members_options *options = &members->options;
+    uint64_t node_revision;
+    int r = node_revision_get(members, &node_revision);
+    if (r < 0)
+        return r;
     struct session_record record = {.id = id, .incarnation = options->self.incarnation};
-    char key[KEY_BYTES_MAX], last_key[KEY_BYTES_MAX];
+    char key[KEY_BYTES_MAX], last_key[KEY_BYTES_MAX], node_key[KEY_BYTES_MAX];
     strcpy(record.node, options->self.node_name);
     memcpy(record.boot_id, options->self.boot_id, sizeof(record.boot_id));
     if (options->address)
@@ -83,10 +101,11 @@ static int put_key(struct members *members, uint64_t id)
     if (options->software)
         strcpy(record.software, options->software);
     CLEANUP_FREE char *text = session_record_encode(&record);
-    struct store_compare compare = {key_session(id, key), 0};
+    struct store_compare compares[] = {
+        {key_session(id, key), 0}, {key_node(record.node, node_key), node_revision}};
     struct store_op ops[] = {{STORE_PUT, key, text, strlen(text), true},
         {.type = STORE_DELETE, .key = key_session(members->session_last, last_key)}};
-    return store_txn(options->store, &compare, 1, ops, members->session_last ? 2 : 1, NULL);
+    return store_txn(options->store, compares, 2, ops, members->session_last ? 2 : 1, NULL);
 }
 
 static int session_new(struct members *members)
@@ -109,7 +128,11 @@ int members_session_begin(struct members *members, char **ret_error)
 {
     int r = session_new(members);
     if (r < 0)
-        *ret_error = mem_printf("the store gives this node no session: %s", store_strerror(r));
+        *ret_error = mem_printf("the store gives this node no session: %s",
+            r == -ENOENT
+                ? "it was removed from the cluster; start it again, then 'holdfast cluster "
+                  "join'"
+                : store_strerror(r));
     members->session_told = members->session;
     return r;
 }
@@ -148,7 +171,8 @@ static void renew(struct members *members)
 {
     int r = session_new(members);
     if (r < 0) {
-        log_warn_limited("the store gives this node no new session: %s", store_strerror(r));
+        log_warn_limited("the store gives this node no new session: %s",
+            r == -ENOENT ? "it was removed from the cluster" : store_strerror(r));
         return;
     }
     log_info("a new session in the store after %" PRIu64 " ms without",

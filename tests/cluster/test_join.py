@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """How nodes find and leave their cluster: real daemons and a real etcd, all on loopback (no namespaces, no root needed)."""
 
+import os
 import shutil
+import signal
 import socket
 import tempfile
 import time
@@ -261,6 +263,41 @@ def test_disks_of_a_node_that_is_gone_are_given_up_by_force(pair):
     wait_until(lambda: n1.json("status")["health"] == "ok", 20, f"health: {problem(n1)}")
     n1.cli("volume", "export", "v", n1.dir / "copy")
     assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+
+
+def test_a_node_that_was_given_up_while_it_was_away_writes_nothing_more(pair, site):
+    n1, n2 = pair
+    n1.add_disk(0)
+    n1.add_disk(1)
+    n2.add_disk(0)
+    wait_until(lambda: [d["state"] for d in n2.disks()] == ["in"] * 3, 10, "all disks")
+    n1.cli("pool", "create", "p", "--code", "1+1", "--domain", "disk")
+    image = n1.dir / "image"
+    image.write_bytes(b"holdfast" * 131072 * 2)
+    n2.cli("volume", "import", "v", image, "--create")
+    number = next(d["number"] for d in n1.disks() if d["node"] == "n2")
+    os.kill(n2.process.pid, signal.SIGSTOP)
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", 3 * TTL_S + 5, "n1 to notice")
+    n1.cli("disk", "remove", number, "--force")
+    n1.cli("node", "remove", "n2")
+    os.kill(n2.process.pid, signal.SIGCONT)
+    wait_until(lambda: "this node was removed from the cluster" in problem(n2), 10, "n2 to hear of it")
+    wait_until(lambda: n2.disks()[-1]["state"] == "failed", 10, "its disk to be given up")
+    assert f"disk {number} " in problem(n2) and "removed by another node" in problem(n2)
+    time.sleep(1)  # it gets no session any more
+    assert nodes_of(n1).keys() == {"n1"}
+    n1.cli("volume", "export", "v", n1.dir / "copy")
+    assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+    wait_until(lambda: n1.json("status")["health"] == "ok", 60, f"repair: {problem(n1)}")
+    # The way out that it names.
+    n2.stop()
+    site.start(n2)
+    wait_state(n2, "not joined")
+    n2.cli("cluster", "join")
+    n2.wait_ready()
+    n2.cli("disk", "format", n2.disk_path(0), "--force")
+    n2.cli("disk", "add", n2.disk_path(0))
+    wait_until(lambda: len(up(n1)) == 2 and n1.json("status")["health"] == "ok", 20, f"n2 again: {problem(n1)}")
 
 
 def test_a_dead_node_is_removed_and_its_name_free(pair, site):

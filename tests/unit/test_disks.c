@@ -218,6 +218,67 @@ static int foreign_disks_are_refused_body(void *arg)
     return 0;
 }
 
+static void delete_key(const char *key)
+{
+    struct store_op op = {.type = STORE_DELETE, .key = key};
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+static int disk_that_another_node_has_removed_takes_no_writes_body(void *arg)
+{
+    char key[KEY_BYTES_MAX];
+    for (unsigned i = 0; i < 3; i++)
+        CHECK(format((const char *[]){"a", "b", "c"}[i], false, NULL) == 0);
+    CHECK(add("a", NULL) == 1 && add("b", NULL) == 2 && add("c", NULL) == 3);
+    make_shard(1);
+    disks_forgotten(disks, 1); /* its record is there: news of another history */
+    disks_forgotten(disks, 9); /* another node's */
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(1)->state == DISK_IN);
+    delete_key(key_disk(1, key));
+    unsigned before = changes;
+    disks_forgotten(disks, 1);
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(1)->state == DISK_FAILED && entry(1)->disk->state == DISK_FAILED); /* N4 */
+    CHECK(strstr(entry(1)->problem, "removed by another node") && changes > before);
+    CHECK(add("a", "removed by another node") == -EEXIST);
+    CHECK(take_away("1", true, NULL) == 0 && !entry(1));
+    CHECK(add("a", "another process") < 0); /* until no volume can have it in hand */
+
+    delete_key(key_disk(2, key)); /* just when this node starts */
+    disks_recorded(disks, 3);
+    disks_all_recorded(disks);
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(2)->state == DISK_FAILED && entry(3)->state == DISK_IN);
+
+    disks_free(disks); /* one that is missing is not waited for */
+    rename_file("c", "elsewhere");
+    start("n1");
+    CHECK(entry(3)->state == DISK_MISSING);
+    struct disks_entry *held = disks_hold_next(disks, 0);
+    CHECK(held == entry(3));
+    delete_key(key_disk(3, key));
+    disks_forgotten(disks, 3);
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(3));
+    disks_release(held);
+    CHECK(list_empty(disks_entries(disks)));
+    CHECK(add("elsewhere", NULL) == 4);
+    return 0;
+}
+
+static int store_that_lost_everything_takes_no_disk_away_body(void *arg)
+{
+    char key[KEY_BYTES_MAX];
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    delete_key(key_disk(1, key));
+    delete_key(key_cluster());
+    disks_forgotten(disks, 1);
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(1)->state == DISK_IN && entry(1)->disk->state == DISK_IN);
+    return 0;
+}
+
 static int run_body(void *arg)
 {
     int (*body)(void *) = *(int (**)(void *))arg;
@@ -252,6 +313,8 @@ TEST(disk_with_shards_is_removed_by_force_only)
 TEST(failed_disk_says_so_and_asks_for_force)
 TEST(removal_waits_for_holds_and_lets_no_new_ones_in)
 TEST(foreign_disks_are_refused)
+TEST(disk_that_another_node_has_removed_takes_no_writes)
+TEST(store_that_lost_everything_takes_no_disk_away)
 
 int main(void)
 {
@@ -263,6 +326,8 @@ int main(void)
         T(failed_disk_says_so_and_asks_for_force),
         T(removal_waits_for_holds_and_lets_no_new_ones_in),
         T(foreign_disks_are_refused),
+        T(disk_that_another_node_has_removed_takes_no_writes),
+        T(store_that_lost_everything_takes_no_disk_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -538,6 +538,11 @@ static void remove_node_3(void *arg)
     CHECK(store_txn(node->store, NULL, 0, &op, 1, NULL) == 0);
 }
 
+static void publish_again(void *arg)
+{
+    publish(arg, "r1");
+}
+
 static void a_removed_node_is_forgotten_with_its_peer(void **state)
 {
     struct fixture *f = fixture_new(10);
@@ -549,6 +554,32 @@ static void a_removed_node_is_forgotten_with_its_peer(void **state)
     (void)sim_run_for(f->sim, 2 * SEC);
     assert_null(see(f, 0, "n3"));
     assert_null(peers_find(f->nodes[0].peers, "n3"));
+    fixture_free(f);
+}
+
+static void end_session_of_3(void *arg)
+{
+    struct node *node = arg;
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {
+        .type = STORE_DELETE, .key = key_session(members_session(current->nodes[2].members), key)};
+    CHECK(store_txn(node->store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+/* B5: it was paused or cut off for so long that it was given up. */
+static void a_node_that_was_removed_gets_no_session_again(void **state)
+{
+    struct fixture *f = fixture_new(13);
+    start(f, 0);
+    start(f, 2);
+    on(f, 0, remove_node_3);
+    on(f, 0, end_session_of_3);
+    (void)sim_run_for(f->sim, 5 * SEC);
+    assert_int_equal(members_session(f->nodes[2].members), 0);
+    assert_null(members_find(f->nodes[2].members, "n3"));
+    on(f, 2, publish_again);
+    (void)sim_run_for(f->sim, SEC);
+    assert_int_not_equal(members_session(f->nodes[2].members), 0);
     fixture_free(f);
 }
 
@@ -622,6 +653,7 @@ int main(void)
         cmocka_unit_test(a_removed_disk_stays_in_the_list_without_a_number),
         cmocka_unit_test(a_node_that_starts_waits_for_those_that_are_up),
         cmocka_unit_test(a_removed_node_is_forgotten_with_its_peer),
+        cmocka_unit_test(a_node_that_was_removed_gets_no_session_again),
         cmocka_unit_test(each_volume_is_cared_for_by_one_node_that_is_up),
         cmocka_unit_test(without_the_store_it_does_not_start_and_says_why),
     };
