@@ -286,9 +286,9 @@ static int repair_sealed(struct volume *v, struct place *p)
     uint64_t place_chunk = p->chunk;
     int r = 0;
     p->repairing = true;
-    for (unsigned i = 0; i < place_shards(p) && r == 0; i++) {
-        if (shard_bad(v, &p->shards[i]))
-            r = rebuild_shard(v, place_chunk, i);
+    for (unsigned i = 0; i < place_shards(p) && !v->halted && !v->stopping; i++) {
+        int one = shard_bad(v, &p->shards[i]) ? rebuild_shard(v, place_chunk, i) : 0;
+        r = r == 0 ? one : r;                    /* the next one may have a place to go to */
         p = state_place(&v->state, place_chunk); /* repairing: it is not freed meanwhile */
     }
     p->repairing = false;

@@ -261,6 +261,18 @@ static void what_was_freed_while_a_disk_was_away_goes_when_it_is_back(void)
     }
 }
 
+/* What set_up() wrote is there. */
+static void check_data(void)
+{
+    uint8_t *page = mem_alloc_pages(BLOCK_BYTES);
+    for (unsigned i = 0; i < MIB / BLOCK_BYTES; i++) {
+        page[5] = 0;
+        assert_int_equal(volume_read(volume, i * BLOCK_BYTES, BLOCK_BYTES, page), 0);
+        assert_int_equal(page[5], 7);
+    }
+    mem_free_pages(page, BLOCK_BYTES);
+}
+
 /* All shards of the data are recorded LOST, and are there. */
 static void what_is_on_lost_shards_alone_is_rebuilt_from_them(void)
 {
@@ -280,14 +292,45 @@ static void what_is_on_lost_shards_alone_is_rebuilt_from_them(void)
     records_fini(&records);
     volume_disk_changed(volume);
     env_sleep_ns(60 * SEC);
-    uint8_t *page = mem_alloc_pages(BLOCK_BYTES);
-    for (unsigned i = 0; i < 16; i++) {
-        page[5] = 0;
-        assert_int_equal(volume_read(volume, i * BLOCK_BYTES, BLOCK_BYTES, page), 0);
-        assert_int_equal(page[5], 7);
-    }
-    mem_free_pages(page, BLOCK_BYTES);
+    check_data();
     check_ok();
+}
+
+/* R40's guard, Q3: one shard of the data is all that is left, also recorded LOST, and nothing else has room for either
+ * of the two. What is there is not taken for what may be removed from where the shard is to be built. */
+static void what_is_left_of_lost_shards_is_not_taken_for_room(void)
+{
+    for (unsigned left = 0; left < 2; left++) {
+        struct place *data = NULL;
+        uint32_t pos = 0;
+        CHECK(volume_repair_wait(volume) == 0);
+        for (struct place *p; (p = idmap_next(&volume->state.places, &pos));)
+            data = p->kind == SHARD_DATA && p->row_count > 0 ? p : data;
+        CHECK(data);
+        for (unsigned i = 0; i < DISKS; i++) {
+            bool has = data->shards[0].place.disk == i + 1 || data->shards[1].place.disk == i + 1;
+            disks[i]->disk.state = has ? DISK_IN : DISK_OUT;
+        }
+        struct records records = {0};
+        for (unsigned i = 0; i < 2; i++) {
+            struct chunk_shard lost = data->shards[i];
+            lost.state = CHUNK_SHARD_LOST;
+            record_shard(&records, data->chunk, i, &lost);
+        }
+        if (!data->sealed)
+            record_sealed(&records, data->chunk);
+        struct shard_key gone = {
+            .volume = volume->root.id, .chunk = data->chunk, .index = (uint8_t)!left};
+        fake_disk_lose_shard(disks[data->shards[!left].place.disk - 1], gone);
+        CHECK(manifest_commit(volume, &records, NULL, NULL) == 0);
+        records_fini(&records);
+        volume_disk_changed(volume);
+        env_sleep_ns(60 * SEC);
+        check_ok();
+        check_data();
+        for (unsigned i = 0; i < DISKS; i++)
+            disks[i]->disk.state = DISK_IN;
+    }
 }
 
 /* The same of what was rebuilt elsewhere. */
@@ -398,6 +441,7 @@ TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
+TEST(what_is_left_of_lost_shards_is_not_taken_for_room)
 TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
 TEST(a_log_leaves_a_missing_disk_at_once)
 TEST(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away)
@@ -415,6 +459,7 @@ int main(void)
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
         cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
+        cmocka_unit_test(what_is_left_of_lost_shards_is_not_taken_for_room_),
         cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
         cmocka_unit_test(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away_),
