@@ -1,0 +1,187 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * What becomes of a write for which there is no space, over disks in memory: E1 and E5 of
+ * blockd/volume/reclaim.c.
+ */
+#include "sim_fixture.h"
+
+#include "blockd/volume/map.h"
+#include "blockd/volume/volume_impl.h"
+#include "tests/lib/fake_disk.h"
+
+enum { DISKS = 3 };
+#define MIB (1ull << 20)
+#define VOLUME_BYTES (64 * MIB)
+
+static struct store_mem *mem;
+static struct fake_disk *disks[DISKS];
+static struct volume_host host;
+static struct disk_list present;
+static struct volume *volume;
+static uint64_t others_blocks; /* of each disk, held by volumes of other nodes */
+
+static void set_up(void)
+{
+    static struct memory_budget budget;
+    memory_budget_init(&budget, 64 * MIB);
+    disk_list_init(&present);
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
+        disk_list_add(&present, &disks[i]->disk);
+    }
+    host.node_name = "n1";
+    host.session = 5;
+    host.disks = &present;
+    host.budget = &budget;
+    host.row_blocks_max = 32;
+    host.log_bytes_max = 4 * MIB;
+    host.repair_wait_ns = 600 * SEC;
+    host.map_cache = map_cache_new(MIB);
+    struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
+    char key[KEY_BYTES_MAX];
+    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
+    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
+    CHECK(store_txn(host.store, NULL, 0, &op, 1, NULL) == 0);
+    uint64_t id;
+    CHECK(volume_create(&host, "v", VOLUME_BYTES, "p", &id, &error) == 0);
+    CHECK_MSG(volume_open(&host, id, &volume, &error) == 0, "%s", error);
+    others_blocks = 0;
+}
+
+static void tear_down(void)
+{
+    CHECK(volume_close(volume) == 0);
+    map_cache_free(host.map_cache);
+    memory_budget_fini(host.budget);
+    for (unsigned i = 0; i < DISKS; i++)
+        fake_disk_free(disks[i]);
+}
+
+static void others_take(uint64_t blocks)
+{
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i]->used_blocks += blocks - others_blocks;
+        disks[i]->disk.free_bytes =
+            (disks[i]->capacity_blocks - disks[i]->used_blocks) * BLOCK_BYTES;
+    }
+    others_blocks = blocks;
+}
+
+/* Fills the volume until a write is refused, or all is written: how long the last one took. */
+static int fill(uint64_t *ret_took_ns)
+{
+    static unsigned times;
+    void *buf = mem_alloc_pages(32 * BLOCK_BYTES);
+    memset(buf, (int)++times, 32 * BLOCK_BYTES);
+    int r = 0;
+    for (uint64_t off = 0; off < VOLUME_BYTES && r == 0; off += 32 * BLOCK_BYTES) {
+        uint64_t begin_ns = env_now_ns();
+        r = volume_write(volume, off, 32 * BLOCK_BYTES, buf, 0, (struct request_id){0});
+        *ret_took_ns = env_now_ns() - begin_ns;
+        if (r == 0 && *ret_took_ns > SEC) /* it waited, and got its space */
+            break;
+    }
+    mem_free_pages(buf, 32 * BLOCK_BYTES);
+    return r;
+}
+
+/* E1: nobody else can free anything, so that the answer comes at once. */
+static void a_node_alone_says_at_once_that_it_is_full(void)
+{
+    uint64_t took_ns;
+    others_take(48 * MIB / BLOCK_BYTES);
+    assert_int_equal(fill(&took_ns), -ENOSPC);
+    assert_true(took_ns < 5 * SEC);
+}
+
+/* E5: somebody else's garbage may be on the way out. */
+static void where_disks_are_shared_it_is_tried_for_ten_seconds(void)
+{
+    uint64_t took_ns;
+    disks[0]->disk.local = false;
+    others_take(48 * MIB / BLOCK_BYTES);
+    assert_int_equal(fill(&took_ns), -ENOSPC);
+    assert_in_range(took_ns, 10 * SEC, 20 * SEC);
+}
+
+/* E5: what waits for its disk to answer (leftover.c) is space, too. */
+static void what_waits_for_a_disk_is_waited_for(void)
+{
+    uint64_t took_ns;
+    leftover_note(volume, 1, (struct shard_key){.volume = volume->root.id, .chunk = 1}, 77);
+    disks[0]->disk.state = DISK_MISSING;
+    others_take(48 * MIB / BLOCK_BYTES);
+    assert_int_equal(fill(&took_ns), -ENOSPC);
+    assert_in_range(took_ns, 10 * SEC, 20 * SEC);
+    disks[0]->disk.state = DISK_IN;
+}
+
+static void free_later(void *arg)
+{
+    env_sleep_ns(5 * SEC);
+    others_take(0);
+}
+
+static bool wrote;
+
+static void others_free(void *arg)
+{
+    while (!volume->no_space_since_ns)
+        env_sleep_ns(SEC / 10);
+    free_later(NULL);
+    wrote = true;
+}
+
+static void what_others_free_meanwhile_is_space(void)
+{
+    uint64_t took_ns;
+    disks[0]->disk.local = false;
+    others_take(48 * MIB / BLOCK_BYTES);
+    wrote = false;
+    fiber_spawn("others", others_free, NULL);
+    assert_int_equal(fill(&took_ns), 0);
+    assert_true(wrote);
+    assert_in_range(took_ns, 4 * SEC, 10 * SEC);
+}
+
+/* --- Harness ------------------------------------------------------------------------------------- */
+
+static void run_body(void *arg)
+{
+    mem = store_mem_new();
+    host = (struct volume_host){.store = store_mem_open(mem)};
+    set_up();
+    (*(void (**)(void))arg)();
+    tear_down();
+    store_close(host.store);
+    store_mem_free(mem);
+}
+
+static void run(void (*body)(void))
+{
+    struct sim *sim = sim_with(1);
+    run_on(sim_node_new(sim, "n1"), run_body, &body);
+    sim_free(sim);
+}
+
+#define TEST(name)                    \
+    static void name##_(void **state) \
+    {                                 \
+        run(name);                    \
+    }
+TEST(a_node_alone_says_at_once_that_it_is_full)
+TEST(where_disks_are_shared_it_is_tried_for_ten_seconds)
+TEST(what_waits_for_a_disk_is_waited_for)
+TEST(what_others_free_meanwhile_is_space)
+
+int main(void)
+{
+    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_node_alone_says_at_once_that_it_is_full_),
+        cmocka_unit_test(where_disks_are_shared_it_is_tried_for_ten_seconds_),
+        cmocka_unit_test(what_waits_for_a_disk_is_waited_for_),
+        cmocka_unit_test(what_others_free_meanwhile_is_space_),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
