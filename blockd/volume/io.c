@@ -39,7 +39,7 @@ static int io_enter(struct volume *v)
     return 0;
 }
 
-static void io_leave(struct volume *v)
+void io_leave(struct volume *v)
 {
     if (--v->ios == 0)
         fiber_queue_wake_all(&v->idle_waiters);
@@ -285,8 +285,7 @@ int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
     if (r < 0 || (r = io_enter(v)) < 0)
         return r;
     uint64_t start_ns = env_now_ns();
-    if (!ownership_by_lease(v)) /* X3 */
-        r = ownership_confirm(v);
+    r = ownership_wait(v); /* X3 */
     if (r == 0 && len > 0)
         r = read_range(v, off, len, buf);
     if (r < 0 && v->host->lease.id)
@@ -614,8 +613,7 @@ int volume_flush(struct volume *v)
         return r;
     uint64_t start_ns = env_now_ns();
     log_learn_flush(v);
-    if (!ownership_by_lease(v)) /* it covers what a later owner acknowledged, too (S4) */
-        r = ownership_confirm(v);
+    r = ownership_wait(v); /* it covers what a later owner acknowledged, too (S4) */
     if (r == 0)
         r = log_sync_to(v, v->acked_seq - (PLANTED(flush_ignores_others) && v->acked_seq > 0));
     if (v->halted)
@@ -650,8 +648,7 @@ int volume_block_status(struct volume *v, uint64_t off, uint64_t len,
         return r;
     unsigned count = 0;
     uint64_t at = off, end = off + len;
-    if (!ownership_by_lease(v))
-        r = ownership_confirm(v);
+    r = ownership_wait(v);
     while (r == 0 && at < end) {
         bool hole = false;
         uint64_t blocks = 0, block = at / BLOCK_BYTES;

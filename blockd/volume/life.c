@@ -117,8 +117,7 @@ int volume_grow(struct volume *v, uint64_t size_bytes)
     fiber_mutex_lock(&v->grow_mutex);
     int r = grow_locked(v, size_bytes);
     fiber_mutex_unlock(&v->grow_mutex);
-    if (--v->ios == 0)
-        fiber_queue_wake_all(&v->idle_waiters);
+    io_leave(v);
     return r;
 }
 

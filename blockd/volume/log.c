@@ -63,6 +63,25 @@ void log_enqueue(struct volume *v, struct commit *commit)
     fiber_queue_wake_all(&v->committer_wake);
 }
 
+void log_enqueue_noop(struct volume *v)
+{
+    struct commit *commit = NEW(struct commit);
+    *commit = (struct commit){.record = {.type = LOG_NOOP}, .seq = v->next_seq, .nobodys = true};
+    v->ios++;
+    log_enqueue(v, commit);
+}
+
+/* It is in the log, or never will be. */
+static void commit_over(struct volume *v, struct commit *commit)
+{
+    if (commit->waiter)
+        fiber_wake(commit->waiter);
+    if (commit->nobodys) {
+        mem_free(commit);
+        io_leave(v);
+    }
+}
+
 int log_wait(struct volume *v, struct commit *commit)
 {
     commit->waiter = fiber_self();
@@ -232,8 +251,7 @@ static void batch_acked(struct volume *v, struct batch *b, bool dsync)
     for (struct list *it; (it = list_pop_front(&b->commits));) {
         struct commit *commit = list_entry(it, struct commit, link);
         commit->done = true;
-        if (commit->waiter)
-            fiber_wake(commit->waiter);
+        commit_over(v, commit);
     }
     if (memtable_acked(&v->memtable, v->acked_seq) > 0)
         fiber_queue_wake_all(&v->host->budget->waiters);
@@ -497,10 +515,11 @@ void log_committer(void *arg)
     }
     mem_free(batch);
     /* Halted while a batch was in flight: its commits were in no queue then (volume_halt). */
-    list_for_each (it, &v->commit_queue) {
+    list_for_each_safe (it, &v->commit_queue) {
         struct commit *commit = list_entry(it, struct commit, link);
-        if (commit->waiter)
-            fiber_wake(commit->waiter);
+        if (commit->nobodys)
+            list_remove(&commit->link);
+        commit_over(v, commit);
     }
     fiber_queue_wake_all(&v->ack_waiters);
 }

@@ -18,8 +18,9 @@
  *     again only to learn of a revision to compare with (S13).
  *  X3 Reads rely on the lease only while the root names the session that the node has now (S16).
  *     Else a read, a block status and a flush (which speaks for all connections) wait for a record
- *     that was sent after they came and that all copies of the newest log took (S17). An answer that
- *     was looked up before the volume halted is not given after it.
+ *     that was sent after they came and that all copies of the newest log took (S17), or until the
+ *     lease is back: the log may have nowhere to go. An answer that was looked up before the volume
+ *     halted is not given after it.
  *  X4 Once a release was sent nothing is served any more, whatever became of it (S13, S20).
  *  X8 An epoch is taken only while the disk of some copy of the manifest is up: its fence is left there. Else opens
  *     that fail would lift the root over the fences that tell a store that was set back (X5).
@@ -49,6 +50,7 @@
 #define TAKE_TRIES 8
 #define RELEASE_WAIT_NS 5000000000ull
 #define RENEW_WAIT_NS 5000000000ull
+#define LEASE_LOOK_NS 50000000ull /* how often who waits for a record looks at the lease */
 
 /* --- Taking ------------------------------------------------------------------------------------ */
 
@@ -315,24 +317,49 @@ bool ownership_by_lease(const struct volume *v)
            volume_host_lease_valid(v->host);
 }
 
-int ownership_confirm(struct volume *v)
+/* The record that a read waits for (S17): 0, 1: by lease it may read before there is a log, or -ESHUTDOWN. */
+static int place_noop(struct volume *v, uint64_t *ret_seq)
 {
     while (!v->serving && !v->halted && !v->closed_to_io) { /* there is no log yet */
         fiber_queue_wait(&v->sync_waiters);
         if (!v->serving && !v->halted && ownership_by_lease(v)) /* X9 */
-            return 0;
+            return 1;
     }
     if (v->halted || !v->serving)
         return -ESHUTDOWN;
-    if (PLANTED(read_without_noop))
+    if (PLANTED(read_without_noop)) {
+        *ret_seq = 0;
+    } else if (PLANTED(confirm_by_earlier_append)) {
+        *ret_seq = v->sent_seq;
+    } else if (v->sent_seq + 1 < v->next_seq) {
+        *ret_seq = v->sent_seq + 1; /* whatever waits to be sent serves all who came before it is */
+    } else {
+        *ret_seq = v->next_seq;
+        v->stats.read_noops++;
+        log_enqueue_noop(v);
+    }
+    return 0;
+}
+
+int ownership_confirm(struct volume *v)
+{
+    uint64_t seq;
+    int r = place_noop(v, &seq);
+    return r == 0 ? log_wait_acked(v, seq) : MIN(r, 0);
+}
+
+int ownership_wait(struct volume *v)
+{
+    uint64_t seq;
+    if (ownership_by_lease(v))
         return 0;
-    if (PLANTED(confirm_by_earlier_append))
-        return log_wait_acked(v, v->sent_seq);
-    /* Whatever waits to be sent serves all who came before it is. */
-    if (v->sent_seq + 1 < v->next_seq)
-        return log_wait_acked(v, v->sent_seq + 1);
-    struct commit commit = {.record = {.type = LOG_NOOP}, .seq = v->next_seq};
-    v->stats.read_noops++;
-    log_enqueue(v, &commit);
-    return log_wait(v, &commit);
+    int r = place_noop(v, &seq);
+    if (r != 0)
+        return MIN(r, 0);
+    while (v->acked_seq < seq && !ownership_by_lease(v)) {
+        if (v->halted)
+            return -ESHUTDOWN;
+        fiber_queue_wait_until(&v->ack_waiters, env_now_ns() + LEASE_LOOK_NS);
+    }
+    return 0;
 }

@@ -34,6 +34,7 @@ struct commit {
     const struct shard_entry *entries; /* WRITE: block_count */
     bool fua;
     bool done;
+    bool nobodys; /* of log_enqueue_noop: freed when done */
     struct fiber *waiter;
 };
 
@@ -234,8 +235,10 @@ MAY_SUSPEND int ownership_set_back(
  * times. */
 typedef void root_change_fn(struct volume_root *root, const void *arg);
 MAY_SUSPEND int root_change(struct volume *volume, root_change_fn *change, const void *arg);
-/* X3: whether reads that have come may rely on the lease; else they confirm, by a place in the log. */
+/* X3: whether reads that have come may rely on the lease; else they wait for that, or for a place in the log. */
 bool ownership_by_lease(const struct volume *volume);
+MAY_SUSPEND int ownership_wait(struct volume *volume);
+/* By a place in the log, whatever the lease says. */
 MAY_SUSPEND int ownership_confirm(struct volume *volume);
 /* X4: closed_to_io is set. -ETIMEDOUT, -EHOSTUNREACH: perhaps released, perhaps not. */
 /* X9: before the volume serves; when the store does not take it, X7 holds and this may be called again. */
@@ -247,6 +250,9 @@ MAY_SUSPEND void ownership_give_up(struct volume *volume);
 /* log.c: the record is in the log and `commit` done when it returns 0; -ESHUTDOWN when halted. The
  * caller has put it into the memtable. */
 void log_enqueue(struct volume *volume, struct commit *commit);
+/* A record that says nothing; its seq is next_seq. It counts among the I/O inside until it is in the log or the volume
+ * has halted, whoever still waits for it. */
+void log_enqueue_noop(struct volume *volume);
 MAY_SUSPEND int log_wait(struct volume *volume, struct commit *commit);
 /* A flush has come: learns whether flushes follow appends so closely that appending with DSYNC is
  * cheaper. */
@@ -450,6 +456,8 @@ MAY_SUSPEND void reclaim_round(struct volume *volume);
 void reclaim_end(struct volume *volume);
 
 /* io.c */
+/* A front-end call is over. */
+void io_leave(struct volume *volume);
 void partials_touch(struct volume *volume, uint64_t block, uint64_t count);
 /* What the newest committed state (delta, map; not the memtable) says of `block`. */
 MAY_SUSPEND int lookup_committed(

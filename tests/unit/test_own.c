@@ -341,6 +341,86 @@ BODY(without_a_lease_reads_take_a_place_in_the_log)
     assert_int_equal(volume_close(v), 0);
 }
 
+/* All disks but one: no log can be made. */
+static void disks_away(struct volume *v, bool away)
+{
+    for (unsigned i = 1; i < DISKS; i++) {
+        fakes[i]->error = away ? -EHOSTUNREACH : 0;
+        fakes[i]->disk.state = away ? DISK_MISSING : DISK_IN;
+        fakes[i]->disk.missing_since_ns = away ? env_now_ns() : 0;
+    }
+    volume_disk_changed(v);
+}
+
+/* A read without a lease, and its record has nowhere to go. */
+static struct volume *with_a_read_that_waits(void)
+{
+    struct volume *v = must_acquire(&a);
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    a.valid_until_ns = env_boottime_ns();
+    disks_away(v, true);
+    reader_volume = v;
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    fiber_spawn("reader", reader, NULL);
+    env_sleep_ns(SECOND_NS);
+    assert_int_equal(group.pending, 1);
+    return v;
+}
+
+/* X3: when the lease is back it need not wait any more; what comes later does not either. */
+BODY(a_read_waits_for_its_record_or_for_the_lease)
+{
+    struct volume *v = with_a_read_that_waits();
+    uint64_t noops = volume_stats(v)->read_noops;
+    a.valid_until_ns = UINT64_MAX;
+    env_sleep_ns(SECOND_NS / 10);
+    assert_int_equal(group.pending, 0);
+    assert_int_equal(group.error, 0);
+    assert_int_equal(noops_of_reads(v, 5), 0);
+    /* Over again: it is still the same record that they wait for. */
+    a.valid_until_ns = env_boottime_ns();
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    fiber_spawn("reader", reader, NULL);
+    env_sleep_ns(SECOND_NS);
+    assert_int_equal(group.pending, 1);
+    assert_int_equal(volume_stats(v)->read_noops, noops);
+    disks_away(v, false);
+    assert_int_equal(fiber_group_wait(&group), 0);
+    assert_int_equal(noops_of_reads(v, 1), 1);
+    a.valid_until_ns = UINT64_MAX;
+    assert_int_equal(volume_close(v), 0);
+}
+
+/* The record is still there when nobody waits for it: for a close, a handover, a halt. */
+BODY(a_record_that_no_read_waits_for_any_more_ends_with_its_volume)
+{
+    for (unsigned how = 0; how < 4; how++) {
+        struct volume *v = with_a_read_that_waits();
+        if (how < 3) {
+            a.valid_until_ns = UINT64_MAX;
+            assert_int_equal(fiber_group_wait(&group), 0);
+        }
+        uint64_t begin_ns = env_now_ns();
+        if (how == 1)
+            assert_int_equal(volume_hand_over(v, "a", NULL), 0);
+        if (how == 2) /* it gets on */
+            disks_away(v, false);
+        int r = volume_close(v);
+        assert_true(how == 1 || how == 2 ? r == 0 : r < 0);
+        assert_true(env_now_ns() - begin_ns < 30 * SECOND_NS);
+        if (how == 3)
+            assert_int_equal(fiber_group_wait(&group), -ESHUTDOWN);
+        a.valid_until_ns = UINT64_MAX;
+        for (unsigned i = 0; i < DISKS; i++) {
+            fakes[i]->error = 0;
+            fakes[i]->disk.state = DISK_IN;
+        }
+    }
+    assert_int_equal(volume_close(must_acquire(&a)), 0);
+}
+
 BODY(no_ops_alone_do_not_fill_the_log)
 {
     struct volume_info info;
@@ -389,6 +469,82 @@ BODY(an_unknown_outcome_is_resolved_by_a_later_one)
     if (r == -EBUSY)
         w = must_acquire(&a);
     assert_int_equal(volume_close(w), 0);
+}
+
+static void store_goes_away(void *arg)
+{
+    env_sleep_ns(*(uint64_t *)arg);
+    store_mem_set_fault(mem, -ETIMEDOUT, 0);
+}
+
+/* X4, S13: the release was sent and has no answer. With a lease, which another owner would not wait for. */
+BODY(a_release_without_an_answer_ends_it_all_the_same)
+{
+    struct volume *v = must_acquire(&a), *w = NULL;
+    uint64_t delay_ns = SECOND_NS / 10, until_ns = delay_ns + delay_ns / 4;
+    memset(page, 4, sizeof(page));
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_destage(v), 0);
+    store_mem_set_fault(mem, 0, delay_ns); /* the root is read, then the release is sent */
+    fiber_spawn("store", store_goes_away, &until_ns);
+    assert_int_equal(volume_hand_over(v, "b", NULL), -ETIMEDOUT);
+    store_mem_set_fault(mem, 0, 0);
+    assert_int_equal(root_now().state, VOLUME_RELEASED); /* of so many tries one got through */
+    assert_true(volume_halted(v));
+    assert_int_equal(read_one(v), -ESHUTDOWN);
+    assert_int_equal(volume_flush(v), -ESHUTDOWN);
+    w = must_acquire(&b);
+    memset(page, 5, sizeof(page));
+    assert_int_equal(volume_write(w, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(read_one(v), -ESHUTDOWN);
+    volume_close(v);
+    assert_int_equal(volume_close(w), 0);
+}
+
+static unsigned manifest_shards(const struct volume_root *root)
+{
+    unsigned there = 0;
+    for (unsigned i = 0; i < root->manifest.count; i++)
+        there += fake_disk_has(fakes[root->manifest.places[i].disk - 1],
+            (struct shard_key){.volume = id, .chunk = root->manifest.chunk, .index = (uint8_t)i});
+    return there;
+}
+
+static void write_and_destage(void *arg)
+{
+    struct volume *v = arg;
+    int r = volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0});
+    fiber_group_done(&group, r == 0 ? volume_destage(v) : r);
+}
+
+/* N3, S13: the root names the new manifest or still the old one, and its owner dies before it knows. */
+BODY(the_old_manifest_stays_until_the_new_one_is_known_to_be_current)
+{
+    unsigned switched = 0;
+    for (unsigned i = 0; i < 12; i++) {
+        session_put(0xa, true);
+        struct volume *v = must_acquire(&a);
+        struct volume_root before = root_now();
+        store_mem_set_fault(mem, -ETIMEDOUT, 2 * SECOND_NS);
+        fakes[before.manifest.places[0].disk - 1]->error = -EIO; /* a copy fails */
+        memset(page, 10 + (int)i, sizeof(page));
+        fiber_group_init(&group);
+        fiber_group_add(&group, 1);
+        fiber_spawn("write", write_and_destage, v);
+        env_sleep_ns(SECOND_NS * 3); /* one CAS without an answer */
+        fakes[before.manifest.places[0].disk - 1]->error = 0;
+        assert_int_equal(manifest_shards(&before), 2);
+        store_mem_set_fault(mem, 0, 0);
+        struct volume_root now = root_now();
+        switched += now.manifest.chunk != before.manifest.chunk;
+        session_put(0xa, false);
+        struct volume *w = must_acquire(&b);
+        int r = fiber_group_wait(&group);
+        assert_true(r == 0 || r == -ESHUTDOWN);
+        volume_close(v);
+        assert_int_equal(volume_close(w), 0);
+    }
+    assert_in_range(switched, 1, 11);
 }
 
 /* X5 */
@@ -477,9 +633,13 @@ int main(void)
         cmocka_unit_test(a_volume_that_is_handed_over_waits_for_its_successor),
         cmocka_unit_test(a_write_that_was_given_up_does_not_undo_a_later_one),
         cmocka_unit_test(without_a_lease_reads_take_a_place_in_the_log),
+        cmocka_unit_test(a_read_waits_for_its_record_or_for_the_lease),
+        cmocka_unit_test(a_record_that_no_read_waits_for_any_more_ends_with_its_volume),
         cmocka_unit_test(no_ops_alone_do_not_fill_the_log),
         cmocka_unit_test(a_new_session_finds_that_somebody_else_has_it),
         cmocka_unit_test(an_unknown_outcome_is_resolved_by_a_later_one),
+        cmocka_unit_test(a_release_without_an_answer_ends_it_all_the_same),
+        cmocka_unit_test(the_old_manifest_stays_until_the_new_one_is_known_to_be_current),
         cmocka_unit_test(a_store_that_was_set_back_halts_the_volume),
         cmocka_unit_test(a_fence_of_the_very_epoch_halts_the_volume),
         cmocka_unit_test(a_log_fenced_by_the_very_epoch_halts_the_volume),

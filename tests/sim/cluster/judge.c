@@ -151,19 +151,6 @@ static void make_whole(struct cluster *c, struct cluster_volume *volume)
     }
 }
 
-/* Owners read by lease again: one that had none when it lost its copies' nodes would wait for them (R42). */
-static bool all_have_leases(struct cluster *c)
-{
-    for (unsigned i = 0; i < c->volume_count; i++) {
-        struct cluster_node *node = cluster_owner(c, &c->volumes[i]);
-        const struct volume *v =
-            node ? volumes_peek(node->node->volumes, c->volumes[i].id, NULL) : NULL;
-        if (v && v->root.owner_session != volume_host_session(v->host))
-            return false;
-    }
-    return true;
-}
-
 void cluster_quiet(struct cluster *c)
 {
     cluster_heal(c);
@@ -181,7 +168,6 @@ void cluster_quiet(struct cluster *c)
     for (unsigned i = 0; i < c->node_count; i++)
         c->nodes[i].dirty = c->nodes[i].rotten = false;
     cluster_judge_orphans(c);
-    cluster_until(c, all_have_leases, 120, "leases");
     cluster_judge_shards(c);
 }
 
