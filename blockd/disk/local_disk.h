@@ -57,6 +57,8 @@ MAY_SUSPEND int local_disk_scrub_shard(
  * short, or empty, before the end: it looks at no more than 64 Ki table entries. */
 unsigned local_disk_list_page(struct disk *disk, uint64_t volume, uint32_t *cursor,
     struct shard_info *ret_list, unsigned max);
+/* For tests: CHECKs that the table's index agrees with its entries (D18). */
+void local_disk_check(struct disk *disk);
 /* Retires the disk now, as after a write error. */
 void local_disk_fail(struct disk *disk, int error);
 void local_disk_set_trailer_cache(struct disk *disk, uint64_t cap_bytes);

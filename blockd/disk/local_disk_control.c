@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Create, fence, stat, list.
+ * Create, fence, stat.
  *
  *  D6  A fence is durable before it is answered, and is answered only when no append of a lower
  *      epoch is in flight.
@@ -327,7 +327,7 @@ MAY_SUSPEND int local_fence(
     }
 }
 
-/* --- Stat, list ------------------------------------------------------------------------------- */
+/* --- Stat ------------------------------------------------------------------------------- */
 
 MAY_SUSPEND int local_stat(struct disk *base, struct shard_key key, struct shard_info *ret_info)
 {
@@ -346,49 +346,4 @@ MAY_SUSPEND int local_stat(struct disk *base, struct shard_key key, struct shard
         local_fill_info(disk, slot, active, ret_info);
     active_put(active);
     return r;
-}
-
-static bool is_listed(const struct table_slot *slot, uint64_t volume)
-{
-    if (slot->state == TABLE_FREE || (slot->flags & TABLE_REMOVING) != 0)
-        return false;
-    /* A lost entry may be anyone's: it is listed where all are, without a key, as damaged. */
-    return volume == 0 || (slot->state != TABLE_LOST && slot->volume == volume);
-}
-
-unsigned local_disk_list_page(
-    struct disk *base, uint64_t volume, uint32_t *cursor, struct shard_info *ret_list, unsigned max)
-{
-    struct local_disk *disk = local_disk_of(base);
-    uint32_t end = disk->table.entry_count, i = MIN(*cursor, end);
-    unsigned count = 0;
-    /* A large table takes milliseconds: others go first now and then. */
-    for (uint32_t stop = i + MIN(end - i, 65536u); i < stop && count < max; i++) {
-        const struct table_slot *slot = &disk->table.slots[i];
-        if (is_listed(slot, volume))
-            local_fill_info(disk, slot, NULL, &ret_list[count++]);
-    }
-    *cursor = i < end ? i : UINT32_MAX;
-    return count;
-}
-
-MAY_SUSPEND int local_list(
-    struct disk *base, uint64_t volume, struct shard_info **ret_list, unsigned *ret_count)
-{
-    unsigned count = 0, capacity = 16;
-    struct shard_info *list = mem_alloc(capacity * sizeof(*list));
-    for (uint32_t cursor = 0; cursor != UINT32_MAX;) {
-        unsigned max = capacity - count;
-        unsigned n = local_disk_list_page(base, volume, &cursor, &list[count], max);
-        count += n;
-        if (n == max) {
-            capacity *= 2;
-            list = mem_realloc(list, capacity * sizeof(*list));
-        } else if (cursor != UINT32_MAX) {
-            fiber_yield();
-        }
-    }
-    *ret_list = list;
-    *ret_count = count;
-    return 0;
 }

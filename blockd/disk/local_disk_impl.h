@@ -8,8 +8,8 @@
  *   local_disk_table.c    table: load, group commit (D8)
  *   local_disk_append.c   append, retry        local_disk_read.c     verified reads
  *   local_disk_sync.c     device flushes       local_disk_walk.c     an unsealed shard's end (D9)
- *   local_disk_seal.c     seal, remove         local_disk_control.c  create, fence, stat, list
- *   local_disk_scrub.c    scrub
+ *   local_disk_seal.c     seal, remove         local_disk_control.c  create, fence, stat
+ *   local_disk_scrub.c    scrub           local_disk_list.c     lists
  */
 #pragma once
 

@@ -139,6 +139,7 @@ MAY_SUSPEND int local_table_commit(struct local_disk *disk)
 
 /* --- Load ------------------------------------------------------------------------------------- */
 
+#define LINK_BATCH 8192u /* some milliseconds */
 #define REPAIRS_MAX 4096 /* after so many in vain this is no rot of bits, and time matters */
 
 struct load {
@@ -161,7 +162,9 @@ static void resolve_duplicate(struct load *load, uint32_t first, uint32_t second
     bool keep_second = slot_epoch_min(b) > slot_epoch_min(a);
     if (keep_second) {
         table_unlink(table, first);
-        table_link(table, second);
+        table_link_expected(table, second);
+    } else {
+        table_forget_expected(table, second);
     }
     table->slots[keep_second ? second : first].flags |= TABLE_DAMAGED;
     lose(load, keep_second ? first : second);
@@ -203,11 +206,24 @@ static void load_entry(struct load *load, uint32_t slot_no, const uint8_t *entry
             load->suspects++;
         }
     }
-    uint32_t other = table_find(&disk->table, table_slot_key(slot));
-    if (other != TABLE_NONE)
-        resolve_duplicate(load, other, slot_no);
-    else
-        table_link(&disk->table, slot_no);
+}
+
+static MAY_SUSPEND void link_entries(struct load *load)
+{
+    struct table *table = &load->disk->table;
+    table_expect(table);
+    for (uint32_t i = 0; i < table->entry_count; i++) {
+        const struct table_slot *slot = &table->slots[i];
+        if (slot->state == TABLE_FREE || slot->state == TABLE_LOST)
+            continue;
+        uint32_t other = table_find(table, table_slot_key(slot));
+        if (other != TABLE_NONE)
+            resolve_duplicate(load, other, i);
+        else
+            table_link_expected(table, i);
+        if (i % LINK_BATCH == LINK_BATCH - 1)
+            fiber_yield();
+    }
 }
 
 /* Every entry whose units overlap those of `slot_no` loses the right to write them. The blocks
@@ -304,6 +320,7 @@ MAY_SUSPEND int local_table_load(struct local_disk *disk, char **ret_error)
     mem_free_pages(buf, buf_blocks * BLOCK_BYTES);
     if (r < 0)
         return r;
+    link_entries(&load);
     if (load.lost > disk->table.entry_count / 2) {
         *ret_error = mem_printf(
             "%s: %u of %u entries of the shard table are damaged, more than half: the disk is not "

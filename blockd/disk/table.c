@@ -10,9 +10,6 @@
 #include "common/crc32c.h"
 #include "common/mem.h"
 
-_Static_assert(
-    sizeof(struct table_slot) + sizeof(uint32_t) <= 60, "64 MiB a TiB, with 2.5 MiB of slab masks");
-
 /* Byte offsets; docs/FORMAT.md. */
 enum {
     AT_CRC = 0,
@@ -42,18 +39,17 @@ void table_init(struct table *table, uint32_t entry_count, const struct uuid *di
 {
     *table = (struct table){
         .slots = mem_zalloc(entry_count, sizeof(struct table_slot)),
-        .buckets = mem_zalloc(entry_count, sizeof(uint32_t)),
         .entry_count = entry_count,
         .free_head = TABLE_NONE,
         .crc_seed = crc32c(0, disk, sizeof(*disk)),
     };
-    memset(table->buckets, 0xff, entry_count * sizeof(uint32_t));
+    table_index_init(table);
 }
 
 void table_fini(struct table *table)
 {
     mem_free(table->slots);
-    mem_free(table->buckets);
+    table_index_fini(table);
     *table = (struct table){0};
 }
 
@@ -68,33 +64,6 @@ void table_build_free_list(struct table *table)
     }
 }
 
-/* splitmix64's finaliser (Steele, Lea, Flood: Fast splittable pseudorandom number generators,
- * 2014). */
-static uint64_t mix(uint64_t x)
-{
-    x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
-    x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return x ^ (x >> 31);
-}
-
-static uint32_t *bucket_of(const struct table *table, struct shard_key key)
-{
-    uint64_t hash = mix(mix(key.volume + UINT64_C(0x9e3779b97f4a7c15)) ^ key.chunk) + key.index;
-    return &table->buckets[(mix(hash) >> 32) * table->entry_count >> 32];
-}
-
-uint32_t table_find(const struct table *table, struct shard_key key)
-{
-    uint32_t i = *bucket_of(table, key);
-    while (i != TABLE_NONE) {
-        const struct table_slot *slot = &table->slots[i];
-        if (slot->volume == key.volume && slot->chunk == key.chunk && slot->index == key.index)
-            return i;
-        i = slot->next;
-    }
-    return TABLE_NONE;
-}
-
 uint32_t table_alloc(struct table *table)
 {
     uint32_t slot_no = table->free_head;
@@ -104,29 +73,6 @@ uint32_t table_alloc(struct table *table)
     table->free_count--;
     table->slots[slot_no] = (struct table_slot){0};
     return slot_no;
-}
-
-void table_link(struct table *table, uint32_t slot_no)
-{
-    struct table_slot *slot = &table->slots[slot_no];
-    uint32_t *bucket = bucket_of(table, table_slot_key(slot));
-    slot->next = *bucket;
-    *bucket = slot_no;
-}
-
-void table_unlink(struct table *table, uint32_t slot_no)
-{
-    struct table_slot *slot = &table->slots[slot_no];
-    uint32_t *bucket = bucket_of(table, table_slot_key(slot));
-    if (*bucket == slot_no) {
-        *bucket = slot->next;
-        return;
-    }
-    uint32_t before = *bucket;
-    while (before != TABLE_NONE && table->slots[before].next != slot_no)
-        before = table->slots[before].next;
-    CHECK(before != TABLE_NONE);
-    table->slots[before].next = slot->next;
 }
 
 void table_release(struct table *table, uint32_t slot_no)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * The shard table of one disk: the codec of its 128-byte entries (version 1, docs/FORMAT.md) and its
- * form in memory, 56 bytes an entry and 4 of hash buckets. Pure: no I/O.
+ * form in memory, 56 bytes an entry and 5.3 of its index (table_index.c). Pure: no I/O.
  *
  * An entry carries its slot number and a CRC seeded by the disk's UUID, and never crosses a 512-byte
  * sector: a torn write harms no neighbour, a misdirected one is seen. Free entries are written out
@@ -56,6 +56,9 @@ struct table_slot {
 struct table {
     struct table_slot *slots;
     uint32_t *buckets;
+    uint32_t bucket_count;
+    uint32_t *group_entries; /* linked slots of each group of volumes */
+    uint32_t group_count;
     uint32_t entry_count;
     uint32_t free_head;
     uint32_t free_count;
@@ -84,9 +87,25 @@ static inline bool table_slot_has_length(const struct table_slot *slot)
 uint32_t table_find(const struct table *table, struct shard_key key);
 /* Takes a free slot (lowest first after open), or TABLE_NONE; its content is zero. */
 uint32_t table_alloc(struct table *table);
-/* Puts a filled slot into the hash; takes it out (its content stays). */
+/* table_init and table_fini call these. */
+void table_index_init(struct table *table);
+void table_index_fini(struct table *table);
+/* Puts a filled slot into the index; takes it out (its content stays). */
 void table_link(struct table *table, uint32_t slot_no);
 void table_unlink(struct table *table, uint32_t slot_no);
+/* A table that was loaded, in less time: once all slots are filled, table_expect(), then for each that has a key
+ * table_link_expected(), or table_forget_expected() before its content goes. */
+void table_expect(struct table *table);
+void table_link_expected(struct table *table, uint32_t slot_no);
+void table_forget_expected(struct table *table, uint32_t slot_no);
+/* How many slots a listing of the volume looks at: its own and those of volumes of the same group. */
+uint32_t table_group_entries(const struct table *table, uint64_t volume);
+/* The volume's linked slots from slot number `from` on, in order. ret_slots has room for table_group_entries().
+ * How many there are. */
+uint32_t table_list_volume(
+    const struct table *table, uint64_t volume, uint32_t from, uint32_t *ret_slots);
+/* For tests: CHECKs D18, and that the groups' numbers of entries agree with the slots. */
+void table_check(const struct table *table);
 /* Back to the free list; not linked any more. */
 void table_release(struct table *table, uint32_t slot_no);
 

@@ -118,6 +118,7 @@ static void verify(void *arg)
 {
     struct world *w = arg;
     open_disk(w);
+    local_disk_check(w->disk);
     for (unsigned i = 0; i < KEEPERS; i++) {
         struct shard *shard = &w->shards[i];
         if (shard->chunk == 0)
@@ -140,6 +141,7 @@ static void verify(void *arg)
         CHECK(r == 0 || r == -ENOENT);
         *shard = (struct shard){0};
     }
+    local_disk_check(w->disk);
     CHECK_MSG(local_disk_shard_count(w->disk) == 0 && w->disk->free_bytes == w->disk->size_bytes,
         "%u shards are left, %llu of %llu bytes are free", local_disk_shard_count(w->disk),
         (unsigned long long)w->disk->free_bytes, (unsigned long long)w->disk->size_bytes);

@@ -105,10 +105,12 @@ static inline void fixture_open(struct fixture *f)
     char *error = NULL;
     int r = fixture_open_status(f, &error);
     CHECK_MSG(r == 0, "open: %d: %s", r, error ? error : "");
+    local_disk_check(f->disk);
 }
 
 static inline void fixture_close(struct fixture *f)
 {
+    local_disk_check(f->disk);
     local_disk_close(f->disk);
     f->disk = NULL;
 }

@@ -280,6 +280,10 @@ static void later_epoch(uint8_t *entry)
     put_le32(entry + 48, 9);
 }
 
+static void no_change(uint8_t *entry)
+{
+}
+
 static void overlap(struct fixture *f)
 {
     forge(f, 0, 7, other_chunk);
@@ -317,6 +321,21 @@ static void duplicate(struct fixture *f)
 static void test_of_two_entries_for_one_shard_the_later_epoch_stays(void **state)
 {
     on_closed_disk(duplicate);
+}
+
+static void equal_duplicate(struct fixture *f)
+{
+    forge(f, 0, 7, no_change);
+    struct shard_info info;
+    fixture_open(f);
+    assert_int_equal(shard_stat(f->disk, A, &info), 0);
+    assert_true(info.damaged);
+    fixture_close(f);
+}
+
+static void test_of_two_equal_entries_for_one_shard_the_first_stays(void **state)
+{
+    on_closed_disk(equal_duplicate);
 }
 
 /* --- Format ----------------------------------------------------------------------------------- */
@@ -485,6 +504,7 @@ int main(void)
         cmocka_unit_test(test_a_wiped_table_is_not_an_empty_one),
         cmocka_unit_test(test_entries_that_claim_the_same_space_are_damaged),
         cmocka_unit_test(test_of_two_entries_for_one_shard_the_later_epoch_stays),
+        cmocka_unit_test(test_of_two_equal_entries_for_one_shard_the_first_stays),
         cmocka_unit_test(test_format_refuses_a_used_disk_unless_forced),
         cmocka_unit_test(test_format_knows_the_signatures_of_others),
         cmocka_unit_test(test_format_makes_a_file_of_the_size_asked_for),

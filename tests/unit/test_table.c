@@ -9,6 +9,7 @@
 #include "common/bytes.h"
 #include "common/crc32c.h"
 #include "common/mem.h"
+#include "common/rng.h"
 
 static struct fake_env fake;
 static struct table table;
@@ -186,6 +187,76 @@ static void test_keys_are_found_and_slots_reused(void **state)
     assert_int_equal(table.free_count, 342);
 }
 
+/* --- Volumes (D18) ----------------------------------------------------------------------------- */
+
+static void put(uint64_t volume, uint64_t chunk)
+{
+    uint32_t slot_no = table_alloc(&table);
+    assert_int_not_equal(slot_no, TABLE_NONE);
+    table.slots[slot_no] = example();
+    table.slots[slot_no].volume = volume;
+    table.slots[slot_no].chunk = chunk;
+    table_link(&table, slot_no);
+}
+
+static void take(uint32_t slot_no)
+{
+    table_unlink(&table, slot_no);
+    table_release(&table, slot_no);
+}
+
+static void check_list(uint64_t volume, uint32_t from)
+{
+    uint32_t found[1024], wanted = 0;
+    uint32_t count = table_list_volume(&table, volume, from, found);
+    assert_true(count <= table_group_entries(&table, volume));
+    for (uint32_t i = from; i < 1024; i++) {
+        if (table.slots[i].state == TABLE_FREE || table.slots[i].volume != volume)
+            continue;
+        assert_true(wanted < count);
+        assert_int_equal(found[wanted++], i);
+    }
+    assert_int_equal(count, wanted);
+}
+
+/* From many small volumes to a few large ones and back, the table full and nearly empty. */
+static void test_a_volume_s_slots_are_listed_in_order_whatever_came_and_went(void **state)
+{
+    struct rng rng;
+    rng_init(&rng, 1);
+    table_build_free_list(&table);
+    for (uint64_t step = 0; step < 30000; step++) {
+        uint64_t volumes = step / 1000 % 3 == 0 ? 500 : step / 1000 % 3 == 1 ? 3 : 40;
+        uint32_t slot_no = (uint32_t)rng_below(&rng, 1024);
+        bool fill = step / 3000 % 2 == 0;
+        if (table.slots[slot_no].state != TABLE_FREE && (!fill || rng_below(&rng, 4) == 0))
+            take(slot_no);
+        else if (table.free_count > 0 && (fill || rng_below(&rng, 4) == 0))
+            put(1 + rng_below(&rng, volumes), (rng_below(&rng, 9) << 32) + step);
+        if (step % 10 == 0)
+            table_check(&table);
+        check_list(1 + rng_below(&rng, volumes), (uint32_t)rng_below(&rng, 3) * 300);
+    }
+    for (uint32_t i = 0; i < 1024; i++)
+        if (table.slots[i].state != TABLE_FREE)
+            take(i);
+    table_check(&table);
+    check_list(1, 0);
+}
+
+static void test_a_list_looks_at_few_slots_of_other_volumes(void **state)
+{
+    table_build_free_list(&table);
+    uint64_t looked = 0;
+    for (uint64_t i = 0; i < 1024; i++)
+        put(i % 20, i);
+    for (uint64_t volume = 0; volume < 20; volume++)
+        looked += table_group_entries(&table, volume);
+    assert_true(looked < 3 * 1024); /* 20 whole tables before */
+}
+
+/* --- Geometry ---------------------------------------------------------------------------------- */
+
 static void test_capacity_and_trailer_always_fit_the_extent(void **state)
 {
     for (uint32_t units = 1; units <= SLAB_UNITS; units++) {
@@ -218,6 +289,8 @@ int main(void)
         TEST(test_zeros_are_damage_not_a_free_entry),
         TEST(test_impossible_entries_are_refused),
         TEST(test_keys_are_found_and_slots_reused),
+        TEST(test_a_volume_s_slots_are_listed_in_order_whatever_came_and_went),
+        TEST(test_a_list_looks_at_few_slots_of_other_volumes),
         TEST(test_capacity_and_trailer_always_fit_the_extent),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -30,7 +30,8 @@ struct listings {
     unsigned count;
 };
 
-static void look(struct cluster *c, uint64_t volume, struct listings *ret)
+/* deep: the disks' indices by volume are compared with their tables, too (D18). */
+static void look(struct cluster *c, uint64_t volume, bool deep, struct listings *ret)
 {
     static struct shard_info shards[LIST_MAX];
     unsigned used = 0;
@@ -47,6 +48,8 @@ static void look(struct cluster *c, uint64_t volume, struct listings *ret)
                 .domain = c->nodes[n].domain,
                 .sound = disk->state == DISK_IN && !c->nodes[n].rotten,
                 .shards = &shards[used]};
+            if (deep)
+                local_disk_check(disk);
             for (uint32_t cursor = 0; cursor != UINT32_MAX && used < LIST_MAX;) {
                 unsigned more =
                     local_disk_list_page(disk, volume, &cursor, &shards[used], LIST_MAX - used);
@@ -154,7 +157,7 @@ void cluster_judge_shards(struct cluster *c)
         if (strcmp(info.health, "ok") != 0)
             continue;
         struct listings all;
-        look(c, v->root.id, &all);
+        look(c, v->root.id, false, &all);
         check_volume(v, &all);
         cluster_totals->shard_looks++;
     }
@@ -196,7 +199,7 @@ static bool is_exact(struct cluster *c, const struct cluster_volume *volume, boo
     unsigned extra = 0;
     if (!v)
         return false;
-    look(c, volume->id, &all);
+    look(c, volume->id, true, &all);
     for (unsigned d = 0; d < all.count; d++) {
         for (unsigned i = 0; i < all.disks[d].count; i++) {
             const struct shard_info *info = &all.disks[d].shards[i];
