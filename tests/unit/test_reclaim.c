@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * What becomes of a write for which there is no space, over disks in memory: E1 and E5 of
- * blockd/volume/reclaim.c.
+ * blockd/volume/reclaim.c; that what was acknowledged has its space already (P1); and that nothing is freed while it is
+ * read (C3).
  */
 #include "sim_fixture.h"
 
@@ -18,6 +19,7 @@ static struct fake_disk *disks[DISKS];
 static struct volume_host host;
 static struct disk_list present;
 static struct volume *volume;
+static uint64_t log_bytes_max = 4 * MIB;
 static uint64_t others_blocks; /* of each disk, held by volumes of other nodes */
 
 static void set_up(void)
@@ -34,7 +36,8 @@ static void set_up(void)
     host.disks = &present;
     host.budget = &budget;
     host.row_blocks_max = 32;
-    host.log_bytes_max = 4 * MIB;
+    host.log_bytes_max = log_bytes_max;
+    host.bypass_bytes_min = 1 << 30; /* no large writes */
     host.repair_wait_ns = 600 * SEC;
     host.map_cache = map_cache_new(MIB);
     struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
@@ -144,6 +147,109 @@ static void what_others_free_meanwhile_is_space(void)
     assert_in_range(took_ns, 4 * SEC, 10 * SEC);
 }
 
+/* --- What has its space already ------------------------------------------------------------------- */
+
+static void set_latency(uint64_t latency_ns)
+{
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->latency_ns = latency_ns;
+}
+
+enum { WRITERS = 100 };
+static struct fiber_group group;
+static unsigned written;
+
+static void writer(void *arg)
+{
+    void *buf = mem_alloc_pages(32 * BLOCK_BYTES);
+    memset(buf, 9, 32 * BLOCK_BYTES);
+    int r = volume_write(volume, (uintptr_t)arg * 32 * BLOCK_BYTES, 32 * BLOCK_BYTES, buf, 0,
+        (struct request_id){0});
+    written += r == 0;
+    mem_free_pages(buf, 32 * BLOCK_BYTES);
+    fiber_group_done(&group, r == -ENOSPC ? 0 : r);
+}
+
+static void destage(void *arg)
+{
+    fiber_group_done(arg, volume_destage(volume));
+}
+
+/* P1: rows are slower than the log, then not a byte is left on any disk. */
+static void what_is_acknowledged_gets_home_to_full_disks(void)
+{
+    struct fiber_group destaged;
+    others_take(30 * MIB / BLOCK_BYTES);
+    set_latency(SEC);
+    fiber_group_init(&group);
+    fiber_group_add(&group, WRITERS);
+    for (uintptr_t i = 0; i < WRITERS; i++)
+        fiber_spawn("writer", writer, (void *)i);
+    for (unsigned i = 0; i < 60 && memtable_bytes(&volume->memtable) < 10 * MIB; i++)
+        env_sleep_ns(SEC);
+    assert_true(
+        memtable_bytes(&volume->memtable) >= 10 * MIB); /* more than two chunks have room for */
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i]->used_blocks = disks[i]->capacity_blocks;
+        disks[i]->disk.free_bytes = 0;
+    }
+    set_latency(0);
+    assert_int_equal(fiber_group_wait(&group), 0);
+    fiber_group_init(&destaged);
+    fiber_group_add(&destaged, 1);
+    fiber_spawn("destage", destage, &destaged);
+    env_sleep_ns(60 * SEC);
+    assert_int_equal(destaged.pending, 0);
+    assert_int_equal(destaged.error, 0);
+    assert_true(written > 0);
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->used_blocks -= 20 * MIB / BLOCK_BYTES; /* for a clean end */
+}
+
+/* --- What is being read --------------------------------------------------------------------------- */
+
+static void slow_reader(void *arg)
+{
+    uint8_t *buf = mem_alloc_pages(32 * BLOCK_BYTES);
+    int r = volume_read(volume, 0, 32 * BLOCK_BYTES, buf);
+    assert_true(buf[0] == 1 || buf[0] == 2);
+    mem_free_pages(buf, 32 * BLOCK_BYTES);
+    fiber_group_done(&group, r);
+}
+
+static void write_row(int byte)
+{
+    void *buf = mem_alloc_pages(32 * BLOCK_BYTES);
+    memset(buf, byte, 32 * BLOCK_BYTES);
+    assert_int_equal(volume_write(volume, 0, 32 * BLOCK_BYTES, buf, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_destage(volume), 0);
+    mem_free_pages(buf, 32 * BLOCK_BYTES);
+}
+
+/* C3: its row is overwritten meanwhile, and its place has nothing else. */
+static void a_place_goes_after_its_last_reader(void)
+{
+    write_row(1);
+    uint32_t pos = 0;
+    for (struct place *p; (p = idmap_next(&volume->state.places, &pos));)
+        place_retire(volume, p);
+    assert_int_equal(volume_clean(volume), 0); /* all is sealed and in the map */
+    fiber_group_init(&group);
+    fiber_group_add(&group, 1);
+    set_latency(10 * SEC);
+    fiber_spawn("reader", slow_reader, NULL);
+    env_sleep_ns(SEC / 10);
+    set_latency(0);
+    uint64_t begin_ns = env_now_ns();
+    write_row(2);
+    uint64_t freed = host.budget->places_freed;
+    assert_int_equal(volume_clean(volume), 0);
+    assert_true(host.budget->places_freed > freed);
+    assert_true(env_now_ns() - begin_ns > 5 * SEC);
+    assert_int_equal(group.pending, 0);
+    assert_int_equal(fiber_group_wait(&group), 0);
+}
+
 /* --- Harness ------------------------------------------------------------------------------------- */
 
 static void run_body(void *arg)
@@ -173,6 +279,13 @@ TEST(a_node_alone_says_at_once_that_it_is_full)
 TEST(where_disks_are_shared_it_is_tried_for_ten_seconds)
 TEST(what_waits_for_a_disk_is_waited_for)
 TEST(what_others_free_meanwhile_is_space)
+TEST(a_place_goes_after_its_last_reader)
+
+static void what_is_acknowledged_gets_home_to_full_disks_(void **state)
+{
+    log_bytes_max = 64 * MIB;
+    run(what_is_acknowledged_gets_home_to_full_disks);
+}
 
 int main(void)
 {
@@ -182,6 +295,8 @@ int main(void)
         cmocka_unit_test(where_disks_are_shared_it_is_tried_for_ten_seconds_),
         cmocka_unit_test(what_waits_for_a_disk_is_waited_for_),
         cmocka_unit_test(what_others_free_meanwhile_is_space_),
+        cmocka_unit_test(a_place_goes_after_its_last_reader_),
+        cmocka_unit_test(what_is_acknowledged_gets_home_to_full_disks_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
