@@ -481,12 +481,30 @@ static void rebuild_read(void *ctx, unsigned i)
 {
     struct rebuild_read *read = (struct rebuild_read *)ctx + i;
     struct volume *v = read->volume;
-    if (read->item->trim)
+    if (read->item->trim || read->item->blocks)
         return;
     const struct lchunk *chunk = state_chunk(&v->state, read->item->chunk_index);
     struct chunk_place place;
     place_expand(&v->state, chunk->place, &place);
     read->result = row_read_directory(&v->row_io, &place, read->item->row, &read->directory);
+}
+
+/* As the manifest says it: the row itself may be lost, or away. */
+static int rebuild_named_row(struct volume *v, const struct item *item, struct extmap *group)
+{
+    const struct lchunk *chunk = state_chunk(&v->state, item->chunk_index);
+    struct chunk_place place;
+    place_expand(&v->state, chunk->place, &place);
+    uint32_t linear = chunk_row_linear_start(&place, item->row), at_bytes = 0;
+    uint64_t blocks = DIV_ROUND_UP(v->state.size_bytes, BLOCK_BYTES);
+    uint64_t seq = PLANTED(stale_version_wins) ? 1 : item->seq ? item->seq : item->group;
+    for (struct block_run run; item_next_run(item, &at_bytes, &run); linear += run.count) {
+        if (run.block >= blocks || run.count > blocks - run.block)
+            return -EBADMSG;
+        extmap_insert(group, run.block, run.count, EXTMAP_MAPPED,
+            map_entry(MAP_MAPPED, 0, chunk->index, linear), seq);
+    }
+    return 0;
 }
 
 static int rebuild_row(struct volume *v, const struct item *item, struct row_directory *directory,
@@ -546,7 +564,9 @@ static int rebuild_item(
     if (PLANTED(directory_forgotten) && item == &v->state.items[v->state.item_count - 1])
         return 0;
     int r = read->result;
-    if (r == 0)
+    if (item->blocks)
+        r = rebuild_named_row(v, item, group);
+    else if (r == 0)
         r = rebuild_row(v, item, read->directory, group);
     if (r < 0)
         *ret_error = mem_printf("the directory of row %u of chunk %llu cannot be read (%s): bring "

@@ -24,7 +24,8 @@
 #include "common/planted.h"
 
 #define ROWS_PER_GEN 64      /* large-write rows that make a generation worth committing */
-#define ITEMS_MAX 4096       /* recovery reads as many rows' directories */
+#define ITEMS_MAX 4096       /* recovery goes through as many rows */
+#define ITEM_BLOCKS_SHARE 8  /* of the delta table's memory: what names the blocks of rows */
 #define GARBAGE_BLOCKS 16384 /* 64 MiB unmerged */
 #define RETRY_NS 50000000ull
 
@@ -124,6 +125,22 @@ static int write_row(struct destage *d)
     }
 }
 
+/* A row that is lost before it is in the map keeps nothing else closed: the manifest says which blocks it had. */
+static void record_blocks(struct destage *d, struct records *records)
+{
+    CLEANUP_FREE struct block_run *runs = mem_alloc(d->count * sizeof(*runs));
+    unsigned n = 0;
+    for (unsigned i = 0; i < d->count; i++) {
+        uint64_t block = d->slots[i]->block;
+        if (n > 0 && block == runs[n - 1].block + runs[n - 1].count)
+            runs[n - 1].count++;
+        else
+            runs[n++] = (struct block_run){.block = block, .count = 1};
+    }
+    if (!d->volume->host->rows_unnamed)
+        record_item_blocks(records, runs, n);
+}
+
 static void record_gen(struct destage *d, struct records *records)
 {
     struct volume *v = d->volume;
@@ -133,6 +150,7 @@ static void record_gen(struct destage *d, struct records *records)
             .row = (uint16_t)d->row, .chunk_index = d->chunk_index, .group = gen->last_seq};
         record_row(records, d->place_chunk, d->row, row_len_for(v->pool.code, d->count));
         record_item(records, &item);
+        record_blocks(d, records);
     }
     for (unsigned i = 0; i < gen->row_count; i++) {
         const struct memtable_row *row = &gen->rows[i];
@@ -144,6 +162,9 @@ static void record_gen(struct destage *d, struct records *records)
         if (row->row >= p->rows_recorded)
             record_row(records, p->chunk, row->row, row->len);
         record_item(records, &item);
+        struct block_run run = {.block = row->block, .count = row->count};
+        if (!v->host->rows_unnamed)
+            record_item_blocks(records, &run, 1);
     }
     struct extmap_iter iter;
     struct extmap_run run;
@@ -191,10 +212,12 @@ static void committed(void *ctx)
     fiber_queue_wake_all(&v->destaged);
 }
 
-static bool unmerged_is_full(const struct volume *v)
+/* What waits for the next merge takes more than `times` of its share. */
+static bool unmerged_beyond(const struct volume *v, unsigned times)
 {
-    return extmap_memory_bytes(&v->delta) > 2 * delta_bytes_max(v) ||
-           v->state.item_count >= 2 * ITEMS_MAX;
+    return extmap_memory_bytes(&v->delta) > times * delta_bytes_max(v) ||
+           v->state.item_blocks_bytes > times * (delta_bytes_max(v) / ITEM_BLOCKS_SHARE) ||
+           v->state.item_count >= times * ITEMS_MAX;
 }
 
 /* Bounded also when merging is slower than writing, or fails: then the log fills up and writers wait until the
@@ -202,7 +225,7 @@ static bool unmerged_is_full(const struct volume *v)
 static void wait_for_merge(struct volume *v)
 {
     bool told = false;
-    while (unmerged_is_full(v) && !v->halted && !v->stopping) {
+    while (unmerged_beyond(v, 2) && !v->halted && !v->stopping) {
         if (!v->delta_merging && v->checkpoint_done == v->checkpoint_wanted) {
             v->checkpoint_wanted++;
             fiber_queue_wake_all(&v->checkpoint_wake);
@@ -222,8 +245,7 @@ static void wait_for_merge(struct volume *v)
 
 static void checkpoint_if_due(struct volume *v)
 {
-    bool full =
-        extmap_memory_bytes(&v->delta) > delta_bytes_max(v) || v->state.item_count >= ITEMS_MAX;
+    bool full = unmerged_beyond(v, 1);
     /* Overwritten blocks are known as garbage only once they are merged. */
     bool garbage = v->unmerged_blocks > GARBAGE_BLOCKS && space_is_short(v);
     if (full || garbage) {

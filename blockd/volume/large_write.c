@@ -144,7 +144,12 @@ static int record_row_written(struct volume *v, struct large *large, uint64_t bl
     partials_touch(v, block, count);
     memtable_put_mapped(
         gen, block, count, map_entry(MAP_MAPPED, 0, large->chunk_index, large->linear), commit.seq);
-    memtable_put_row(gen, large->chunk_index, large->row, large->len, commit.seq);
+    memtable_put_row(gen, &(struct memtable_row){.chunk_index = large->chunk_index,
+                              .row = (uint16_t)large->row,
+                              .len = (uint16_t)large->len,
+                              .block = block,
+                              .count = count,
+                              .seq = commit.seq});
     chunk->memtable_rows++;
     chunk->place->unsynced_rows++;
     chunk->place->unsynced_end_blocks = large->end_blocks;

@@ -18,6 +18,8 @@
  *     S13).
  *  N3 Shards of the old manifest are removed only after that CAS has succeeded.
  *  N4 One that is only full does not wait for the store: it goes on in one more chunk (S18).
+ *  N5 An item of a row says which blocks the row has (docs/adr/0008-rows-are-named.md): when the row is lost
+ *     before the map has it, its blocks alone are, and nothing older is returned for them (promise (e)).
  */
 #include <errno.h>
 #include <stdio.h>

@@ -151,16 +151,14 @@ void memtable_put_mapped(
     extmap_insert(&gen->ranges, block, len, EXTMAP_MAPPED, entry, seq);
 }
 
-void memtable_put_row(
-    struct memtable_gen *gen, uint64_t chunk_index, unsigned row, unsigned len, uint64_t seq)
+void memtable_put_row(struct memtable_gen *gen, const struct memtable_row *row)
 {
-    gen_note_seq(gen, seq);
+    gen_note_seq(gen, row->seq);
     if (gen->row_count == gen->row_capacity) {
         gen->row_capacity = gen->row_capacity ? gen->row_capacity * 2 : 8;
         gen->rows = mem_realloc(gen->rows, gen->row_capacity * sizeof(*gen->rows));
     }
-    gen->rows[gen->row_count++] = (struct memtable_row){
-        .chunk_index = chunk_index, .row = (uint16_t)row, .len = (uint16_t)len, .seq = seq};
+    gen->rows[gen->row_count++] = *row;
 }
 
 /* How far to look for the next block of the table: a long read then goes to the disk in runs of this, not block by

@@ -46,6 +46,8 @@ struct memtable_gen {
         uint64_t chunk_index; /* logical */
         uint16_t row;
         uint16_t len;
+        uint32_t count; /* blocks of the volume, from `block` on */
+        uint64_t block;
         uint64_t seq;
     } * rows;
     unsigned row_count, row_capacity;
@@ -89,8 +91,8 @@ void memtable_put(struct memtable *table, struct memtable_gen *gen, uint64_t blo
 void memtable_put_trim(struct memtable_gen *gen, uint64_t block, uint64_t len, uint64_t seq);
 void memtable_put_mapped(
     struct memtable_gen *gen, uint64_t block, uint64_t len, uint64_t entry, uint64_t seq);
-void memtable_put_row(
-    struct memtable_gen *gen, uint64_t chunk_index, unsigned row, unsigned len, uint64_t seq);
+/* A large-write row that destage is to commit with the generation. */
+void memtable_put_row(struct memtable_gen *gen, const struct memtable_row *row);
 
 /* The newest answer for `block`, over all generations; runs are cut to len_max. */
 void memtable_lookup(

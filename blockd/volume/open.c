@@ -82,6 +82,17 @@ static void note_closed(struct closing *c, struct place *p, unsigned i)
         p->shards[i].state = CHUNK_SHARD_DAMAGED;
 }
 
+/* Shards that may yet become durable: their disks did not answer, and may. */
+static unsigned may_become_durable(const struct closing *c, const struct place *p)
+{
+    unsigned count = 0;
+    for (unsigned i = 0; i < place_shards(p); i++)
+        count += c->results[i] < 0 && c->results[i] != -ENOENT &&
+                 p->shards[i].state != CHUNK_SHARD_LOST &&
+                 disk_may_come(c->volume->host, p->shards[i].place.disk);
+    return count;
+}
+
 static int close_place(struct recovery *rec, struct place *p)
 {
     struct volume *v = rec->volume;
@@ -100,7 +111,8 @@ static int close_place(struct recovery *rec, struct place *p)
         note_closed(&closing, p, i);
         durable += closing.results[i] == 0 && closing.infos[i].length_blocks >= place.length_blocks;
     }
-    if (by_log && durable < p->code.k) { /* they may never have been synced (S4) */
+    /* They may never have been synced (S4). Those that are lost for good keep nothing closed (promise (e)). */
+    if (by_log && durable < p->code.k && durable + may_become_durable(&closing, p) >= p->code.k) {
         *rec->ret_error =
             mem_printf("large writes in chunk %llx need %u shards, and %u can be made "
                        "durable: bring back the disks that hold it",

@@ -152,7 +152,7 @@ static int has_row(struct recovery *rec, const struct place *p, struct probe *pr
 }
 
 /* Whether enough shards hold the row at [off, end): 1 yes, 0 no (and only power loss explains it),
- * or an error. After a power loss a later append may have survived an earlier one, so being longer
+ * or an error. Also 1: it was there, and is lost; its blocks fail when they are read (promise (e)). After a power loss a later append may have survived an earlier one, so being longer
  * is not enough. */
 static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint32_t end)
 {
@@ -160,11 +160,11 @@ static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint
     int r = probe_place(rec, p, &probe);
     if (r < 0)
         return r;
-    unsigned have = 0, unreachable = 0, lost_power = 0;
+    unsigned have = 0, away = 0, lost_power = 0;
     for (unsigned i = 0; i < place_shards(p); i++) {
         int has = has_row(rec, p, probe, i, off, end);
         have += has == 1;
-        unreachable += has == -EHOSTUNREACH;
+        away += has == -EHOSTUNREACH && disk_may_come(rec->volume->host, p->shards[i].place.disk);
         lost_power += has == 0 && probe->infos[i].suspect;
     }
     if (have >= p->code.k)
@@ -174,16 +174,17 @@ static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint
     r = ask_lost_shards(rec, p, probe, off, end, have);
     if (r != 1)
         return r;
-    if (have + unreachable >= p->code.k) {
+    if (have + away >= p->code.k) {
         *rec->ret_error = mem_printf("a large write needs %u shards of chunk %llx and %u can be "
                                      "reached: bring back the disks that hold it",
             p->code.k, (unsigned long long)p->chunk, have);
         return -EHOSTUNREACH;
     }
-    *rec->ret_error = mem_printf("a large write in chunk %llx has lost more shards than its code "
-                                 "can rebuild",
-        (unsigned long long)p->chunk);
-    return -EIO;
+    log_error_limited(
+        "volume %s: a large write in chunk %llx has lost more shards than its code can "
+        "rebuild: its blocks cannot be read",
+        rec->volume->root.name, (unsigned long long)p->chunk);
+    return 1;
 }
 
 /* The row was not synced everywhere when power was lost: what is left of it has less redundancy
@@ -231,7 +232,8 @@ int recovery_stage_row(
     struct place *p = chunk ? chunk->place : NULL;
     if (!p || record->row > p->row_count ||
         (record->row < p->row_count && p->row_len[record->row] != record->row_len) ||
-        (record->row == p->row_count && (p->sealed || record->row >= CHUNK_ROWS_MAX))) {
+        (record->row == p->row_count && (p->sealed || record->row >= CHUNK_ROWS_MAX)) ||
+        record->count > (uint64_t)p->code.k * record->row_len) {
         *rec->ret_error = mem_printf("log record %llu refers to row %u of chunk %llu, which the "
                                      "manifest contradicts",
             (unsigned long long)seq, record->row, (unsigned long long)record->chunk_index);
@@ -256,7 +258,12 @@ int recovery_replay_row(
     struct memtable_gen *gen = memtable_active(&v->memtable, 0, env_now_ns(), &froze);
     memtable_put_mapped(gen, record->block, record->count,
         map_entry(MAP_MAPPED, 0, record->chunk_index, record->linear), seq);
-    memtable_put_row(gen, record->chunk_index, record->row, record->row_len, seq);
+    memtable_put_row(gen, &(struct memtable_row){.chunk_index = record->chunk_index,
+                              .row = record->row,
+                              .len = record->row_len,
+                              .block = record->block,
+                              .count = (uint32_t)record->count,
+                              .seq = seq});
     chunk->memtable_rows++;
     return 0;
 }

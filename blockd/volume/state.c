@@ -42,8 +42,38 @@ void state_fini(struct state *state)
         mem_free(list_entry(list_pop_front(&state->wals), struct wal, link));
     mem_free(state->requests);
     state->requests = NULL;
+    for (uint32_t i = 0; i < state->item_count; i++)
+        mem_free(state->items[i].blocks);
     mem_free(state->items);
     state->items = NULL;
+    state->item_count = 0;
+}
+
+bool read_varint(const uint8_t **at, const uint8_t *end, uint64_t *ret_value)
+{
+    uint64_t value = 0;
+    for (unsigned shift = 0; shift < 56 && *at < end; shift += 7) {
+        uint8_t byte = *(*at)++;
+        value |= (uint64_t)(byte & 0x7f) << shift;
+        if (!(byte & 0x80)) {
+            *ret_value = value;
+            return true;
+        }
+    }
+    return false;
+}
+
+bool item_next_run(const struct item *item, uint32_t *at_bytes, struct block_run *run)
+{
+    const uint8_t *at = item->blocks + *at_bytes, *end = item->blocks + item->blocks_len_bytes;
+    uint64_t gap, count;
+    if (at == end)
+        return false;
+    CHECK(read_varint(&at, end, &gap) && read_varint(&at, end, &count));
+    run->block = *at_bytes > 0 ? run->block + run->count + gap : gap;
+    run->count = (uint32_t)count;
+    *at_bytes = (uint32_t)(at - item->blocks);
+    return true;
 }
 
 void place_expand(

@@ -70,8 +70,18 @@ struct item {
     uint16_t row;
     uint64_t chunk_index; /* row */
     uint64_t block, len;  /* trim */
-    uint64_t seq;         /* trim, large-write row; 0 = the row's directory has it per block */
-    uint64_t group;       /* last sequence number of the memtable generation that it came from */
+    uint64_t seq;    /* trim, large-write row; 0 = a row of a generation's blocks, each newer than
+                             whatever else the group has for it */
+    uint64_t group;  /* last sequence number of the memtable generation that it came from */
+    uint8_t *blocks; /* row: which blocks it has (item_next_run), as the record says it; NULL = its
+                             directory says so (recorded by an earlier version) */
+    uint32_t blocks_len_bytes;
+};
+
+/* Blocks of the volume that stand one behind the other in a row. */
+struct block_run {
+    uint64_t block;
+    uint32_t count;
 };
 
 /* Requests that are done and perhaps not answered yet (requests.h): `count` whole ones in a row, or
@@ -96,6 +106,7 @@ struct state {
     struct item *items;
     uint64_t item_first; /* number of items[0] */
     uint32_t item_count, item_capacity;
+    uint64_t item_blocks_bytes;   /* of all items */
     struct request_run *requests; /* as of committed_seq */
     uint32_t request_count;
     struct copies_ref continued; /* the manifest goes on there (REC_CONTINUE was applied) */
@@ -122,6 +133,9 @@ void record_chunk(struct records *records, uint64_t index, uint64_t place_chunk,
     uint32_t base, const uint64_t *bitmap, unsigned bitmap_words);
 void record_row(struct records *records, uint64_t place_chunk, unsigned row, unsigned len);
 void record_item(struct records *records, const struct item *item);
+/* Which blocks the row of the item just recorded has, from its first linear index on: runs in order, none of which
+ * overlap. */
+void record_item_blocks(struct records *records, const struct block_run *runs, unsigned count);
 void record_sealed(struct records *records, uint64_t place_chunk);
 void record_shard(
     struct records *records, uint64_t place_chunk, unsigned shard, const struct chunk_shard *value);
@@ -155,6 +169,9 @@ static inline struct place *state_place(const struct state *state, uint64_t chun
 {
     return idmap_get(&state->places, chunk);
 }
+/* The run behind *run (which *at_bytes 0 makes the first) of item->blocks; *at_bytes moves on. False at the end.
+ * state_apply() has checked them. */
+bool item_next_run(const struct item *item, uint32_t *at_bytes, struct block_run *run);
 /* The place as row.h wants it: a private copy, good across suspensions. */
 void place_expand(
     const struct state *state, const struct place *place, struct chunk_place *ret_place);

@@ -199,6 +199,38 @@ static const char *apply_item(struct state *s, struct reader *r)
     return NULL;
 }
 
+/* Blocks of the row of the item before: no more than the row can hold, in order. */
+static bool blocks_make_sense(const struct state *s, const struct item *item, struct reader r)
+{
+    const struct place *p = state_chunk(s, item->chunk_index)->place;
+    uint64_t end = 0, room = (uint64_t)p->code.k * p->row_len[item->row];
+    while (r.at < r.end) {
+        uint64_t gap, count;
+        if (!read_varint(&r.at, r.end, &gap) || !read_varint(&r.at, r.end, &count) || count == 0 ||
+            count > room || gap >= 1ull << 52 || end + gap + count > 1ull << 52)
+            return false;
+        room -= count;
+        end += gap + count;
+    }
+    return true;
+}
+
+static const char *apply_item_blocks(struct state *s, struct reader *r)
+{
+    struct item *item = s->item_count > 0 ? &s->items[s->item_count - 1] : NULL;
+    size_t len = (size_t)(r->end - r->at);
+    if (!item || item->trim || item->blocks)
+        return "blocks record that follows no row";
+    if (len == 0 || len > UINT32_MAX || !blocks_make_sense(s, item, *r))
+        return "blocks record out of range";
+    item->blocks = mem_alloc(len);
+    memcpy(item->blocks, r->at, len);
+    item->blocks_len_bytes = (uint32_t)len;
+    s->item_blocks_bytes += len;
+    r->at = r->end;
+    return NULL;
+}
+
 static const char *apply_sealed(struct state *s, struct reader *r)
 {
     struct place *p = state_place(s, read_int(r, 8));
@@ -310,12 +342,17 @@ static const char *apply_map(struct state *s, struct reader *r)
     s->map_levels = (unsigned)levels;
     uint32_t n = (uint32_t)(merged - s->item_first);
     for (uint32_t i = 0; i < n; i++) {
-        if (s->items[i].trim)
+        struct item *item = &s->items[i];
+        if (item->trim)
             continue;
-        struct lchunk *chunk = state_chunk(s, s->items[i].chunk_index);
+        struct lchunk *chunk = state_chunk(s, item->chunk_index);
         if (!chunk || chunk->unmerged_rows == 0)
             return "map record merges rows of a chunk that is not there";
         chunk->unmerged_rows--;
+        s->item_blocks_bytes -= item->blocks_len_bytes;
+        mem_free(item->blocks);
+        item->blocks = NULL;
+        item->blocks_len_bytes = 0;
     }
     if (n > 0)
         memmove(s->items, s->items + n, (s->item_count - n) * sizeof(*s->items));
@@ -428,6 +465,8 @@ static const char *apply_one(struct state *s, unsigned type, struct reader *r)
         return apply_continue(s, r);
     case REC_REQUESTS:
         return apply_requests(s, r);
+    case REC_ITEM_BLOCKS:
+        return apply_item_blocks(s, r);
     default:
         return "record of a type that this version does not know";
     }

@@ -128,6 +128,37 @@ void record_item(struct records *records, const struct item *item)
     record_end(records, start);
 }
 
+static void put_varint(struct records *records, uint64_t value)
+{
+    for (; value >= 0x80; value >>= 7)
+        put(records, value | 0x80, 1);
+    put(records, value, 1);
+}
+
+void record_item_blocks(struct records *records, const struct block_run *runs, unsigned count)
+{
+    size_t start = record_begin(records, REC_ITEM_BLOCKS);
+    uint64_t end = 0;
+    for (unsigned i = 0; i < count; i++) {
+        CHECK(runs[i].block >= end && runs[i].count > 0);
+        put_varint(records, runs[i].block - end);
+        put_varint(records, runs[i].count);
+        end = runs[i].block + runs[i].count;
+    }
+    record_end(records, start);
+}
+
+static void record_item_again(struct records *records, const struct item *item)
+{
+    record_item(records, item);
+    if (!item->blocks)
+        return;
+    size_t start = record_begin(records, REC_ITEM_BLOCKS);
+    for (uint32_t i = 0; i < item->blocks_len_bytes; i++)
+        put(records, item->blocks[i], 1);
+    record_end(records, start);
+}
+
 static void record_u64(struct records *records, enum record_type type, uint64_t value)
 {
     size_t start = record_begin(records, type);
@@ -245,7 +276,7 @@ void state_snapshot(const struct state *state, struct records *ret_records)
     list_for_each (it, &state->wals)
         record_wal(ret_records, list_entry(it, struct wal, link));
     for (uint32_t i = 0; i < state->item_count; i++)
-        record_item(ret_records, &state->items[i]);
+        record_item_again(ret_records, &state->items[i]);
     if (state->request_count > 0)
         record_requests(ret_records, state->requests, state->request_count);
 }

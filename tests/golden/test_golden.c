@@ -310,7 +310,44 @@ static void manifest_records_version_1(void **state)
     state_fini(&s);
 }
 
-/* Came later than the others of version 1. */
+/* The two that came later than the others of version 1. */
+static void manifest_blocks_version_1(void **state)
+{
+    const struct block_run runs[] = {{.block = 5, .count = 1}, {.block = 6 + 300, .count = 247},
+        {.block = 1ull << 50, .count = 248}};
+    struct chunk_place place = {.chunk = 0x300000005,
+        .kind = SHARD_DATA,
+        .code = {2, 1},
+        .capacity_blocks = 996,
+        .row_count = 1,
+        .row_len = {248}};
+    struct item row = {.chunk_index = 3, .group = 50};
+    struct records records = {0};
+    uint8_t bytes[GOLDEN_BYTES_MAX];
+    char error[256] = "";
+    struct state s;
+    record_new_place(&records, &place);
+    record_chunk(&records, 3, place.chunk, 0, 0, NULL, 0);
+    record_item(&records, &row);
+    record_item_blocks(&records, runs, ARRAY_SIZE(runs));
+    golden_compare("manifest-blocks-v1",
+        "manifest record of the blocks that a row has, behind its item", records.bytes,
+        records.len_bytes);
+    size_t len = golden_load("manifest-blocks-v1", bytes);
+    state_init(&s, 1);
+    if (state_apply(&s, bytes, len, error) < 0)
+        fail_msg("%s", error);
+    struct block_run run;
+    uint32_t at_bytes = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(runs); i++) {
+        assert_true(item_next_run(&s.items[0], &at_bytes, &run));
+        assert_true(run.block == runs[i].block && run.count == runs[i].count);
+    }
+    assert_false(item_next_run(&s.items[0], &at_bytes, &run));
+    records_fini(&records);
+    state_fini(&s);
+}
+
 static void manifest_requests_version_1(void **state)
 {
     const struct request_run runs[] = {{.session = 0xa1a2a3a4a5a6a7a8, .number = 5, .count = 3},
@@ -588,6 +625,7 @@ int main(void)
         cmocka_unit_test(log_records_version_1),
         cmocka_unit_test(manifest_records_version_1),
         cmocka_unit_test(manifest_requests_version_1),
+        cmocka_unit_test(manifest_blocks_version_1),
         cmocka_unit_test(map_page_version_1),
         cmocka_unit_test(store_records_version_1),
         cmocka_unit_test(rpc_frames_version_1),

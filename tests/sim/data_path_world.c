@@ -75,16 +75,39 @@ static void make_volumes(struct world *w)
     w->made = true;
 }
 
-static void settle(struct vol *vol)
+/* Which blocks are lost is said block by block: what fails at once does so for any of them. */
+static void settle_blocks(struct world *w, struct vol *vol, uint32_t from, uint32_t end, void *buf)
+{
+    for (uint32_t at = from; at < end; at++) {
+        int r = volume_read(vol->volume, (uint64_t)at * BLOCK_BYTES, BLOCK_BYTES, buf);
+        CHECK_MSG(r == 0 || (r == -EIO && w->beyond), "read after recovery: %s", strerror(-r));
+        w->unreadable += r < 0;
+        if (r < 0)
+            history_unreadable(vol->history, at);
+        else
+            history_found(vol->history, at, 1, buf);
+    }
+}
+
+static void settle(struct world *w, struct vol *vol)
 {
     uint8_t *buf = mem_alloc_pages(64 * BLOCK_BYTES);
     for (uint32_t at = 0; at < BLOCKS; at += 64) {
         int r = volume_read(vol->volume, (uint64_t)at * BLOCK_BYTES, 64 * BLOCK_BYTES, buf);
-        CHECK_MSG(r == 0, "read after recovery: %s", strerror(-r));
-        history_found(vol->history, at, 64, buf);
+        CHECK_MSG(r == 0 || (r == -EIO && w->beyond), "read after recovery: %s", strerror(-r));
+        if (r == 0)
+            history_found(vol->history, at, 64, buf);
+        else
+            settle_blocks(w, vol, at, at + 64, buf);
     }
     mem_free_pages(buf, 64 * BLOCK_BYTES);
     history_settled(vol->history);
+}
+
+/* Without its manifest or its log nobody knows what else there was; rows keep nothing closed (promise (e)). */
+static bool keeps_closed(const char *error)
+{
+    return strstr(error, "copies of the manifest") || strstr(error, "copy of log");
 }
 
 static uint64_t lease_id(void *ctx)
@@ -121,9 +144,11 @@ void world_start(void *arg)
     for (unsigned i = 0; i < w->volume_count; i++) {
         char *error = NULL;
         int r = volume_open(&w->host, w->vols[i].id, &w->vols[i].volume, &error);
-        CHECK_MSG(r == 0, "volume_open: %s", error);
-        if (!w->settled)
-            settle(&w->vols[i]);
+        CHECK_MSG(r == 0 || (w->beyond && keeps_closed(error)), "volume_open: %s", error);
+        w->refused += r < 0;
+        mem_free(error);
+        if (r == 0 && !w->settled)
+            settle(w, &w->vols[i]);
     }
     w->settled = true;
 }
@@ -341,6 +366,14 @@ void world_wait_until_whole(struct world *w)
     w->whole = is_whole(w);
 }
 
+/* Until everything is: what the power took of rows before is missing, too, when disks are lost. */
+static void watch(void *arg)
+{
+    struct world *w = arg;
+    while (!(w->whole = is_whole(w)))
+        env_sleep_ns(MS_NS / 10);
+}
+
 /* The next one once everything is whole again: no more than m copies are missing. */
 static void cut_links(void *arg)
 {
@@ -361,7 +394,7 @@ static void life(void *arg)
     struct world *w = arg;
     world_start(w);
     if (w->last && w->load.end_by_power)
-        world_wait_until_whole(w);
+        fiber_spawn("watch", watch, w);
     world_spawn_clients(w);
     if (w->load.cut_links) {
         w->clients++;
@@ -397,7 +430,8 @@ void world_run_lives(struct world *w, unsigned lives, bool lose)
         sim_set_io_hook(w->sim, NULL, NULL);
         world_end_life(w, w->load.end_by_power, w->load.cut_mode);
     }
-    if (lose && (w->whole || !w->load.end_by_power))
+    w->beyond = lose && w->load.end_by_power && !w->whole;
+    if (lose)
         lose_disks(w);
     world_must(w, "verify", world_start);
     world_fini(w);

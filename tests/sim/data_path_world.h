@@ -55,10 +55,12 @@ struct world {
     struct load load;
     uint64_t bypass_bytes_min, row_blocks, log_bytes, life_ns;
     bool made, settled;
-    unsigned failing, other; /* disks */
-    bool last;               /* life: it begins with everything whole, then disks may be lost */
-    bool linked;             /* its disks are behind links */
-    bool whole;              /* it was, and m disks may be lost */
+    unsigned failing, other;      /* disks */
+    bool last;                    /* life: then disks may be lost */
+    bool linked;                  /* its disks are behind links */
+    bool whole;                   /* it was: all is there when m disks are lost */
+    bool beyond;                  /* more than that is lost */
+    unsigned refused, unreadable; /* volumes then, blocks */
     /* of the running process */
     struct disk *real[DISKS_MAX];
     struct link_disk *links[DISKS_MAX];

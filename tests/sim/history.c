@@ -19,6 +19,7 @@
 #include "common/rng.h"
 
 #define NEVER UINT64_MAX
+#define UNREADABLE (UINT64_MAX - 1)
 
 struct version {
     uint64_t write;                 /* number; 0 = as found at the beginning */
@@ -31,7 +32,7 @@ struct version {
 struct block {
     struct version *versions;
     uint32_t count, capacity;
-    uint64_t found; /* write, while settling; NEVER = not read yet */
+    uint64_t found; /* write, while settling; NEVER = not read yet, UNREADABLE */
     bool found_zero;
 };
 
@@ -389,6 +390,11 @@ static bool required(const struct history *h, const struct version *w, uint64_t 
     return is_durable(h, w) || (w->ended != NEVER && w->ended < until);
 }
 
+void history_unreadable(struct history *h, uint32_t block)
+{
+    h->blocks[block].found = UNREADABLE;
+}
+
 /* The version found; of zeroes the one that may be the latest, which need not be the one asked for last: a slow write of
  * zeroes may come after a quick one that began later. */
 static struct version *found_version(struct history *h, uint32_t b)
@@ -416,7 +422,7 @@ static uint64_t there_since(struct history *h)
 {
     uint64_t until = 0;
     for (uint32_t b = 0; b < h->block_count; b++) {
-        if (h->blocks[b].found != 0)
+        if (h->blocks[b].found != 0 && h->blocks[b].found != UNREADABLE)
             until = MAX(until, found_version(h, b)->began);
     }
     return until;
@@ -438,6 +444,8 @@ void history_settled(struct history *h)
     uint64_t until = there_since(h);
     for (uint32_t b = 0; b < h->block_count; b++) {
         const struct block *block = &h->blocks[b];
+        if (block->found == UNREADABLE)
+            continue;
         const struct version *found = found_version(h, b);
         for (uint32_t i = 0; i < block->count; i++) {
             const struct version *w = &block->versions[i];
@@ -454,8 +462,10 @@ void history_settled(struct history *h)
         }
     }
     h->now++;
-    for (uint32_t b = 0; b < h->block_count; b++)
-        block_reset(&h->blocks[b], h->blocks[b].found, h->blocks[b].found == 0, h->now);
+    for (uint32_t b = 0; b < h->block_count; b++) {
+        if (h->blocks[b].found != UNREADABLE)
+            block_reset(&h->blocks[b], h->blocks[b].found, h->blocks[b].found == 0, h->now);
+    }
     h->durable_until = h->now;
     h->power_lost = false;
 }

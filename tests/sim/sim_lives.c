@@ -23,6 +23,7 @@ static struct world {
     bool must;            /* it must open */
     bool whole;           /* nothing is missing on any disk, by the volume's own word */
     bool open, over;
+    bool unnamed; /* this process is of a version that names no blocks of rows */
     unsigned away, opened, refused;
     uint64_t delta_bytes_max;
 } world;
@@ -167,6 +168,7 @@ static void life(void *arg)
     one_node_start(&w->node);
     w->node.host.map.disk_expected = on_record;
     w->node.host.delta_bytes_max = w->delta_bytes_max;
+    w->node.host.rows_unnamed = w->unnamed;
     w->node.host.repair_wait_ns = draw(2) ? 0 : 600000 * MS_NS;
     if (!w->calm)
         fiber_spawn("trouble", trouble, w);
@@ -263,6 +265,7 @@ static void round_of(uint64_t seed)
         w->must = w->calm && (w->away == 0 || (w->whole && w->away <= code.m && !power));
         w->whole = w->whole && w->calm && w->away == 0;
         power = draw(3) == 0;
+        w->unnamed = rng_mix(seed) % 4 == 0 && i < n / 2; /* an upgrade */
         live(w, (w->must ? 700 : 1 + draw(200)) * MS_NS, power);
     }
     one_node_fini(&w->node);

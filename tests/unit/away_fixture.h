@@ -99,7 +99,7 @@ static void set_up_disks(struct shard_code code, unsigned copies_min, unsigned c
 static void tear_down(void)
 {
     volume_close(old);
-    CHECK(volume_close(volume) == 0);
+    CHECK(!volume || volume_close(volume) == 0);
     struct host *hosts[] = {&dead, &heir};
     for (unsigned i = 0; i < 2; i++) {
         map_cache_free(hosts[i]->host.map_cache);
@@ -110,13 +110,13 @@ static void tear_down(void)
     mem_free_pages(page, LARGE_BLOCKS * BLOCK_BYTES);
 }
 
-static void write_old(unsigned blocks, uint8_t byte)
+static inline void write_old(unsigned blocks, uint8_t byte)
 {
     memset(page, byte, blocks * BLOCK_BYTES);
     CHECK(volume_write(old, 0, blocks * BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
 }
 
-static int first_byte(void)
+static inline int first_byte(void)
 {
     memset(page, 0xee, BLOCK_BYTES);
     CHECK(volume_read(volume, 0, BLOCK_BYTES, page) == 0);
@@ -124,7 +124,7 @@ static int first_byte(void)
 }
 
 /* How many disks hold something of the volume of that kind, of the owner that died; *ret_disks: which. */
-static unsigned disks_with(enum shard_kind kind, unsigned ret_disks[DISKS])
+static inline unsigned disks_with(enum shard_kind kind, unsigned ret_disks[DISKS])
 {
     unsigned found = 0;
     for (unsigned i = 0; i < DISKS; i++) {
@@ -141,14 +141,14 @@ static unsigned disks_with(enum shard_kind kind, unsigned ret_disks[DISKS])
     return found;
 }
 
-static void go_away(unsigned i)
+static inline void go_away(unsigned i)
 {
     disks[i]->error = -EHOSTUNREACH;
     disks[i]->disk.state = DISK_MISSING;
     disks[i]->disk.missing_since_ns = env_now_ns();
 }
 
-static void come_back(unsigned i)
+static inline void come_back(unsigned i)
 {
     disks[i]->error = 0;
     disks[i]->disk.state = DISK_IN;
@@ -175,7 +175,7 @@ static struct volume_info info(void)
     return info;
 }
 
-static void forget(unsigned i)
+static inline void forget(unsigned i)
 {
     forgotten = disks[i]->disk.number;
     disk_list_remove(&present, &disks[i]->disk);

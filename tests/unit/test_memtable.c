@@ -94,7 +94,10 @@ static void put_range(void)
         memtable_put_trim(gen->gen, first, len, seq);
     } else {
         memtable_put_mapped(gen->gen, first, len, entry, seq);
-        memtable_put_row(gen->gen, seq, (unsigned)(seq % 64), 1 + (unsigned)(seq % 248), seq);
+        memtable_put_row(gen->gen, &(struct memtable_row){.chunk_index = seq,
+                                       .row = (uint16_t)(seq % 64),
+                                       .len = (uint16_t)(1 + seq % 248),
+                                       .seq = seq});
     }
     for (uint64_t b = first; b < first + len; b++)
         gen->range[b] = (struct version){
@@ -295,7 +298,7 @@ static void ranges_and_rows_freeze_a_generation_too(void **state)
     froze = false;
     for (puts = 0; !froze && puts < 100000; puts++) {
         struct memtable_gen *gen = memtable_active(&table, 0, 0, &froze);
-        memtable_put_row(gen, 1, 0, 1, seq++);
+        memtable_put_row(gen, &(struct memtable_row){.chunk_index = 1, .len = 1, .seq = seq++});
     }
     assert_true(froze && puts < 10000);
     memtable_fini(&table);

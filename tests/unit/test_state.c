@@ -99,8 +99,12 @@ static void check_equal(const struct state *a, const struct state *b)
         const struct item *x = &a->items[i], *y = &b->items[i];
         assert_true(x->trim == y->trim && x->row == y->row && x->chunk_index == y->chunk_index &&
                     x->block == y->block && x->len == y->len && x->seq == y->seq &&
-                    x->group == y->group);
+                    x->group == y->group && x->blocks_len_bytes == y->blocks_len_bytes);
+        assert_true(!x->blocks == !y->blocks);
+        if (x->blocks)
+            assert_memory_equal(x->blocks, y->blocks, x->blocks_len_bytes);
     }
+    assert_int_equal(a->item_blocks_bytes, b->item_blocks_bytes);
 }
 
 /* --- Random histories --------------------------------------------------------------------------- */
@@ -144,6 +148,19 @@ static void new_place(const struct state *s, struct records *records)
     record_chunk(records, s->chunk_index_next, place.chunk, 0, 0, NULL, 0);
 }
 
+static void random_blocks(struct records *records, unsigned count)
+{
+    struct block_run runs[64];
+    unsigned n = 0;
+    for (uint64_t end = 0; count > 0 && n < ARRAY_SIZE(runs); n++) {
+        runs[n].block = end + rng_below(&rng, 1ull << rng_below(&rng, 46));
+        runs[n].count = 1 + (uint32_t)rng_below(&rng, count);
+        count -= runs[n].count;
+        end = runs[n].block + runs[n].count;
+    }
+    record_item_blocks(records, runs, n);
+}
+
 static void new_row(const struct state *s, struct records *records)
 {
     struct lchunk *c = any_chunk(s);
@@ -158,6 +175,8 @@ static void new_row(const struct state *s, struct records *records)
         item.seq = 0;
     record_row(records, p->chunk, p->rows_recorded, len);
     record_item(records, &item);
+    if (!rng_one_in(&rng, 4)) /* an earlier version */
+        random_blocks(records, p->code.k * len);
     record_committed(records, seq);
 }
 
@@ -472,6 +491,60 @@ static void chunks_and_items_that_make_no_sense_are_refused(void **state)
     REFUSED("out of range", i = trim; i.block = 1ull << 52; record_item(&r, &i));
 }
 
+static void blocks_of(struct records *r, const struct item *item, uint64_t block, uint32_t count)
+{
+    struct block_run run = {.block = block, .count = count};
+    if (item)
+        record_item(r, item);
+    record_item_blocks(r, &run, 1);
+}
+
+/* A record of type 18 with these bytes. */
+static void raw_blocks(struct records *r, const struct item *item, const char *bytes, unsigned len)
+{
+    struct block_run run = {.block = 5, .count = 1};
+    record_item(r, item);
+    record_item_blocks(r, &run, 1);
+    r->len_bytes -= 6; /* the body and its length */
+    r->bytes[r->len_bytes] = (uint8_t)len;
+    r->len_bytes += 4;
+    for (unsigned i = 0; i < len; i++)
+        r->bytes[r->len_bytes++] = (uint8_t)bytes[i];
+}
+
+static void blocks_of_rows_that_make_no_sense_are_refused(void **state)
+{
+    const struct item item = {.row = 0, .chunk_index = 1, .group = 6};
+    const struct item trim = {.trim = true, .block = 1, .len = 1, .seq = 6, .group = 6};
+    REFUSED("follows no row", blocks_of(&r, &trim, 1, 1));
+    REFUSED("follows no row", blocks_of(&r, &item, 1, 1); blocks_of(&r, NULL, 2, 1));
+    REFUSED("out of range", record_item(&r, &item); record_item_blocks(&r, NULL, 0));
+    REFUSED("out of range", blocks_of(&r, &item, 1ull << 52, 1));
+    REFUSED("out of range", blocks_of(&r, &item, (1ull << 52) - 1, 2));
+    REFUSED("out of range", blocks_of(&r, &item, 0, 1u << 20)); /* more than the row has room for */
+    REFUSED("out of range", raw_blocks(&r, &item, "\x05", 1));
+    REFUSED("out of range", raw_blocks(&r, &item, "\x05\x00", 2));
+    REFUSED("out of range", raw_blocks(&r, &item, "\x05\x81", 2));
+    REFUSED("out of range", raw_blocks(&r, &item, "\x80\x80\x80\x80\x80\x80\x80\x80\x01\x01", 10));
+}
+
+static void blocks_of_a_row_are_read_back(void **state)
+{
+    const struct block_run runs[] = {{0, 1}, {127, 3}, {130, 1}, {1ull << 51, 248}};
+    struct records records = {0};
+    record_item_blocks(&records, runs, ARRAY_SIZE(runs));
+    struct item item = {
+        .blocks = records.bytes + 8, .blocks_len_bytes = (uint32_t)records.len_bytes - 8};
+    struct block_run run;
+    uint32_t at_bytes = 0;
+    for (unsigned i = 0; i < ARRAY_SIZE(runs); i++) {
+        assert_true(item_next_run(&item, &at_bytes, &run));
+        assert_true(run.block == runs[i].block && run.count == runs[i].count);
+    }
+    assert_false(item_next_run(&item, &at_bytes, &run));
+    records_fini(&records);
+}
+
 static void logs_maps_and_numbers_that_make_no_sense_are_refused(void **state)
 {
     struct wal wal = {.chunk = 31, .capacity_blocks = 100, .copies = 1}, w = wal;
@@ -654,6 +727,8 @@ int main(void)
         cmocka_unit_test(damaged_records_are_refused_with_a_sentence),
         cmocka_unit_test(places_and_rows_that_make_no_sense_are_refused),
         cmocka_unit_test(chunks_and_items_that_make_no_sense_are_refused),
+        cmocka_unit_test(blocks_of_rows_that_make_no_sense_are_refused),
+        cmocka_unit_test(blocks_of_a_row_are_read_back),
         cmocka_unit_test(logs_maps_and_numbers_that_make_no_sense_are_refused),
         cmocka_unit_test(broken_envelopes_are_refused),
         cmocka_unit_test(memory_follows_the_length_of_the_records),
