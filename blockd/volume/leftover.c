@@ -15,6 +15,10 @@
 
 /* A disk of 16 TiB full of a single volume has more, and then an open finds them: 3 MiB are enough for this. */
 #define LEFTOVERS_MAX 65536
+/* In between of what repair does: rebuilding what is nearest to loss does not wait for all of them. Those that are under
+ * way at once share commits of the disk's table (D8). */
+#define LEFTOVERS_BATCH 128u
+#define LEFTOVERS_AT_ONCE 32u
 
 void leftover_note(struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
 {
@@ -32,12 +36,19 @@ void leftover_note(struct volume *v, uint32_t disk_number, struct shard_key key,
         fiber_queue_wake_all(&v->repair_wake);
 }
 
-void leftover_remove(
+/* False: its disk has not answered. */
+static bool try_remove(
     struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
 {
     struct disk *disk = volume_disk(v, disk_number);
     int r = disk_usable(disk) ? shard_remove(disk, key, instance, v->root.epoch) : -EHOSTUNREACH;
-    if (r == -EHOSTUNREACH || r == -EIO)
+    return r != -EHOSTUNREACH && r != -EIO;
+}
+
+void leftover_remove(
+    struct volume *v, uint32_t disk_number, struct shard_key key, uint64_t instance)
+{
+    if (!try_remove(v, disk_number, key, instance))
         leftover_note(v, disk_number, key, instance);
 }
 
@@ -62,16 +73,64 @@ void leftover_remove_chunk(struct volume *v, const struct chunk_place *place)
     fanout_run("chunk remove", shards, shards, remove_one, &removal);
 }
 
-/* What is not settled notes itself again. */
+/* --- Later ------------------------------------------------------------------------------------- */
+
+struct batch {
+    struct volume *volume;
+    struct leftover items[LEFTOVERS_BATCH];
+    unsigned count, settled;
+    uint32_t silent
+        [LEFTOVERS_BATCH]; /* disks that have not answered one of them: the others need not try */
+    unsigned silent_count;
+};
+
+static bool is_silent(const struct batch *batch, uint32_t disk)
+{
+    for (unsigned i = 0; i < batch->silent_count; i++)
+        if (batch->silent[i] == disk)
+            return true;
+    return false;
+}
+
+static void settle_one(void *ctx, unsigned i)
+{
+    struct batch *batch = ctx;
+    struct volume *v = batch->volume;
+    const struct leftover *item = &batch->items[i];
+    if (v->halted || v->stopping)
+        return;
+    bool settled =
+        !is_silent(batch, item->disk) && try_remove(v, item->disk, item->key, item->instance);
+    if (settled) {
+        batch->settled++;
+        return;
+    }
+    leftover_note(v, item->disk, item->key, item->instance);
+    if (!is_silent(batch, item->disk))
+        batch->silent[batch->silent_count++] = item->disk;
+}
+
+/* The first ones whose disks are there; the others stay in their order. */
+static void batch_take(struct volume *v, struct batch *batch)
+{
+    unsigned kept = 0;
+    for (unsigned i = 0; i < v->leftover_count; i++) {
+        if (batch->count < LEFTOVERS_BATCH && disk_usable(volume_disk(v, v->leftovers[i].disk)))
+            batch->items[batch->count++] = v->leftovers[i];
+        else
+            v->leftovers[kept++] = v->leftovers[i];
+    }
+    v->leftover_count = kept;
+}
+
 void leftovers_clear(struct volume *v)
 {
-    CLEANUP_FREE struct leftover *all = v->leftovers;
-    unsigned count = v->leftover_count;
-    v->leftovers = NULL;
-    v->leftover_count = v->leftover_space = 0;
-    for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++)
-        leftover_remove(v, all[i].disk, all[i].key, all[i].instance);
-    if (v->leftover_count < count) {
+    CLEANUP_FREE struct batch *batch = NEW(struct batch);
+    batch->volume = v;
+    batch_take(v, batch);
+    fanout_run("leftovers", batch->count, LEFTOVERS_AT_ONCE, settle_one, batch);
+    v->leftovers_go_on = batch->settled > 0 && v->leftover_count > 0;
+    if (batch->settled > 0) {
         v->host->budget->places_freed++;
         fiber_queue_wake_all(&v->host->budget->reclaim_waiters);
     }

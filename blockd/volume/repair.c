@@ -351,6 +351,8 @@ static int repair_round(struct volume *v)
         struct place *p = state_place(&v->state, list[i].chunk);
         int r = p && !p->freeing && bad_count(v, p) > 0 ? repair_one(v, p) : 0;
         fiber_mutex_unlock(&v->clean_mutex);
+        if (v->leftovers_go_on)
+            leftovers_clear(v);
         if (r < 0 && (result == 0 || result == -EAGAIN))
             result = r;
         if (r == 0 && result == 0 && generation != v->repair_generation && i + 1 < count)
@@ -386,6 +388,8 @@ void repairer(void *arg)
             }
             v->repair_done = MAX(v->repair_done, generation);
             fiber_queue_wake_all(&v->repair_waiters);
+        } else if (v->leftovers_go_on) {
+            leftovers_clear(v);
         } else if (v->repair_result < 0 || v->leftover_count > 0) {
             if (fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS) != -ETIMEDOUT)
                 continue;

@@ -166,6 +166,7 @@ struct volume {
         uint64_t instance;
     } * leftovers;
     unsigned leftover_count, leftover_space;
+    bool leftovers_go_on; /* some went just now, and there are more */
     struct close_watch {
         struct env_timer timer;
         uint64_t progress, since_ns;
@@ -372,6 +373,7 @@ MAY_SUSPEND void leftover_remove(
 MAY_SUSPEND void leftover_remove_chunk(struct volume *volume, const struct chunk_place *place);
 /* Not now. */
 void leftover_note(struct volume *volume, uint32_t disk, struct shard_key key, uint64_t instance);
+/* Some of them, and sets leftovers_go_on. */
 MAY_SUSPEND void leftovers_clear(struct volume *volume);
 
 /* placement of copies and chunks (provision.c) */

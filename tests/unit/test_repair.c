@@ -261,6 +261,33 @@ static void what_was_freed_while_a_disk_was_away_goes_when_it_is_back(void)
     }
 }
 
+/* L1: rebuilding does not wait for thousands of removals, and they do not wait for each other. */
+static void many_leftovers_do_not_hold_up_what_is_rebuilt(void)
+{
+    enum { LEFTOVERS = 20000 };
+    CHECK(volume_repair_wait(volume) == 0);
+    env_sleep_ns(70 * SEC); /* a second look is over */
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->latency_ns = 10 * MS;
+    for (unsigned i = 0; i < LEFTOVERS; i++)
+        leftover_note(volume, 1 + i % DISKS,
+            (struct shard_key){.volume = volume->root.id, .chunk = UINT64_MAX - i}, 77);
+    struct fake_disk *disk = used_disk();
+    uint64_t repaired = volume_stats(volume)->repaired_shards;
+    disk->disk.state = DISK_FAILED;
+    volume_disk_changed(volume);
+    for (unsigned i = 0; i < 20 && volume_stats(volume)->repaired_shards == repaired; i++)
+        env_sleep_ns(SEC / 10);
+    assert_true(volume_stats(volume)->repaired_shards > repaired);
+    assert_true(volume->leftover_count > LEFTOVERS / 2);
+    env_sleep_ns(20 * SEC);
+    /* Those of the failed one. */
+    assert_in_range(volume->leftover_count, LEFTOVERS / DISKS, LEFTOVERS / DISKS + 10);
+    disk->disk.state = DISK_IN;
+    env_sleep_ns(30 * SEC);
+    assert_int_equal(volume->leftover_count, 0);
+}
+
 /* What set_up() wrote is there. */
 static void check_data(void)
 {
@@ -439,6 +466,7 @@ TEST(a_failed_disk_is_rebuilt_at_once)
 TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
 TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
+TEST(many_leftovers_do_not_hold_up_what_is_rebuilt)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
 TEST(what_is_left_of_lost_shards_is_not_taken_for_room)
@@ -457,6 +485,7 @@ int main(void)
         cmocka_unit_test(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not_),
         cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
+        cmocka_unit_test(many_leftovers_do_not_hold_up_what_is_rebuilt_),
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
         cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
         cmocka_unit_test(what_is_left_of_lost_shards_is_not_taken_for_room_),
