@@ -261,22 +261,27 @@ static int read_range(struct volume *v, uint64_t off, uint64_t len, void *buf)
 
 /* Among many nodes an error counts only when it is the owner's: what a deposed one looks for may be
  * gone. And disks that are away come back, or the rest is repaired: that is latency, for a while. */
-static int read_again(struct volume *v, uint64_t off, uint64_t len, void *buf, int r)
+struct again {
+    uint64_t until_ns;
+    bool confirmed;
+};
+
+/* What has come to `r` is looked up again: 1. Else what is to be answered. */
+static int look_again(struct volume *v, struct again *again, int r)
 {
-    uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
-    bool confirmed = false;
-    while (r < 0 && !v->halted && (!confirmed || r == -EHOSTUNREACH) && env_now_ns() < until_ns) {
-        if (v->closed_to_io)
-            return -ESHUTDOWN; /* the front end holds it meanwhile */
-        if (confirmed)
-            env_sleep_ns(UNREACHABLE_RETRY_NS);
-        int owner = ownership_confirm(v);
-        if (owner < 0)
-            return owner;
-        confirmed = true;
-        r = read_range(v, off, len, buf);
-    }
-    return r;
+    if (r == 0 || !v->host->lease.id || v->halted)
+        return r < 0 && v->halted ? -ESHUTDOWN : r;
+    if (again->until_ns == 0)
+        again->until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
+    if ((again->confirmed && r != -EHOSTUNREACH) || env_now_ns() >= again->until_ns)
+        return r;
+    if (v->closed_to_io)
+        return -ESHUTDOWN; /* the front end holds it meanwhile */
+    if (again->confirmed)
+        env_sleep_ns(UNREACHABLE_RETRY_NS);
+    int owner = ownership_confirm(v);
+    again->confirmed = true;
+    return owner < 0 ? owner : 1;
 }
 
 int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
@@ -286,10 +291,12 @@ int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
         return r;
     uint64_t start_ns = env_now_ns();
     r = ownership_wait(v); /* X3 */
-    if (r == 0 && len > 0)
-        r = read_range(v, off, len, buf);
-    if (r < 0 && v->host->lease.id)
-        r = read_again(v, off, len, buf, r);
+    struct again again = {0};
+    if (r == 0 && len > 0) {
+        do
+            r = read_range(v, off, len, buf);
+        while ((r = look_again(v, &again, r)) == 1);
+    }
     if (v->halted)
         r = -ESHUTDOWN;
     if (r == -EBADMSG || r == -ENOENT || r == -EIO)
@@ -385,16 +392,6 @@ static int write_log(struct volume *v, uint64_t block, unsigned count, const uin
     return place_blocks(v, block, count, data, entries, flags, request);
 }
 
-/* The rest of the block is on disks that are away for the moment (as in read_again). */
-static bool comes_back(const struct volume *v, int r, uint64_t until_ns)
-{
-    if (r != -EHOSTUNREACH || !v->host->lease.id || v->halted || v->closed_to_io ||
-        env_now_ns() >= until_ns)
-        return false;
-    env_sleep_ns(UNREACHABLE_RETRY_NS);
-    return true;
-}
-
 static int write_partial(struct volume *v, uint64_t off, unsigned len, const uint8_t *buf,
     unsigned flags, struct request *request)
 {
@@ -403,13 +400,13 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
     int r = get_room(v, 1, request, data);
     if (r < 0)
         return r;
-    uint64_t until_ns = env_now_ns() + UNREACHABLE_WAIT_NS;
+    struct again again = {0};
     list_push_back(&v->partials, &partial.link);
     do {
         partial.touched = false;
-        r = read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES);
+        r = look_again(v, &again, read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES));
     } while (!request_given_up(request) &&
-             ((r == 0 && partial.touched && !PLANTED(lost_update)) || comes_back(v, r, until_ns)));
+             (r == 1 || (r == 0 && partial.touched && !PLANTED(lost_update))));
     list_remove(&partial.link);
     if (request_given_up(request)) /* E4 */
         r = -ECANCELED;
@@ -630,7 +627,11 @@ static int status_step(
     struct volume *v, uint64_t block, uint64_t count, bool *ret_hole, uint64_t *ret_len)
 {
     struct found found;
-    int r = find_version(v, block, count, NULL, &found);
+    struct again again = {0};
+    int r;
+    do
+        r = find_version(v, block, count, NULL, &found);
+    while ((r = look_again(v, &again, r)) == 1);
     if (r < 0)
         return r;
     *ret_hole = found.kind == MEMTABLE_TRIMMED;

@@ -607,13 +607,16 @@ static void round_of(uint64_t seed)
 }
 
 /* What could not be reached while a volume was opened made it fail with -EIO: the directory of a row,
- * then every copy of a log at its seal. */
-static const uint64_t seeds_kept[] = {30121546714447995, 30121550925529297};
+ * then every copy of a log at its seal. And a deposed owner's write of a part of a block, the rest of which its
+ * successor had moved. */
+static const uint64_t seeds_kept[] = {30121546714447995, 30121550925529297, 30121850382057494};
 
 int main(int argc, char **argv)
 {
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
     return sim_check_main(argc, argv,
-        &(struct sim_check){
-            .round = round_of, .rounds = 12, .seeds_kept = seeds_kept, .seeds_kept_count = 2});
+        &(struct sim_check){.round = round_of,
+            .rounds = 12,
+            .seeds_kept = seeds_kept,
+            .seeds_kept_count = ARRAY_SIZE(seeds_kept)});
 }

@@ -501,6 +501,25 @@ BODY(a_release_without_an_answer_ends_it_all_the_same)
     assert_int_equal(volume_close(w), 0);
 }
 
+/* A deposed owner that does not know it yet: what it looks for its successor has freed. That is no error of the disk's,
+ * of a write of a part of a block neither: the client asks the successor. */
+BODY(what_a_deposed_owner_does_not_find_is_no_error)
+{
+    struct volume *v = must_acquire(&a);
+    memset(page, 1, sizeof(page));
+    assert_int_equal(volume_write(v, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_destage(v), 0);
+    session_put(0xa, false); /* the store has forgotten it; its own clock is behind */
+    struct volume *w = must_acquire(&b);
+    memset(page, 2, sizeof(page));
+    assert_int_equal(volume_write(w, 0, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_clean(w), 0);
+    assert_int_equal(volume_write(v, 512, 512, page, 0, (struct request_id){0}), -ESHUTDOWN);
+    assert_true(volume_halted(v));
+    volume_close(v);
+    assert_int_equal(volume_close(w), 0);
+}
+
 static unsigned manifest_shards(const struct volume_root *root)
 {
     unsigned there = 0;
@@ -639,6 +658,7 @@ int main(void)
         cmocka_unit_test(a_new_session_finds_that_somebody_else_has_it),
         cmocka_unit_test(an_unknown_outcome_is_resolved_by_a_later_one),
         cmocka_unit_test(a_release_without_an_answer_ends_it_all_the_same),
+        cmocka_unit_test(what_a_deposed_owner_does_not_find_is_no_error),
         cmocka_unit_test(the_old_manifest_stays_until_the_new_one_is_known_to_be_current),
         cmocka_unit_test(a_store_that_was_set_back_halts_the_volume),
         cmocka_unit_test(a_fence_of_the_very_epoch_halts_the_volume),
