@@ -4,6 +4,7 @@ targets; the tests themselves assert order and outcome, with ceilings of ten tim
 
 import os
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from hftest.cluster import Cluster  # noqa: E402
 from hftest.process import tail  # noqa: E402
 
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
+TEST_LIMIT_S = 7200 if LONG else 900
 FIGURES = []
 
 
@@ -24,6 +26,24 @@ def pytest_runtest_makereport(item, call):
         for cluster in getattr(item, "holdfast_clusters", []):
             for node in cluster.nodes.values():
                 report.sections.append((f"blockd log of {node.name}", tail(node.log, 60)))
+
+
+def end_of_a_hang(item):
+    """A test may hang in C, out of reach of a signal handler: without its daemons it ends."""
+    item.add_report_section("call", "hung", f"for {TEST_LIMIT_S} s")
+    for cluster in getattr(item, "holdfast_clusters", []):
+        for node in cluster.nodes.values():
+            if node.process and node.process.poll() is None:
+                node.process.kill()
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    watchdog = threading.Timer(TEST_LIMIT_S, end_of_a_hang, (item,))
+    watchdog.daemon = True
+    watchdog.start()
+    yield
+    watchdog.cancel()
 
 
 @pytest.fixture
@@ -42,11 +62,13 @@ def make_cluster(request):
 
 @pytest.fixture
 def figure(request):
-    """figure(name, value, target, unit): asserts ten times the target, and prints it at the end."""
+    """figure(name, value, target, unit): asserts ten times the target, and prints it at the end. `quiet` is what the same took
+    while nothing was disturbed: a machine on which that is long enough to show has that much more time."""
 
-    def note(name, value, target, unit="s"):
+    def note(name, value, target, unit="s", quiet=0):
         FIGURES.append((name, value, target, unit))
-        assert value <= 10 * target, f"{name}: {value:.3f} {unit}, ceiling {10 * target} {unit}"
+        ceiling = 10 * (target + quiet)
+        assert value <= ceiling, f"{name}: {value:.3f} {unit}, ceiling {ceiling:.3f} {unit} ({quiet:.3f} undisturbed)"
 
     return note
 

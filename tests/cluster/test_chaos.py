@@ -106,7 +106,8 @@ def test_everything_at_random(make_cluster, code, capsys):
             time.sleep(chaos.random.uniform(0.05, 0.8))
         wait_until(chaos.end_all, 60, "everything's end")
         for node in cluster.nodes.values():
-            wait_until(lambda node=node: node.cli_run("disk", "list").returncode == 0 and node.nbd_socket.exists(), 60, f"{node.name} to be there again")
+            node.wait_ready(60)  # a socket's file may be of the process that was killed
+            wait_until(lambda node=node: node.cli_run("disk", "list").returncode == 0, 60, f"{node.name} to be there again")
         for each in load, other:
             each.progress(100, timeout_s=120)
             each.stop()

@@ -36,7 +36,7 @@ def test_fio_verify_runs_through_failures_of_others(make_cluster):
         cluster.network.heal("n3")
         time.sleep(1)
         cluster.n4.cli("volume", "move", "v", "--to", "n5")
-        output, _ = fio.communicate(timeout=90)
+        output, _ = fio.communicate(timeout=450)
     finally:
         fio.kill()
     assert fio.returncode == 0, output[-3000:]
@@ -82,7 +82,7 @@ def test_files_survive_the_restart_of_their_own_node(make_cluster):
     cluster.n1.start()
     appender.more(50)
     appender.ending = True
-    appender.join(30)
+    appender.join(150)
     assert not appender.failure, appender.failure
     data = (mounts["n2"].path / "v").read_bytes()[: appender.written * 4096]
     for number in range(appender.written):

@@ -20,6 +20,7 @@ def test_loss_of_etcds_leader(make_cluster, figure):
     cluster.n1.volume("v", 256)
     with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
         settle(load)
+        quiet = settle(load)
         leader = cluster.etcd.leader()
         begin = time.monotonic()
         cluster.etcd.kill9(leader)
@@ -29,15 +30,16 @@ def test_loss_of_etcds_leader(make_cluster, figure):
         cluster.etcd.start(leader)
         load.stop()
     load.verify(cluster.n3.uri("v"))
-    figure("loss of etcd's leader: longest answer", gap, 0.3)
+    figure("loss of etcd's leader: longest answer", gap, 0.3, quiet=quiet)
 
 
 def test_loss_of_all_of_etcd(make_cluster, figure):
     """Longer than any lease: owners go on (reads by no-ops, S17), nobody takes anything over, and it all comes back."""
-    cluster = make_cluster(nodes=3, disks=1, session_ttl=f"{TTL_S}s")
+    cluster = make_cluster(nodes=3, disks=1, session_ttl=f"{TTL_S}s", config={"volume": {"handoff": "no"}})
     cluster.n1.volume("v", 256)
     with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
         settle(load)
+        quiet = settle(load)
         owner = cluster.n1.owner_of("v")
         begin = time.monotonic()
         cluster.etcd.signal_all(signal.SIGSTOP)
@@ -48,7 +50,7 @@ def test_loss_of_all_of_etcd(make_cluster, figure):
         assert cluster.n3.owner_of("v") == owner
         load.stop()
     load.verify(cluster.n3.uri("v"))
-    figure("loss of all of etcd: longest answer", gap, 0.3)
+    figure("loss of all of etcd: longest answer", gap, 0.3, quiet=quiet)
 
 
 def answers_within(what, seconds):
@@ -58,6 +60,14 @@ def answers_within(what, seconds):
     finally:
         waited = time.monotonic() - begin
         assert waited < seconds, f"{waited:.1f} s"
+
+
+def error_of(what):
+    try:
+        what()
+    except OSError as error:
+        return error.errno
+    return 0
 
 
 @pytest.mark.parametrize("how", ["stopped", "killed"] if LONG else ["stopped"])
@@ -87,15 +97,15 @@ def test_files_are_found_and_opened_without_etcd(make_cluster, how):
     for round_number in range(2):  # within the lease, and beyond it
         for mount in mounts.values():
             for name in ("here", "there"):
-                data = answers_within((mount.path / name).read_bytes, 30 if round_number == 0 else 5)
+                data = answers_within((mount.path / name).read_bytes, 60 if round_number == 0 else 30)
                 assert data[:4096] == name[:1].encode() * 4096
-            listed = answers_within(lambda at=mount: os.listdir(at.path), 15)
+            listed = answers_within(lambda at=mount: os.listdir(at.path), 60)
             assert {"here", "seen", "there"} <= set(listed) <= {"here", "seen", "there", "served"}
             assert (mount.path / "seen").stat().st_size == 64 << 20
         if round_number == 0:
             time.sleep(TTL_S)
     with pytest.raises(OSError) as new:
-        answers_within((mounts["n1"].path / "new").stat, 15)
+        answers_within((mounts["n1"].path / "new").stat, 60)
     assert new.value.errno == errno.EAGAIN
     # What only another node has heard of is found by asking who serves it.
     assert (mounts["n2"].path / "served").read_bytes()[:4096] == b"o" * 4096
@@ -119,10 +129,8 @@ def test_files_are_found_and_opened_without_etcd(make_cluster, how):
     else:
         cluster.etcd.start("e1")
     time.sleep(2 * TTL_S)
-    with pytest.raises(OSError) as new:
-        (mounts["n1"].path / "new").stat()
-    assert new.value.errno == errno.ENOENT
-    assert "last saw" not in cluster.n2.cli("volume", "list")
+    wait_until(lambda: error_of((mounts["n1"].path / "new").stat) == errno.ENOENT, 10, "the new name not to be there")
+    wait_until(lambda: "last saw" not in cluster.n2.cli("volume", "list"), 10, "the list of now")
     cluster.n1.cli("volume", "move", "here", "--to", "n3")
     assert cluster.n2.owner_of("here") == "n3" and (mounts["n2"].path / "seen").read_bytes() == bytes(64 << 20)
 

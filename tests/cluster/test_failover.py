@@ -17,19 +17,21 @@ TTL_S = 3
 
 
 def settle(load, seconds=1.0):
-    """Load goes on for a while, so that ownership has followed it and the log is under way."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    """Load goes on for a while, so that ownership has followed it and the log is under way; the longest answer meanwhile."""
+    begin = time.monotonic()
+    while time.monotonic() < begin + seconds:
         load.progress(20)
+    return load.gap_since(begin)
 
 
 def disturbed(load, disturb):
-    """Does it under load; returns the longest answer from then on, once all workers have had answers again."""
+    """Does it under load; returns the longest answer from then on, once all workers have had answers again, and that before."""
+    quiet = settle(load, 0.5)
     begin = time.monotonic()
     disturb()
     load.progress(200)
     settle(load, 0.5)
-    return load.gap_since(begin)
+    return load.gap_since(begin), quiet
 
 
 def test_kill_of_a_node_that_only_holds_copies(make_cluster, figure):
@@ -38,10 +40,10 @@ def test_kill_of_a_node_that_only_holds_copies(make_cluster, figure):
     with Load([cluster.n1.uri("v")] * 3) as load:
         settle(load)
         assert cluster.n1.owner_of("v") == "n1"
-        gap = disturbed(load, cluster.n3.kill9)
+        gap, quiet = disturbed(load, cluster.n3.kill9)
         load.stop()
     load.verify(cluster.n2.uri("v"))
-    figure("kill -9 of a node that is not the owner", gap, 0.3)
+    figure("kill -9 of a node that is not the owner", gap, 0.3, quiet=quiet)
 
 
 def test_kill_of_the_owner_while_clients_are_elsewhere(make_cluster, figure):
@@ -53,11 +55,11 @@ def test_kill_of_the_owner_while_clients_are_elsewhere(make_cluster, figure):
     with Load([cluster.n2.uri("v"), cluster.n3.uri("v")]) as load:
         settle(load)
         assert cluster.n1.owner_of("v") == "n1"
-        gap = disturbed(load, cluster.n1.kill9)
+        gap, quiet = disturbed(load, cluster.n1.kill9)
         load.stop()
     assert cluster.n2.owner_of("v") in ("n2", "n3")
     load.verify(cluster.n4.uri("v"))
-    figure("kill -9 of the owner, clients elsewhere (TTL 3 s)", gap, TTL_S + 1)
+    figure("kill -9 of the owner, clients elsewhere (TTL 3 s)", gap, TTL_S + 1, quiet=quiet)
 
 
 def test_link_cut_without_a_reset(make_cluster, figure):
@@ -65,12 +67,12 @@ def test_link_cut_without_a_reset(make_cluster, figure):
     cluster.n1.volume("v", 256)
     with Load([cluster.n1.uri("v")] * 2) as load:
         settle(load)
-        gap = disturbed(load, lambda: cluster.network.cut("n3"))
+        gap, quiet = disturbed(load, lambda: cluster.network.cut("n3"))
         cluster.network.heal("n3")
         settle(load)
         load.stop()
     load.verify(cluster.n2.uri("v"))
-    figure("link of another node cut without a reset", gap, 3)
+    figure("link of another node cut without a reset", gap, 3, quiet=quiet)
 
 
 def test_owner_cut_off_is_taken_over_and_never_answers_stale(make_cluster, figure):
@@ -139,10 +141,11 @@ def test_late_writes_of_a_zombie_undo_nothing(make_cluster):
     late = nbd.Buffer.from_bytearray(bytearray(b"z" * BLOCK))
     done = set()
     for block in range(256):
+        if block == 192:
+            cluster.n1.pause()  # with some of them answered, some under way; the last ones it has not even seen
         old.aio_pwrite(late, block * BLOCK, lambda error, block=block: done.add(block) or 1)
         if block % 16 == 0:
             old.poll(1)
-    cluster.n1.pause()
     while old.poll(200) > 0:
         pass
     answered = set(done)
@@ -160,7 +163,6 @@ def test_late_writes_of_a_zombie_undo_nothing(make_cluster):
         content = after[block * BLOCK :][:BLOCK]
         assert content == b"z" * BLOCK or (block % 2 == 0 and content == b"b" * BLOCK), f"block {block}: {content[:8]}"
         assert block not in answered or content == before[block * BLOCK :][:BLOCK], f"block {block}: undone by the zombie"
-    assert len(answered) < 256, "everything was answered before the stop"
     new.flush()
     cluster.nodes[cluster.n4.owner_of("v")].kill9()
     third = nbd.NBD()
@@ -182,6 +184,7 @@ def test_a_disk_that_becomes_slow_is_left(make_cluster, figure):
     cluster.n1.volume("v", 256)
     with Load([cluster.n1.uri("v")] * 2) as load:
         settle(load)
+        quiet = settle(load)
         load.stop()
     # So its log and manifest are on all three, and there is a fourth.
     cluster.add_node("n4")
@@ -192,18 +195,19 @@ def test_a_disk_that_becomes_slow_is_left(make_cluster, figure):
     mount.fail("slow")
     with Load([cluster.n1.uri("v")] * 2, seed=2) as load:
         first = load.gap_since(0)
-        settle(load, 4)
-        # Other things hold up an answer too on a busy machine: of some windows one has to be without.
-        for _ in range(5):
+        # Half of the requests are writes, which take 200 ms each until the disk is left. Other things hold up an answer
+        # too on a busy machine, but not so many.
+        for _ in range(20):
             begin = time.monotonic()
             settle(load, 2)
-            later = load.gap_since(begin)
-            if later < 0.15:
+            share = load.share_over(0.19, begin, time.monotonic())
+            if share < 0.02:
                 break
+        gap = load.gap_since(begin)
         load.stop()
     assert first > 0.19, "the slow disk was not used at all"
-    assert later < 0.15, f"{later:.3f} s"
-    figure("writes of a disk take 200 ms: longest answer 4 s later", later, 0.05)
+    assert share < 0.02, f"{share * 100:.0f} % of the requests still take longer than 0.19 s"
+    figure("writes of a disk take 200 ms: longest answer once it is left", gap, 0.05, quiet=quiet)
     assert all(disk["state"] == "in" for disk in cluster.n1.disks())
     load.verify(cluster.n2.uri("v"))
 
@@ -214,6 +218,7 @@ def test_every_node_restarts_in_turn_under_load(make_cluster, figure):
     cluster.n1.volume("v", 256)
     with Load([cluster.n1.uri("v")] * 2) as load:
         settle(load)
+        quiet = settle(load)
         begin = time.monotonic()
         for name in ("n2", "n3", "n4"):
             cluster.nodes[name].restart()
@@ -222,7 +227,7 @@ def test_every_node_restarts_in_turn_under_load(make_cluster, figure):
         load.stop()
     cluster.n1.restart()
     load.verify(cluster.n1.uri("v"))
-    figure("restart of the other nodes in turn", gap, 1)
+    figure("restart of the other nodes in turn", gap, 1, quiet=quiet)
 
 
 @pytest.mark.parametrize("code", ["1+2", "2+2"])
@@ -344,6 +349,13 @@ def test_power_lost_everywhere_keeps_every_flushed_write_and_a_prefix(make_clust
     assert all("are suspect" in node.log.read_text() for node in cluster.nodes.values()), "no power was cut"
 
 
+def waited_for(node):
+    """What the volume and the node's status say while it is waited for."""
+    problem = node.json("volume", "info", "v").get("problem", "")
+    told = any(problem[:60] in text for text in node.json("status")["problems"])
+    return problem if "waiting for it for" in problem and told else None
+
+
 def test_power_lost_and_a_node_that_stays_away_is_waited_for(make_cluster):
     """The newest writes may be on the disk of the node that stays away alone: the volume says so and waits, for a while."""
     cluster = make_cluster(nodes=3, disks=1, config={"repair": {"wait": "12s"}}, env={"HOLDFAST_TEST_POWER_CUT": "1"})
@@ -357,10 +369,8 @@ def test_power_lost_and_a_node_that_stays_away_is_waited_for(make_cluster):
         node.start_process()
     for node in (cluster.n1, cluster.n2):
         node.wait_ready()
-    wait_until(lambda: "waiting for it for" in cluster.n2.json("volume", "info", "v").get("problem", ""), 15, "the wait")
-    problem = cluster.n2.json("volume", "info", "v")["problem"]
+    problem = wait_until(lambda: waited_for(cluster.n2), 15, "the wait")
     assert "of node 'n3'" in problem and "holdfast disk remove" in problem
-    assert any(problem[:60] in text for text in cluster.n2.json("status")["problems"])
     wait_until(lambda: cluster.n2.json("volume", "info", "v").get("loss_epoch"), 40, "the end of the wait")
     assert "Possible loss:" in cluster.n2.cli("volume", "info", "v")
     handle = nbd.NBD()

@@ -4,71 +4,29 @@
 import os
 import shutil
 import signal
-import socket
 import tempfile
 import time
 from pathlib import Path
 
 import pytest
+from hftest.cluster import Etcd, Loopback
 from hftest.node import CliError, Node
-from hftest.process import run, spawn, tail, wait_until
+from hftest.process import spawn, tail, wait_until
 
 TTL_S = 2
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-class Etcd:
-    def __init__(self, base):
-        self.base, self.process = base, None
-        self.client, self.peer = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.client}"
-
-    def start(self):
-        peer = f"http://127.0.0.1:{self.peer}"
-        self.process = spawn(
-            [
-                "etcd",
-                "--name=e",
-                f"--data-dir={self.base / 'etcd'}",
-                f"--listen-client-urls={self.url}",
-                f"--advertise-client-urls={self.url}",
-                f"--listen-peer-urls={peer}",
-                f"--initial-advertise-peer-urls={peer}",
-                f"--initial-cluster=e={peer}",
-                "--logger=zap",
-                "--log-level=warn",
-            ],
-            self.base / "etcd.log",
-        )
-        wait_until(self.healthy, 30, "etcd")
-
-    def healthy(self):
-        words = ["etcdctl", f"--endpoints={self.url}", "endpoint", "health"]
-        return run(words, check=False, env={"ETCDCTL_API": "3", "PATH": "/usr/bin:/bin"}).returncode == 0
-
-    def close(self):
-        if self.process:
-            self.process.kill()
-            self.process.wait()
-            self.process = None
 
 
 class Site:
     def __init__(self):
         self.base = Path(tempfile.mkdtemp(prefix="hfj.", dir="/var/tmp"))
-        self.etcd, self.nodes = Etcd(self.base), []
+        self.etcd, self.nodes = Etcd(Loopback(), self.base), []
 
     def node(self, name, start=True, **cluster):
         """A daemon that may wait, for etcd or to join."""
         config = {
             "node": {"name": name},
-            "store": {"type": "etcd", "endpoints": self.etcd.url, "path": None},
-            "cluster": {"address": f"tcp:127.0.0.1:{free_port()}", "session_ttl": f"{TTL_S}s", **cluster},
+            "store": {"type": "etcd", "endpoints": self.etcd.endpoints, "path": None},
+            "cluster": {"address": f"tcp:127.0.0.1:{Loopback().port(0)}", "session_ttl": f"{TTL_S}s", **cluster},
             "repair": {"wait": "1h"},
         }
         node = Node(base=self.base, disks=0, disk_mib=64, config=config)
@@ -99,7 +57,7 @@ def site():
 @pytest.fixture
 def pair(site):
     """Two nodes that have joined."""
-    site.etcd.start()
+    site.etcd.start_all()
     nodes = [site.node("n1"), site.node("n2", rack="r2")]
     wait_state(nodes[0], "not joined")
     nodes[0].cli("cluster", "init")
@@ -132,7 +90,7 @@ def fails(node, *args):
 
 
 def test_nodes_wait_until_they_are_joined(site):
-    site.etcd.start()
+    site.etcd.start_all()
     n1, n2 = site.node("n1"), site.node("n2", rack="r2")
     wait_state(n1, "not joined")
     assert "no cluster in the store yet" in problem(n1)
@@ -161,7 +119,7 @@ def test_nodes_wait_until_they_are_joined(site):
 
 
 def test_a_node_that_cannot_listen_does_not_join(site):
-    site.etcd.start()
+    site.etcd.start_all()
     node = site.node("n1", address="tcp:192.0.2.1:7100")  # no host's
     wait_state(node, "not joined")
     for command in ("init", "join"):
@@ -173,27 +131,27 @@ def test_a_node_waits_for_a_store_that_is_not_there_yet(site):
     n1 = site.node("n1")
     wait_state(n1, "waiting for the store")
     assert n1.json("status")["health"] == "waiting" and "store" in problem(n1)
-    site.etcd.start()
+    site.etcd.start_all()
     wait_state(n1, "not joined")
     n1.cli("cluster", "init")
     n1.stop()
     site.etcd.close()
     site.start(n1)
     wait_state(n1, "waiting for the store")
-    site.etcd.start()
+    site.etcd.start_all()
     n1.wait_ready()
 
 
 def test_a_node_that_waits_stops_cleanly(site):
     site.node("n1").stop()
-    site.etcd.start()
+    site.etcd.start_all()
     site.node("n2").stop()
 
 
 def test_a_name_is_one_hosts(pair, site):
     impostor = site.node("n2", start=False)
     impostor.start_process()
-    assert impostor.process.wait(20) == 1
+    assert impostor.process.wait(100) == 1
     impostor.process = None
     assert "choose another [node] name" in tail(impostor.log)
     assert len(up(pair[0])) == 2
@@ -201,7 +159,7 @@ def test_a_name_is_one_hosts(pair, site):
 
 def test_a_state_directory_is_one_daemons(pair):
     second = spawn([*pair[0].process.args], pair[0].dir / "second.log")
-    assert second.wait(20) == 1
+    assert second.wait(100) == 1
     assert "state directory" in tail(pair[0].dir / "second.log")
 
 
@@ -227,11 +185,9 @@ def test_data_on_two_nodes_outlives_one(pair):
     n1.cli("volume", "export", "v", n1.dir / "copy")
     assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
     assert "has 2 disks" in fails(n1, "node", "remove", "n2")
-    # Back: at once, since it ends its predecessor's session itself (B2); nothing was rebuilt meanwhile.
-    begin = time.monotonic()
+    # Back, since it ends its predecessor's session itself (B2); nothing was rebuilt meanwhile.
     n2.start()
     wait_until(lambda: len(up(n1)) == 2 and all(d["state"] == "in" for d in n1.disks()), TTL_S + 5, "n2 again")
-    assert time.monotonic() - begin < 2 * TTL_S + 5
     wait_until(lambda: n1.json("status")["health"] == "ok", 30, f"health: {problem(n1)}")
     n1.cli("volume", "close", "v")
     n2.cli("volume", "export", "v", n2.dir / "copy")
@@ -315,7 +271,7 @@ def test_a_dead_node_is_removed_and_its_name_free(pair, site):
     wait_until(lambda: len(up(n1)) == 2, 10, "the new n2")
     # The old one is told.
     n2.start_process()
-    assert n2.process.wait(20) == 1
+    assert n2.process.wait(100) == 1
     n2.process = None
     assert "choose another [node] name" in tail(n2.log)
 

@@ -9,6 +9,11 @@ from conftest import LONG
 from hftest.load import Load
 from hftest.pattern import BLOCK
 from hftest.process import wait_until
+from test_failover import settle
+
+
+# The traffic moves nothing.
+BY_HAND = {"volume": {"handoff": "no"}}
 
 
 def connect(node, volume):
@@ -29,8 +34,7 @@ def test_a_volume_is_one_disk_on_every_node(make_cluster):
     handles[0].trim(BLOCK, 0)
     assert handles[2].pread(BLOCK, 0) == bytes(BLOCK)
     handles[1].flush()
-    owners = {node.owner_of("v") for node in cluster.nodes.values()}
-    assert len(owners) == 1
+    wait_until(lambda: len({node.owner_of("v") for node in cluster.nodes.values()}) == 1, 5, "all to name one owner")
 
 
 def test_ownership_follows_the_traffic(make_cluster, figure):
@@ -44,18 +48,20 @@ def test_ownership_follows_the_traffic(make_cluster, figure):
         wait_until(lambda: cluster.n2.owner_of("v") == "n2", 30, "the handoff", interval_s=0.2)
         load.progress(200)
         gap = load.gap_since(begin)
+        quiet = settle(load)
         load.stop()
     assert handle.pread(BLOCK, 200 * 1024 * 1024) == b"1" * BLOCK
     load.verify(cluster.n3.uri("v"))
-    figure("handoff pause", gap * 1000, 50, "ms")
+    figure("handoff pause", gap * 1000, 50, "ms", quiet=quiet * 1000)
 
 
 def test_a_volume_is_moved_by_hand(make_cluster, figure):
-    cluster = make_cluster(nodes=3, disks=1)
+    cluster = make_cluster(nodes=3, disks=1, config=BY_HAND)
     cluster.n1.volume("v", 256)
     gaps = []
     with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
         load.progress(200)
+        quiet = settle(load)
         for target in ("n2", "n3", "n1", "n3", "n2", "n1"):
             begin = time.monotonic()
             cluster.n3.cli("volume", "move", "v", "--to", target)
@@ -64,7 +70,7 @@ def test_a_volume_is_moved_by_hand(make_cluster, figure):
             gaps.append(load.gap_since(begin))
         load.stop()
     load.verify(cluster.n3.uri("v"))
-    figure("handoff pause, asked for by hand (worst of 6)", max(gaps) * 1000, 50, "ms")
+    figure("handoff pause, asked for by hand (worst of 6)", max(gaps) * 1000, 50, "ms", quiet=quiet * 1000)
 
 
 HANDOFFS = int(os.environ.get("HOLDFAST_TEST_HANDOFFS", 200 if LONG else 24))
@@ -76,11 +82,12 @@ def percentile(values, share):
 
 def test_many_handoffs(make_cluster, figure):
     """Percentiles over HOLDFAST_TEST_HANDOFFS of them, as clients on two nodes see them, and of the owner's part of it."""
-    cluster = make_cluster(nodes=3, disks=1)
+    cluster = make_cluster(nodes=3, disks=1, config=BY_HAND)
     cluster.n1.volume("v", 256)
     seen, owners = [], []
     with Load([cluster.n1.uri("v"), cluster.n2.uri("v")]) as load:
         load.progress(200)
+        quiet = settle(load, 2) * 1000
         for number in range(HANDOFFS):
             begin = time.monotonic()
             moved = cluster.n3.json("volume", "move", "v", "--to", f"n{(number + 1) % 3 + 1}")
@@ -90,8 +97,8 @@ def test_many_handoffs(make_cluster, figure):
         load.stop()
     load.verify(cluster.n3.uri("v"))
     for share in (0.5, 0.9, 0.99):
-        figure(f"handoff pause, p{share * 100:.0f} of {HANDOFFS}", percentile(seen, share), 50, "ms")
-        figure(f"  of it until the old owner had released, p{share * 100:.0f}", percentile(owners, share), 50, "ms")
+        figure(f"handoff pause, p{share * 100:.0f} of {HANDOFFS}", percentile(seen, share), 50, "ms", quiet=quiet)
+        figure(f"  of it until the old owner had released, p{share * 100:.0f}", percentile(owners, share), 50, "ms", quiet=quiet)
 
 
 def test_any_node_administers_any_volume(make_cluster):

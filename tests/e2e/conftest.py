@@ -21,7 +21,7 @@ from hftest.process import run, tail  # noqa: E402
 from hftest.vm import LIB, Libvirt  # noqa: E402
 
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
-TEST_LIMIT_S = 3600 if LONG else int(os.environ.get("HOLDFAST_TEST_LIMIT_S", "120"))
+TEST_LIMIT_S = 3600 if LONG else int(os.environ.get("HOLDFAST_TEST_LIMIT_S", "900"))
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -248,4 +248,4 @@ def test_fuse_waits_out_a_blockd_that_is_killed_under_fio(node, fuse):
         node.kill9()
         time.sleep(0.2)
         node.start()
-    assert process.wait(120) == 0, log.read_text()
+    assert process.wait(600) == 0, log.read_text()

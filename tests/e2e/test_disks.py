@@ -12,7 +12,7 @@ import pytest
 from hftest.faultfs import FaultFs
 from hftest.node import MIB
 from hftest.pattern import BLOCK, History, Writer, block_bytes, verify_volume
-from hftest.process import wait_until
+from hftest.process import least_cpu, wait_until
 
 VOLUME_MIB = 96
 
@@ -124,14 +124,10 @@ def test_below_the_pools_minimum_writes_wait_and_reads_go_on(node):
     reader.connect_uri(uri)
     for offset in range(48 * MIB, VOLUME_MIB * MIB, MIB):
         reader.pread(MIB, offset)
-    before = node.cpu_seconds()
-    time.sleep(1)
-    assert node.cpu_seconds() - before < 0.3, "it spins while it waits"
+    assert least_cpu([node.process.pid], 1, 0.25) < 0.3, "it spins while it waits"
     put_back(node, [0])
     node.cli("disk", "add", node.disk_path(0))
-    deadline = time.monotonic() + 30
-    while len(done) < len(data) and time.monotonic() < deadline:
-        writer.poll(100)
+    wait_until(lambda: writer.poll(100) >= 0 and len(done) == len(data), 30, "the writes")
     assert done == [0] * len(data), done
     for at, chunk in enumerate(data):
         assert bytes(reader.pread(MIB, at * MIB)) == chunk
@@ -265,10 +261,7 @@ def test_deleted_volumes_give_their_space_back(make_node):
         handle.shutdown()
         del handle
         node.cli("volume", "delete", "v")
-        deadline = time.monotonic() + 30
-        while free() < before - 16 * MIB and time.monotonic() < deadline:
-            time.sleep(0.2)
-        assert free() >= before - 16 * MIB, "the space of a deleted volume did not come back"
+        wait_until(lambda: free() >= before - 16 * MIB, 30, "the space of a deleted volume to come back", interval_s=0.2)
 
 
 def test_a_deleted_volume_waits_for_a_disk_that_is_away_until_it_is_forgotten(make_node):
@@ -317,7 +310,7 @@ def test_a_disk_whose_kernel_says_eio_is_retired_and_rebuilt(failing_disks, what
     fio = verifying_fio(other, "eio", 8)
     time.sleep(2)
     mount.fail(what)
-    text, _ = fio.communicate(timeout=90)
+    text, _ = fio.communicate(timeout=450)
     assert fio.returncode == 0, text
     verify_volume(uri, history)
 

@@ -181,7 +181,7 @@ static inline void fixture_start(struct rpc_options server, struct rpc_options c
     fixture_serve(&server, "tcp:127.0.0.1:0");
     fx.client = rpc_client_new(&client, rpc_server_address(fx.server), server.self.node_name,
         &server.self.node, &fixture_client_events);
-    CHECK_MSG(wait_until(is_connected, 5000 * RPC_MS), "%s", rpc_client_problem(fx.client));
+    CHECK_MSG(wait_until(is_connected, 30000 * RPC_MS), "%s", rpc_client_problem(fx.client));
 }
 
 static inline void fixture_stop(void)

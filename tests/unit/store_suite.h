@@ -3,7 +3,7 @@
  * What every implementation of common/store.h does. The including test defines, before:
  *   static struct store *open_store(void);   a handle to the test's store, from a fiber
  *   static void run(void (*body)(void));     runs `body` in a fiber, to its end
- *   static uint64_t second_ns;               how long "a second" of the suite is
+ *   static uint64_t second_ns;               how long nothing has to happen to be believed
  * and lists SUITE(TEST), where TEST(name) makes a cmocka entry.
  */
 #pragma once
@@ -203,6 +203,7 @@ BODY(session_keys_go_with_the_handle)
 
 /* Watches: notes what they were told as "key=data" or "-key". */
 static char told[512];
+static bool hold_watch; /* calls of a watch that was given a ctx wait for its end */
 
 static void note_change(void *ctx, const struct store_value *value)
 {
@@ -212,8 +213,15 @@ static void note_change(void *ctx, const struct store_value *value)
     else
         snprintf(told + len, sizeof(told) - len, "-%s ", value->key);
     assert_true(value->revision > 0);
-    if (ctx)
-        env_sleep_ns(SECOND_NS);
+    while (ctx && hold_watch)
+        env_sleep_ns(SECOND_NS / 100);
+}
+
+static void await_told(const char *what)
+{
+    for (unsigned i = 0; i < 6000 && strcmp(told, what) != 0; i++)
+        env_sleep_ns(SECOND_NS / 10);
+    CHECK_MSG(strcmp(told, what) == 0, "told \"%s\", not \"%s\"", told, what);
 }
 
 BODY(watch_tells_what_is_there_and_each_change)
@@ -224,15 +232,13 @@ BODY(watch_tells_what_is_there_and_each_change)
     uint64_t first = put(store, "d/1", "old");
     put(store, "d/2", "new");
     assert_int_equal(store_watch_start(store, "d/", first, note_change, NULL, &watch), 0);
-    env_sleep_ns(SECOND_NS);
-    assert_string_equal(told, "d/2=new ");
+    await_told("d/2=new ");
     put(store, "e", "not mine");
     put(store, "d/3", "x");
-    env_sleep_ns(SECOND_NS);
+    await_told("d/2=new d/3=x ");
     remove_key(store, "d/3");
     remove_key(store, "d/3");
-    env_sleep_ns(SECOND_NS);
-    assert_string_equal(told, "d/2=new d/3=x -d/3 ");
+    await_told("d/2=new d/3=x -d/3 ");
     store_watch_stop(watch);
     put(store, "d/4", "x");
     env_sleep_ns(SECOND_NS);
@@ -240,24 +246,35 @@ BODY(watch_tells_what_is_there_and_each_change)
     store_close(store);
 }
 
+static void release_watch(void *arg)
+{
+    env_sleep_ns(SECOND_NS / 4);
+    hold_watch = false;
+}
+
 BODY(slow_watch_is_told_the_last_change_of_each_key)
 {
     struct store *store = open_store();
     struct store_watch *watch;
     told[0] = 0;
+    hold_watch = true;
     assert_int_equal(store_watch_start(store, "", 0, note_change, "slow", &watch), 0);
     put(store, "a", "1");
-    env_sleep_ns(SECOND_NS / 4);
+    await_told("a=1 ");
     put(store, "b", "1");
     put(store, "c", "1");
     put(store, "b", "2");
     remove_key(store, "c");
     put(store, "b", "3");
-    env_sleep_ns(10 * SECOND_NS);
-    assert_string_equal(told, "a=1 -c b=3 ");
+    env_sleep_ns(10 * SECOND_NS); /* all of it has come; nothing is told meanwhile */
+    assert_string_equal(told, "a=1 ");
+    hold_watch = false;
+    await_told("a=1 -c b=3 ");
+    hold_watch = true;
     put(store, "a", "2");
-    env_sleep_ns(SECOND_NS / 4);
+    await_told("a=1 -c b=3 a=2 ");
     put(store, "a", "never told");
+    fiber_spawn("release", release_watch, NULL);
     store_watch_stop(watch); /* waits for the call under way */
     assert_string_equal(told, "a=1 -c b=3 a=2 ");
     store_close(store);

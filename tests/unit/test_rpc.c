@@ -7,12 +7,16 @@
 #include "common/log.h"
 #include "rpc_fixture.h"
 
+/* What a very busy machine may need. */
+#define PATIENCE_NS (30000 * RPC_MS)
+
 static struct rpc_options node_a, node_b;
 
 static int run(int (*main_fn)(void *arg))
 {
     node_a = rpc_options_of("a", 0xa);
     node_b = rpc_options_of("b", 0xb);
+    node_a.silence_ns = node_b.silence_ns = PATIENCE_NS;
     return run_in_env(main_fn, (struct env_uring_options){.fiber_count_max = 256});
 }
 
@@ -132,7 +136,7 @@ static int many_main(void *arg)
         rpc_call_submit(fx.client, &m->call);
         CHECK(many_done == 0); /* never on the submitter's stack */
     }
-    CHECK(wait_until(all_done, 10000 * RPC_MS));
+    CHECK(wait_until(all_done, PATIENCE_NS));
     CHECK(fx.handled == MANY && fx.replies_sent == MANY);
     fixture_stop();
     return 0;
@@ -163,7 +167,7 @@ static int patient_main(void *arg)
         calls[i] = (struct rpc_call){.method = WAIT, .patient = true, .done = one_waited};
         rpc_call_submit(fx.client, &calls[i]);
     }
-    CHECK(wait_until(half_waits, 5000 * RPC_MS));
+    CHECK(wait_until(half_waits, PATIENCE_NS));
     for (unsigned i = 0; i < 20; i++)
         echo_one(4096, 1, 1);
     CHECK(fx.waiting_count == 8 && waited == 0);
@@ -208,7 +212,7 @@ static int status_main(void *arg)
     CHECK(is_connected() && fx.disconnected == 0);
     /* A request that its method cannot be: the connection ends, the next attempt succeeds. */
     CHECK(call_status(STRICT, &(int){0}, 4) == -EHOSTUNREACH);
-    CHECK(wait_until(is_connected, 5000 * RPC_MS));
+    CHECK(wait_until(is_connected, PATIENCE_NS));
     fixture_stop();
     return 0;
 }
@@ -249,20 +253,20 @@ static int deadline_main(void *arg)
     uint64_t begin_ns = env_now_ns();
     CHECK(rpc_call(fx.client, &call) == -ETIMEDOUT);
     uint64_t took_ns = env_now_ns() - begin_ns;
-    CHECK_MSG(took_ns >= 49 * RPC_MS && took_ns < 2000 * RPC_MS, "%lu ns", took_ns);
+    CHECK_MSG(took_ns >= 49 * RPC_MS && took_ns < 20000 * RPC_MS, "%lu ns", took_ns);
     CHECK(fx.waiting_count == 1);
-    CHECK(fx.waiting[0]->deadline_ns < begin_ns + 2000 * RPC_MS);
-    CHECK(wait_until(one_is_cancelled, 2000 * RPC_MS)); /* the server was told */
+    CHECK(fx.waiting[0]->deadline_ns < begin_ns + 20000 * RPC_MS);
+    CHECK(wait_until(one_is_cancelled, PATIENCE_NS)); /* the server was told */
     fixture_release();
 
     done_count = 0;
     call = (struct rpc_call){.method = WAIT, .done = count_done};
     rpc_call_submit(fx.client, &call);
-    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    CHECK(wait_until(one_waits, PATIENCE_NS));
     CHECK(fx.waiting[0]->deadline_ns == UINT64_MAX && !fx.waiting[0]->cancelled);
     rpc_call_cancel(fx.client, &call);
-    CHECK(done_count == 0 && wait_until(one_done, 2000 * RPC_MS) && call.result == -ECANCELED);
-    CHECK(wait_until(one_is_cancelled, 2000 * RPC_MS));
+    CHECK(done_count == 0 && wait_until(one_done, PATIENCE_NS) && call.result == -ECANCELED);
+    CHECK(wait_until(one_is_cancelled, PATIENCE_NS));
     fixture_release();
     echo_one(4096, 1, 1); /* and the connection is as good as before */
     CHECK(fx.disconnected == 0);
@@ -302,7 +306,7 @@ static void refused_with(struct rpc_options client, const char *name, const char
     log_set_output(keep_log, NULL);
     fx.client =
         rpc_client_new(&client, rpc_server_address(fx.server), name, NULL, &fixture_client_events);
-    uint64_t end_ns = env_now_ns() + 5000 * RPC_MS;
+    uint64_t end_ns = env_now_ns() + PATIENCE_NS;
     while (!strstr(rpc_client_problem(fx.client), text) && env_now_ns() < end_ns)
         env_sleep_ns(RPC_MS);
     log_set_output(NULL, NULL);
@@ -337,7 +341,7 @@ static int nobody_main(void *arg)
     /* Its address becomes known. */
     fixture_serve(&node_b, "tcp:127.0.0.1:0");
     rpc_client_set_address(fx.client, rpc_server_address(fx.server));
-    CHECK(wait_until(is_connected, 2000 * RPC_MS));
+    CHECK(wait_until(is_connected, PATIENCE_NS));
     fx.connected++;
     fx.disconnected++;
     fixture_stop();
@@ -372,17 +376,17 @@ static int again_main(void *arg)
     done_count = 0;
     struct rpc_call call = {.method = WAIT, .done = count_done};
     rpc_call_submit(fx.client, &call);
-    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    CHECK(wait_until(one_waits, PATIENCE_NS));
     struct rpc_client *first = fx.client;
     fx.client = rpc_client_new(&node_a, rpc_server_address(fx.server), "b", NULL, NULL);
-    CHECK(wait_until(one_done, 2000 * RPC_MS) && call.result == -EHOSTUNREACH);
+    CHECK(wait_until(one_done, PATIENCE_NS) && call.result == -EHOSTUNREACH);
     rpc_client_free(first);
-    CHECK(wait_until(one_is_cancelled, 2000 * RPC_MS));
+    CHECK(wait_until(one_is_cancelled, PATIENCE_NS));
     env_sleep_ns(1500 * RPC_MS); /* longer than connect_wait_ns */
     CHECK(fx.began == 1 && fx.ended == 0 && is_disconnected());
     fixture_release();
-    CHECK(wait_until(two_began, 2000 * RPC_MS) && fx.ended == 1);
-    CHECK(wait_until(is_connected, 2000 * RPC_MS));
+    CHECK(wait_until(two_began, PATIENCE_NS) && fx.ended == 1);
+    CHECK(wait_until(is_connected, PATIENCE_NS));
     echo_one(100, 1, 1);
     fx.connected = fx.disconnected = 0;
     fixture_stop();
@@ -406,20 +410,20 @@ static int left_main(void *arg)
     struct rpc_call call = {
         .method = WAIT, .payload = &payload, .payload_count = 1, .done = count_done};
     rpc_call_submit(fx.client, &call);
-    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    CHECK(wait_until(one_waits, PATIENCE_NS));
     fx.waiting[0]->may_be_left = true;
     rpc_client_free(fx.client);
     fx.client = rpc_client_new(&node_a, rpc_server_address(fx.server), "b", NULL, NULL);
-    CHECK(wait_until(two_began, 2000 * RPC_MS) && fx.ended == 1);
+    CHECK(wait_until(two_began, PATIENCE_NS) && fx.ended == 1);
     CHECK(fx.waiting_count == 1 && fx.waiting[0]->cancelled && !fx.waiting[0]->session);
     CHECK(memcmp(fx.waiting[0]->payload, data, sizeof(data)) == 0); /* still the handler's */
-    CHECK(wait_until(is_client_connected, 2000 * RPC_MS));
+    CHECK(wait_until(is_client_connected, PATIENCE_NS));
     echo_one(100, 1, 1);
     fixture_reply(fx.waiting[0], 4096, NULL, 'x'); /* to nowhere */
     fx.waiting_count = 0;
 
     rpc_call_submit(fx.client, &call);
-    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    CHECK(wait_until(one_waits, PATIENCE_NS));
     fx.waiting[0]->may_be_left = true;
     rpc_client_free(fx.client);
     env_sleep_ns(20 * RPC_MS);
@@ -441,10 +445,10 @@ static int stop_main(void *arg)
     done_count = 0;
     struct rpc_call call = {.method = WAIT, .done = count_done};
     rpc_call_submit(fx.client, &call);
-    CHECK(wait_until(one_waits, 2000 * RPC_MS));
+    CHECK(wait_until(one_waits, PATIENCE_NS));
     rpc_client_free(fx.client);
     CHECK(done_count == 1 && call.result == -EHOSTUNREACH);
-    CHECK(wait_until(one_is_cancelled, 2000 * RPC_MS));
+    CHECK(wait_until(one_is_cancelled, PATIENCE_NS));
     fixture_release();
     rpc_server_stop(fx.server);
     CHECK(fx.ended == 1 && mem_used_bytes(fiber_env()) == before_bytes);

@@ -100,7 +100,7 @@ class Loopback:
 
 
 class Etcd:
-    """`count` members, each in its namespace. Subclasses say how it is secured."""
+    """`count` members, each in its namespace, to be started with start_all(). Subclasses say how it is secured."""
 
     scheme = "http"
 
@@ -114,9 +114,11 @@ class Etcd:
             self.peers[name] = f"{self.scheme}://{address}:{network.port(ETCD_PEER)}"
             self.prepare(name, address)
         self.processes = {}
-        for name in names:
+
+    def start_all(self):
+        for name in self.clients:
             self.start(name)
-        wait_until(lambda: self.healthy(names[0]), 30, "etcd")
+        wait_until(lambda: self.healthy("e1"), 30, "etcd")
 
     def prepare(self, name, address):
         pass
@@ -153,6 +155,7 @@ class Etcd:
                 f"--initial-cluster={initial}",
                 "--logger=zap",
                 "--log-level=warn",
+                "--unsafe-no-fsync",  # processes die here, machines do not, and the disk is everybody's
                 *self.server_options(name),
             ],
             self.log(name),
@@ -241,6 +244,7 @@ class Cluster:
     def create(self):
         self.network = Loopback() if self.loopback else Network()
         self.etcd = self.etcd_class(self.network, self.dir, self.etcd_count)
+        self.etcd.start_all()
         for number in range(1, self.count + 1):
             self.add_node(f"n{number}")
         first = self.nodes["n1"]

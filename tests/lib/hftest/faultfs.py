@@ -25,4 +25,4 @@ class FaultFs:
     def close(self):
         subprocess.run(["fusermount3", "-u", "-z", self.path], check=False)
         self.process.terminate()
-        self.process.wait(10)
+        self.process.wait(60)

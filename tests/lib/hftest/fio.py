@@ -5,6 +5,8 @@ import json
 import subprocess
 import time
 
+from .process import PATIENCE
+
 PACE = 800  # 4 KiB writes a second: so much that a pause shows, so little that several fit beside a cluster on two cores
 
 
@@ -43,9 +45,9 @@ class Fio:
     def finish(self, timeout_s=90):
         """Fails unless fio ended well; returns the longest answer in seconds."""
         try:
-            self.process.wait(timeout_s)
+            self.process.wait(PATIENCE * timeout_s)
         except subprocess.TimeoutExpired as late:
-            raise AssertionError(f"fio {self.name}: not done after {timeout_s} s") from late
+            raise AssertionError(f"fio {self.name}: not done after {PATIENCE * timeout_s:.0f} s") from late
         assert self.process.returncode == 0, f"fio {self.name}: {self.told()}"
         text = self.output.read_text()
         job = json.loads(text[text.index("{") :])["jobs"][0]
@@ -56,7 +58,7 @@ class Fio:
     def verify_from(self, uri):
         """Everything is read once more, through another node."""
         job = ["fio", "--ioengine=nbd", f"--uri={uri}", *self.job, "--verify_only"]
-        done = subprocess.run(job, capture_output=True, text=True, timeout=90, cwd=self.directory, check=False)
+        done = subprocess.run(job, capture_output=True, text=True, timeout=PATIENCE * 90, cwd=self.directory, check=False)
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
 
     def close(self):

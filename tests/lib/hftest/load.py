@@ -13,6 +13,7 @@ import time
 import nbd
 
 from .pattern import BLOCK, ZEROES, block_bytes
+from .process import PATIENCE
 
 
 class Worker(threading.Thread):
@@ -23,6 +24,7 @@ class Worker(threading.Thread):
         self.value = [0] * blocks  # number of the last answered write; 0 = zeroes
         self.requests = 0
         self.gaps = []  # (end, seconds) of those over 20 ms
+        self.done = []  # end of every request
         self.failure = None
         self.ending = False
         self.started_at = None
@@ -56,6 +58,7 @@ class Worker(threading.Thread):
                 self.started_at = time.monotonic()
                 self.step(handle)
                 end = time.monotonic()
+                self.done.append(end)
                 if end - self.started_at > 0.02:
                     self.gaps.append((end, end - self.started_at))
                 self.requests += 1
@@ -95,7 +98,7 @@ class Load:
         while any(worker.requests < want for worker, want in zip(self.workers, wanted)):
             assert not self.failures(), self.failures()
             waited = time.monotonic() - begin
-            assert waited < timeout_s, f"no progress for {timeout_s} s: {[w - v.requests for v, w in zip(self.workers, wanted)]} to go"
+            assert waited < PATIENCE * timeout_s, f"no progress for {waited:.0f} s: {[w - v.requests for v, w in zip(self.workers, wanted)]} to go"
             time.sleep(0.005)
         return time.monotonic() - begin
 
@@ -104,11 +107,17 @@ class Load:
         gaps = [seconds for worker in self.workers for end, seconds in worker.gaps if end >= moment]
         return max(gaps, default=0.02)
 
+    def share_over(self, seconds, since, until):
+        """Of the requests that ended within that time: the share that took longer than `seconds`."""
+        ended = sum(since <= end < until for worker in self.workers for end in worker.done)
+        long = sum(since <= end < until and took > seconds for worker in self.workers for end, took in worker.gaps)
+        return long / max(1, ended)
+
     def stop(self, timeout_s=60):
         for worker in self.workers:
             worker.ending = True
         for worker in self.workers:
-            worker.join(timeout_s)
+            worker.join(PATIENCE * timeout_s)
             assert not worker.is_alive(), "a request is not answered"
         assert not self.failures(), self.failures()
         return sum(worker.requests for worker in self.workers)

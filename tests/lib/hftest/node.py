@@ -10,7 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from .process import cpu_seconds, run, spawn, status_bytes, tail, wait_until
+from .process import PATIENCE, cpu_seconds, run, spawn, status_bytes, tail, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
 BUILD = Path(os.environ.get("HOLDFAST_BUILD", ROOT / "build")).resolve()
@@ -110,7 +110,7 @@ class Node:
     def stop(self, timeout_s=60):
         """A clean shutdown; fails unless blockd ends with 0."""
         self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout_s)
+        code = self.process.wait(PATIENCE * timeout_s)
         self.process = None
         assert code == 0, f"blockd ended with {code} on SIGTERM:\n{tail(self.log)}"
 
@@ -229,7 +229,7 @@ class FuseMount:
 
     def unmount(self, timeout_s=20):
         run(["umount", self.path])
-        return self.process.wait(timeout_s)
+        return self.process.wait(PATIENCE * timeout_s)
 
     def close(self):
         if self in self.node.helpers:

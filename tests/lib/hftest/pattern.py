@@ -15,7 +15,10 @@ import struct
 
 import nbd
 
+from .process import PATIENCE
+
 BLOCK = 4096
+UNANSWERED_S = PATIENCE * 30
 HEADER = struct.Struct("<8sQQQ")
 MAGIC = b"hfblock1"
 ZEROES = bytes(BLOCK)
@@ -246,9 +249,9 @@ class Writer:
         wants = {handle.aio_get_fd(): (handle, handle.aio_get_direction()) for handle in alive}
         reads = [fd for fd, (_, direction) in wants.items() if direction & nbd.AIO_DIRECTION_READ]
         writes = [fd for fd, (_, direction) in wants.items() if direction & nbd.AIO_DIRECTION_WRITE]
-        can_read, can_write, _ = select.select(reads, writes, [], 30)
+        can_read, can_write, _ = select.select(reads, writes, [], UNANSWERED_S)
         if not can_read and not can_write:
-            raise AssertionError(f"{self.inflight} requests unanswered for 30 s")
+            raise AssertionError(f"{self.inflight} requests unanswered for {UNANSWERED_S:.0f} s")
         for fd, (handle, _) in wants.items():
             try:
                 if fd in can_read:

@@ -29,8 +29,8 @@ class SecureEtcd(Etcd):
     scheme = "https"
     logged_in = False
 
-    def __init__(self, network, base, count=1):
-        super().__init__(network, base, count)
+    def start_all(self):
+        super().start_all()
         self.enable_passwords()
 
     def prepare(self, name, address):
