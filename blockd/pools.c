@@ -58,13 +58,13 @@ static const char *domain_name(const struct pool *pool, const struct disk *disk)
     }
 }
 
-static bool of_class(const struct pool *pool, const struct disk *disk)
+static bool of_class(const char *class_name, const struct disk *disk)
 {
-    return !pool->data_class[0] || strcmp(pool->data_class, disk->class_name) == 0;
+    return !class_name[0] || strcmp(class_name, disk->class_name) == 0;
 }
 
 static void domains_collect(struct domains *domains, const struct pool *pool,
-    struct disk_list *present, unsigned *ret_disks)
+    const char *class_name, struct disk_list *present, unsigned *ret_disks)
 {
     unsigned count = 0;
     list_for_each (it, &present->all)
@@ -75,7 +75,7 @@ static void domains_collect(struct domains *domains, const struct pool *pool,
     *ret_disks = 0;
     list_for_each (it, &present->all) {
         const struct disk *disk = list_entry(it, struct disk, link);
-        if (disk->state != DISK_IN || disk->number == 0 || !of_class(pool, disk))
+        if (disk->state != DISK_IN || disk->number == 0 || !of_class(class_name, disk))
             continue;
         unsigned i = domain_of(domains, domain_name(pool, disk));
         domains->size_bytes[i] += disk->size_bytes;
@@ -95,7 +95,7 @@ void pools_space(const struct pool *pool, struct disks *disks, struct pools_spac
 {
     struct domains domains;
     *ret_space = (struct pools_space){0};
-    domains_collect(&domains, pool, disks_present(disks), &ret_space->disks);
+    domains_collect(&domains, pool, pool->data_class, disks_present(disks), &ret_space->disks);
     for (unsigned i = 0; i < domains.count; i++) {
         ret_space->raw_size_bytes += domains.size_bytes[i];
         ret_space->raw_free_bytes += domains.free_bytes[i];
@@ -107,23 +107,41 @@ void pools_space(const struct pool *pool, struct disks *disks, struct pools_spac
 
 /* --- Create, list ---------------------------------------------------------------------------- */
 
-static int check_disks(const struct pool *pool, struct disks *disks, char **ret_error)
+/* `what` takes `need` shards of one chunk. */
+static int check_class(const struct pool *pool, const char *class_name, const char *what,
+    unsigned need, struct disks *disks, char **ret_error)
 {
     static const char *const things[] = {
         [DOMAIN_DISK] = "disks", [DOMAIN_NODE] = "nodes", [DOMAIN_RACK] = "racks"};
+    static const char *const ways[] = {[DOMAIN_DISK] = "add disks ('holdfast disk add')",
+        [DOMAIN_NODE] = "add disks on other nodes ('holdfast disk add' there)",
+        [DOMAIN_RACK] = "add disks in other racks ([cluster] rack of their nodes)"};
+    static const char *const domains_below[] = {[DOMAIN_DISK] = "",
+        [DOMAIN_NODE] = " or --domain disk",
+        [DOMAIN_RACK] = " or --domain node"};
     struct domains domains;
-    unsigned disk_count, need = pool->code.k + pool->code.m;
-    domains_collect(&domains, pool, disks_present(disks), &disk_count);
+    unsigned disk_count;
+    domains_collect(&domains, pool, class_name, disks_present(disks), &disk_count);
     unsigned have = domains.count;
     domains_fini(&domains);
     if (have >= need)
         return 0;
-    *ret_error = mem_printf(
-        "pool '%s': code %u+%u puts its %u shards on %u different %s%s%s; there "
-        "%s %u: add disks ('holdfast disk add'), or choose a smaller code",
-        pool->name, pool->code.k, pool->code.m, need, need, things[pool->domain],
-        pool->data_class[0] ? " of class " : "", pool->data_class, have == 1 ? "is" : "are", have);
+    *ret_error =
+        mem_printf("pool '%s': code %u+%u puts its %u %s on %u different %s%s%s; there %s %u: %s, "
+                   "or choose a smaller code%s",
+            pool->name, pool->code.k, pool->code.m, need, what, need, things[pool->domain],
+            class_name[0] ? " of class " : "", class_name, have == 1 ? "is" : "are", have,
+            ways[pool->domain], domains_below[pool->domain]);
     return -EINVAL;
+}
+
+static int check_disks(const struct pool *pool, struct disks *disks, char **ret_error)
+{
+    int r = check_class(
+        pool, pool->data_class, "shards", pool->code.k + pool->code.m, disks, ret_error);
+    return r < 0 ? r
+                 : check_class(pool, pool->log_class, "copies of a log", pool->code.m + 1u, disks,
+                       ret_error);
 }
 
 int pools_create(

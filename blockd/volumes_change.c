@@ -160,6 +160,10 @@ int volumes_rename(
             new_name, NAME_BYTES_MAX - 1);
         return -EINVAL;
     }
+    if (strcmp(name, new_name) == 0) {
+        *ret_error = mem_printf("volume '%s' has that name already", name);
+        return -EEXIST;
+    }
     int r = rename_closed(volumes, name, new_name, ret_error);
     if (r != -ESTALE)
         return r;
@@ -182,7 +186,7 @@ int volumes_delete(struct volumes *volumes, const char *name, bool force, char *
     if (r < 0)
         return r;
     uint64_t id = entry->id;
-    r = volume_delete(volumes->host, name, ret_error);
+    r = volume_delete(volumes->host, id, name, ret_error);
     volumes_entry_free(entry);
     if (r == 0) {
         volumes_seen_forget(volumes->seen, id);

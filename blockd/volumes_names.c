@@ -77,6 +77,12 @@ int volumes_names_rename(struct store *store, uint64_t session, uint64_t id, con
     r = store_get(store, key_name(name, old_key), &named);
     if (r < 0)
         return r;
+    uint64_t other;
+    if (id_parse(named.data, &other) < 0 || other != id) { /* another one's by now */
+        store_value_fini(&named);
+        *ret_error = mem_printf("volume '%s' was renamed or deleted meanwhile", name);
+        return -ENOENT;
+    }
     r = store_get(store, key_volume(id, root_key), &rooted);
     if (r == 0) {
         strcpy(root.name, new_name);
@@ -90,7 +96,6 @@ int volumes_names_rename(struct store *store, uint64_t session, uint64_t id, con
         store_value_fini(&rooted);
     }
     store_value_fini(&named);
-    uint64_t other;
     if (r == -ECANCELED && volume_id_by_name(store, new_name, &other) == 0) {
         *ret_error =
             mem_printf("there is a volume named '%s' already; choose another name", new_name);

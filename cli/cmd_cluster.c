@@ -69,6 +69,8 @@ int cmd_node_list(struct cli *cli, const struct args *args)
     json_array_foreach (json_object_get(result, "nodes"), i, node)
         add_node(table, node);
     table_print(table, stdout);
+    if (json_flag(result, "recalled"))
+        puts("! The store does not answer: this is what this node last saw.");
     return CLI_OK;
 }
 

@@ -80,7 +80,7 @@ static void print_rates(const json_t *before, const json_t *after, size_t rows_m
         add_volume(table, &total);
     table_print(table, stdout);
     if (count == 0)
-        puts("No volume is open.");
+        puts("No volume is open on this node.");
     if (count > rows_max)
         printf("(%zu less busy volumes are not shown)\n", count - rows_max);
     mem_free(rates);

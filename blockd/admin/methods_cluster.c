@@ -80,9 +80,13 @@ json_t *admin_nodes_json(struct node *node)
 int method_node_list(struct admin_call *call)
 {
     int r = admin_params_end(&call->params, &call->error);
-    if (r == 0)
-        call->result = json_pack("{s:o}", "nodes", admin_nodes_json(call->ctx));
-    return r;
+    if (r < 0)
+        return r;
+    struct node *node = call->ctx;
+    call->result = json_pack("{s:o}", "nodes", admin_nodes_json(node));
+    if (volumes_store_away(node->volumes))
+        json_object_set_new(call->result, "recalled", json_true());
+    return 0;
 }
 
 /* Whether the store has no session of that node. */

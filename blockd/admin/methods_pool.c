@@ -43,7 +43,7 @@ static int read_pool(struct admin_call *call, struct pool *pool)
     pool->shards_min = shards_min ? (unsigned)shards_min : k + (m > 0);
     pool->log_copies_min = m > 0 ? 2 : 1;
     if (pool->shards_min < k || pool->shards_min > k + m) {
-        call->error = mem_printf("min_shards of code %u+%u is from %u to %u", k, m, k, k + m);
+        call->error = mem_printf("--min-shards of code %u+%u is from %u to %u", k, m, k, k + m);
         return -EINVAL;
     }
     if (domain && failure_domain_parse(domain, &pool->domain) < 0) {

@@ -31,22 +31,29 @@ MAY_SUSPEND static int begin(struct admin_call *call, const char *name)
 
 /* --- Create, resize, rename, delete ------------------------------------------------------------ */
 
+static int check_size(struct admin_call *call, const char *name, uint64_t size_bytes)
+{
+    if (size_bytes % 512 == 0 && size_bytes > 0 && size_bytes <= VOLUME_SIZE_BYTES_MAX)
+        return 0;
+    call->error = mem_printf("volume '%s': %" PRIu64 " bytes is not a size: a multiple of 512 "
+                             "bytes is, at least 512 bytes and at most 1 PiB",
+        name, size_bytes);
+    return -EINVAL;
+}
+
 int method_volume_create(struct admin_call *call)
 {
     struct node *node = call->ctx;
     struct admin_params *params = &call->params;
     const char *name = admin_params_name(params, "name", ADMIN_REQUIRED);
     uint64_t size_bytes =
-        admin_params_number(params, "size_bytes", ADMIN_REQUIRED, 512, VOLUME_SIZE_BYTES_MAX, 0);
+        admin_params_number(params, "size_bytes", ADMIN_REQUIRED, 0, INT64_MAX, 0);
     const char *pool = admin_params_name(params, "pool", ADMIN_REQUIRED);
     int r = admin_params_end(params, &call->error);
+    if (r == 0)
+        r = check_size(call, name, size_bytes);
     if (r < 0)
         return r;
-    if (size_bytes % 512) {
-        call->error =
-            mem_printf("volume '%s': %" PRIu64 " bytes is not a multiple of 512", name, size_bytes);
-        return -EINVAL;
-    }
     uint64_t id;
     char text[ID_TEXT_BYTES];
     r = volume_create(&node->host, name, size_bytes, pool, &id, &call->error);
@@ -61,9 +68,11 @@ int method_volume_resize(struct admin_call *call)
 {
     struct node *node = call->ctx;
     const char *name = admin_params_name(&call->params, "name", ADMIN_REQUIRED);
-    uint64_t size_bytes = admin_params_number(
-        &call->params, "size_bytes", ADMIN_REQUIRED, 512, VOLUME_SIZE_BYTES_MAX, 0);
+    uint64_t size_bytes =
+        admin_params_number(&call->params, "size_bytes", ADMIN_REQUIRED, 0, INT64_MAX, 0);
     int r = begin(call, name);
+    if (r == HERE && check_size(call, name, size_bytes) < 0)
+        return -EINVAL;
     return r != HERE ? r : volumes_resize(node->volumes, name, size_bytes, &call->error);
 }
 
@@ -195,6 +204,18 @@ static void add_unavailable(json_t *json, const char *problem)
     json_object_set_new(json, "problem", json_string(problem));
 }
 
+/* S18: nobody is asked who cannot be reached anyway, and nothing can be opened. */
+static void add_recalled(json_t *json, const struct volumes_name *seen)
+{
+    CLEANUP_FREE char *problem =
+        seen->state == VOLUME_OWNED
+            ? mem_printf("node '%s' was last seen to serve it, and cannot be reached from here",
+                  seen->owner)
+            : mem_strdup("nobody was seen to serve it, and it can be opened only when the store "
+                         "answers again");
+    add_unavailable(json, problem);
+}
+
 /* The owner does not answer just now. */
 static bool owner_is_away(int error)
 {
@@ -250,6 +271,8 @@ int method_volume_info(struct admin_call *call)
         add_unavailable(call->result, away);
     else if (volume && (recalled || !may_open))
         add_info(call->result, node, volume);
+    else if (recalled)
+        add_recalled(call->result, &found);
     else if (may_open)
         open_for_info(call, &found);
     return 0;

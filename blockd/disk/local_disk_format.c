@@ -196,7 +196,7 @@ static int explain_target(const char *path, uint64_t size_bytes, int error, char
     if (error == -ENOENT && size_bytes > 0)
         *ret_error = mem_printf("%s: its directory does not exist; make that first", path);
     else if (error == -ENOENT)
-        *ret_error = mem_printf("%s: no such file or device; give a size to make a file", path);
+        *ret_error = mem_printf("%s: no such file or device; --size makes a file", path);
     else if (error == -EBUSY)
         *ret_error =
             mem_printf("%s: in use by another process (a running blockd?); stop that first", path);
@@ -240,8 +240,9 @@ static int format_file(struct env_file *file, bool created, uint64_t size_bytes,
     struct superblock super = *identity;
     int r = superblock_layout(&super, size_bytes > 0 ? size_bytes : size);
     if (r < 0) {
-        *ret_error = mem_printf(
-            "%s: %" PRIu64 " bytes; a disk has at least 64 MiB and at most 128 TiB", path, size);
+        *ret_error =
+            mem_printf("%s: has %" PRIu64 " bytes; a disk has at least 64 MiB and at most 128 TiB",
+                path, size);
         return r;
     }
     if (!created && !force) {

@@ -41,7 +41,8 @@ static int put_records(struct store *store, const struct volume_root *root, char
     r = store_txn(store, compares, 3, ops, 3, NULL);
     store_value_fini(&pool);
     if (r == -ECANCELED && volume_id_by_name(store, root->name, &other) == 0) {
-        *ret_error = mem_printf("there is a volume named '%s' already", root->name);
+        *ret_error =
+            mem_printf("there is a volume named '%s' already; choose another name", root->name);
         return -EEXIST;
     }
     if (r < 0 && r != -ECANCELED)
@@ -336,18 +337,22 @@ int volume_hand_over(struct volume *v, const char *successor, uint64_t *ret_paus
 
 /* --- Delete ------------------------------------------------------------------------------------ */
 
-int volume_delete(struct volume_host *host, const char *name, char **ret_error)
+int volume_delete(struct volume_host *host, uint64_t id, const char *name, char **ret_error)
 {
-    uint64_t id;
+    uint64_t named_id;
     char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
     for (;;) {
-        int r = volume_id_by_name(host->store, name, &id);
         struct volume_root root = {0};
         struct store_value named;
+        int r = store_get(host->store, key_name(name, name_key), &named);
+        uint64_t name_revision = r == 0 ? named.revision : 0;
+        if (r == 0) {
+            /* Another node may have deleted it meanwhile, and made another one of that name. */
+            r = id_parse(named.data, &named_id) == 0 && named_id == id ? 0 : -ENOENT;
+            store_value_fini(&named);
+        }
         if (r == 0)
             r = volume_root_load(host->store, id, &root);
-        if (r == 0)
-            r = store_get(host->store, key_name(name, name_key), &named);
         if (r < 0) {
             *ret_error =
                 r == -ENOENT
@@ -355,8 +360,7 @@ int volume_delete(struct volume_host *host, const char *name, char **ret_error)
                     : mem_printf("volume '%s' cannot be read: %s", name, store_strerror(r));
             return r;
         }
-        uint64_t name_revision = named.revision, revision = root.revision;
-        store_value_fini(&named);
+        uint64_t revision = root.revision;
         bool others = root.state == VOLUME_OWNED && root.owner_session != volume_host_session(host);
         root.state = VOLUME_DELETING;
         CLEANUP_FREE char *text = volume_root_encode(&root, NULL);

@@ -25,6 +25,7 @@
  *     at least the pool's minimum of them, before the record that says so; below that, writes wait.
  */
 #include <errno.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -398,14 +399,15 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     CLEANUP_FREE char *text = NULL;
     int r = volume_root_load_text(host->store, id, &root, &text);
     if (r < 0) {
-        *ret_error = mem_printf("the volume's root cannot be read: %s", strerror(-r));
-        return r;
+        *ret_error = mem_printf(
+            "the record of volume %016" PRIx64 " cannot be read: %s", id, store_strerror(r));
+        return r == -EHOSTUNREACH ? -ETIMEDOUT : r; /* the store's fault, not its disks' */
     }
     r = pool_load(host->store, root.pool, &pool);
     if (r < 0) {
         *ret_error = mem_printf("volume '%s' is in pool '%s', which cannot be read: %s", root.name,
-            root.pool, strerror(-r));
-        return r;
+            root.pool, store_strerror(r));
+        return r == -EHOSTUNREACH ? -ETIMEDOUT : r;
     }
     r = ownership_take(host, &root, &text, flags, ret_owner, ret_error);
     if (r < 0)

@@ -194,7 +194,8 @@ MAY_SUSPEND int volume_grow(struct volume *volume, uint64_t size_bytes);
 /* Marks the root as deleting and drops the name, in one transaction; the volume must be closed.
  * volume_purge then frees its shards and the root: background, resumable, repeated after a restart
  * for each root in VOLUME_DELETING. */
-MAY_SUSPEND int volume_delete(struct volume_host *host, const char *name, char **ret_error);
+MAY_SUSPEND int volume_delete(
+    struct volume_host *host, uint64_t id, const char *name, char **ret_error);
 MAY_SUSPEND int volume_purge(struct volume_host *host, uint64_t id);
 
 struct volume_stats {

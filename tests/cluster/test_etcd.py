@@ -119,7 +119,9 @@ def test_files_are_found_and_opened_without_etcd(make_cluster, how):
     assert bytes(held.pread(4096, 0)) == b"h" * 4096
     unknown = cluster.n1.cli_run("volume", "info", "new")
     assert unknown.returncode and "the store does not answer" in unknown.stderr
-    assert "last saw" in cluster.n2.cli("volume", "list")
+    assert "last saw" in cluster.n2.cli("volume", "list") and "last saw" in cluster.n2.cli("node", "list")
+    closed = cluster.n2.json("volume", "info", "seen")  # not tried to be opened
+    assert closed["recalled"] and "nobody was seen to serve it" in closed["problem"]
     moved = cluster.n1.cli_run("volume", "move", "here", "--to", "n3")
     assert moved.returncode, moved.stdout
     assert bytes(held.pread(4096, 0)) == b"h" * 4096

@@ -87,6 +87,14 @@ def test_errors_name_the_thing_and_the_way_out(node, scratch):
     assert "lots" in fails(node, "volume", "create", "y", "--size", "lots", "--pool", "main")
     assert "0+9" in fails(node, "pool", "create", "odd", "--code", "0+9")
     assert "a/b" in fails(node, "volume", "create", "a/b", "--size", "64MiB", "--pool", "main")
+    for size in ("0", "100", "1000", "2PiB", "8000PiB"):
+        assert "a multiple of 512" in fails(node, "volume", "create", "y", "--size", size, "--pool", "main")
+        assert "a multiple of 512" in fails(node, "volume", "resize", "x", size)
+    assert "choose another name" in fails(node, "volume", "create", "x", "--size", "64MiB", "--pool", "main")
+    assert "has that name already" in fails(node, "volume", "rename", "x", "x")
+    assert "on 20 different disks; there are 6: add disks" in fails(node, "pool", "create", "odd", "--code", "16+4")
+    assert "2 copies of a log on 2 different disks of class tape; there are 0" in fails(node, "pool", "create", "odd", "--code", "1+1", "--log-class", "tape")
+    assert "--min-shards" in fails(node, "pool", "create", "odd", "--code", "2+1", "--min-shards", "7")
     empty = scratch / "unformatted"
     empty.write_bytes(bytes(64 * MIB))
     assert str(empty) in fails(node, "disk", "add", empty)

@@ -432,7 +432,7 @@ static void delete_without_disk(void *arg)
     char *error = NULL;
     one_node_start(&w->node);
     record_disks(w);
-    int r = volume_delete(&w->node.host, "vol", &error);
+    int r = volume_delete(&w->node.host, w->node.volume_id, "vol", &error);
     CHECK_MSG(r == 0, "delete: %s", error);
     CHECK_MSG(purge(w) == -EHOSTUNREACH, "the disk that is away was not missed");
     CHECK(purge(w) == -EHOSTUNREACH);

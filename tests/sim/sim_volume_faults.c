@@ -238,7 +238,7 @@ static void delete_all(void *arg)
     char *error = NULL;
     world_open_disks(w);
     for (unsigned n = 0; n < w->volume_count; n++) {
-        int r = volume_delete(&w->host, w->vols[n].name, &error);
+        int r = volume_delete(&w->host, w->vols[n].id, w->vols[n].name, &error);
         CHECK_MSG(r == 0 || r == -ENOENT, "delete: %s", error);
         mem_free(error);
         error = NULL;

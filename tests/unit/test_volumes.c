@@ -224,6 +224,9 @@ BODY(rename_needs_an_unused_volume_and_a_free_name)
     mem_free(error);
     assert_int_equal(volumes_rename(volumes, "a", "b/b", &error), -EINVAL);
     mem_free(error);
+    assert_int_equal(volumes_rename(volumes, "a", "a", &error), -EEXIST);
+    assert_non_null(strstr(error, "that name already"));
+    mem_free(error);
     assert_int_equal(volumes_rename(volumes, "x", "y", &error), -ENOENT);
     mem_free(error);
     assert_int_equal(volumes_rename(volumes, "a", "c", &error), 0);

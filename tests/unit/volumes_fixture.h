@@ -149,12 +149,13 @@ int volume_grow(struct volume *volume, uint64_t size_bytes)
     return r;
 }
 
-int volume_delete(struct volume_host *host, const char *name, char **ret_error)
+int volume_delete(struct volume_host *host, uint64_t id, const char *name, char **ret_error)
 {
-    uint64_t id;
+    uint64_t named;
     struct volume_root root;
     char key[KEY_BYTES_MAX];
-    assert_int_equal(volume_id_by_name(host->store, name, &id), 0);
+    assert_int_equal(volume_id_by_name(host->store, name, &named), 0);
+    assert_int_equal(named, id);
     assert_int_equal(volume_root_load(host->store, id, &root), 0);
     root.state = VOLUME_DELETING;
     assert_int_equal(volume_root_save(host->store, &root), 0);
