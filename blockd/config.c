@@ -1,8 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "blockd/config.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "blockd/cluster/records.h"
@@ -47,16 +49,49 @@ static void read_node(struct node_config *config, const char *hostname)
     mem_free(socket);
 }
 
+/* --- Addresses ------------------------------------------------------------------------------- */
+
+/* Behind the last colon of `len` bytes. */
+static bool has_port(const char *address, size_t len)
+{
+    size_t digits = 0;
+    while (digits < len && address[len - digits - 1] >= '0' && address[len - digits - 1] <= '9')
+        digits++;
+    return digits > 0 && digits <= 5 && len > digits + 1 && address[len - digits - 1] == ':' &&
+           strtoul(address + len - digits, NULL, 10) <= UINT16_MAX;
+}
+
+/* tcp:HOST:PORT (env.h), with a host in numbers. */
+static bool tcp_address_valid(const char *address)
+{
+    if (strncmp(address, "tcp:", 4) != 0 || !has_port(address + 4, strlen(address + 4)))
+        return false;
+    const char *host = address + 4, *colon = strrchr(address, ':');
+    bool v6 = host[0] == '[';
+    char text[INET6_ADDRSTRLEN + 20] = "";
+    struct in6_addr ignored;
+    if (v6 && (colon < host + 3 || colon[-1] != ']'))
+        return false;
+    size_t len = (size_t)(colon - host) - (v6 ? 2 : 0);
+    if (len >= sizeof(text))
+        return false;
+    memcpy(text, host + v6, len);
+    if (v6)
+        text[strcspn(text, "%")] = 0; /* the interface of a link-local one */
+    return inet_pton(v6 ? AF_INET6 : AF_INET, text, &ignored) == 1;
+}
+
 static void add_address(struct node_config *config, const char *address, size_t len)
 {
-    bool known = strncmp(address, "unix:/", 6) == 0 || strncmp(address, "tcp:", 4) == 0;
-    if (!known)
+    CLEANUP_FREE char *text = mem_printf("%.*s", (int)len, address);
+    if (strncmp(text, "unix:/", 6) != 0 && !tcp_address_valid(text))
         config_reject(config->file, "nbd", "listen",
-            "is not an address: unix:/PATH or tcp:HOST:PORT is, several with spaces between");
+            "is not an address: unix:/PATH or tcp:HOST:PORT is, with a host in numbers (IPv6 in "
+            "brackets), several with spaces between");
     else if (config->nbd_address_count == NBD_ADDRESSES_MAX)
         config_reject(config->file, "nbd", "listen", "has more than 32 addresses");
     else
-        config->nbd_addresses[config->nbd_address_count++] = mem_printf("%.*s", (int)len, address);
+        config->nbd_addresses[config->nbd_address_count++] = mem_strdup(text);
 }
 
 static void read_nbd(struct node_config *config)
@@ -79,7 +114,8 @@ static void add_endpoint(struct node_config *config, const char *endpoint, size_
     size_t scheme = strncmp(endpoint, "http://", 7) == 0    ? 7
                     : strncmp(endpoint, "https://", 8) == 0 ? 8
                                                             : 0;
-    if (!scheme || len <= scheme || memchr(endpoint + scheme, '/', len - scheme))
+    if (!scheme || len <= scheme || memchr(endpoint + scheme, '/', len - scheme) ||
+        !has_port(endpoint + scheme, len - scheme))
         config_reject(config->file, "store", "endpoints",
             "is not a list of etcd's addresses: http://HOST:PORT or https://HOST:PORT, with commas "
             "between");
@@ -167,9 +203,8 @@ static void read_store(struct node_config *config)
 /* Other nodes are told it, so it has to be this host's. */
 static bool address_wrong(const char *address)
 {
-    return strncmp(address, "tcp:", 4) != 0 || !strrchr(address + 4, ':') || address[4] == ':' ||
-           strcmp(strrchr(address, ':'), ":0") == 0 || strncmp(address, "tcp:0.0.0.0:", 12) == 0 ||
-           strncmp(address, "tcp:[::]:", 9) == 0 ||
+    return !tcp_address_valid(address) || strcmp(strrchr(address, ':'), ":0") == 0 ||
+           strncmp(address, "tcp:0.0.0.0:", 12) == 0 || strncmp(address, "tcp:[::]:", 9) == 0 ||
            strlen(address) >= sizeof(((struct node_record *)0)->address);
 }
 
