@@ -167,6 +167,23 @@ static void set_option(int fd, int level, int option, int value)
     setsockopt(fd, level, option, &value, sizeof(value));
 }
 
+/* BBR paces what it sends: where nodes are a switch or a loopback away that holds back what the peer could take at once,
+ * and costs a timer every few segments, a third of the CPU of large sends. So where it is the system's choice, another one
+ * is taken. Before the connection is made: pacing that has begun does not end with it. A listener's is its streams'. */
+static void avoid_pacing(int fd)
+{
+    static const char *const others[] = {"cubic", "reno"};
+    char name[16] = "";
+    socklen_t len = sizeof(name);
+    if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) < 0 || strncmp(name, "bbr", 3) != 0)
+        return;
+    for (unsigned i = 0; i < ARRAY_SIZE(others); i++) {
+        if (setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, others[i], (socklen_t)strlen(others[i])) ==
+            0)
+            return;
+    }
+}
+
 static struct env_stream *stream_new(struct env_uring *uring, int fd, bool tcp)
 {
     struct uring_stream *s = NEW(struct uring_stream);
@@ -297,6 +314,8 @@ int uring_connect(
         int fd = socket(a.any.sa_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
         if (fd < 0)
             return -errno;
+        if (!is_unix(&a))
+            avoid_pacing(fd);
         struct uring_wait wait;
         io_uring_prep_connect(&wait.op.sqe, fd, &a.any, a.len);
         res = uring_wait(uring, &wait, deadline_ns);
@@ -362,6 +381,7 @@ static int bind_unix(int fd, const struct address *a, unsigned mode, struct urin
 static int bind_tcp(int fd, const struct address *a)
 {
     set_option(fd, SOL_SOCKET, SO_REUSEADDR, 1);
+    avoid_pacing(fd);
     return bind(fd, &a->any, a->len) < 0 ? -errno : 0;
 }
 

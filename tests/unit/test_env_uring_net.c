@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -62,6 +63,17 @@ static void send_big(void *arg)
     fiber_group_done(&s->group, env_send(s->stream, iov, 9, UINT64_MAX));
 }
 
+/* None of this process's TCP sockets paces. */
+static void check_congestion_control(void)
+{
+    for (int fd = 3; fd < 64; fd++) {
+        char name[16] = "";
+        socklen_t len = sizeof(name);
+        if (getsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, name, &len) == 0)
+            CHECK_MSG(strncmp(name, "bbr", 3) != 0, "socket %d: %s", fd, name);
+    }
+}
+
 static void client(void *arg)
 {
     struct sender s = {.data = mem_alloc(BIG_BYTES)};
@@ -71,6 +83,7 @@ static void client(void *arg)
     CHECK(env_connect(env_listener_address(listener), UINT64_MAX, &s.stream) == 0);
     CHECK(strncmp(env_stream_peer(s.stream), "unix:pid ", 9) == 0 ||
           strcmp(env_stream_peer(s.stream), env_listener_address(listener)) == 0);
+    check_congestion_control();
     fiber_group_init(&s.group);
     fiber_group_add(&s.group, 1);
     fiber_spawn("send", send_big, &s);
