@@ -77,6 +77,7 @@ static void take_out(struct map_cache *cache, struct map_page *page)
 {
     clear_slot(cache, map_cache_slot(cache, page->map, page->pointer));
     cache->slot_used--;
+    cache->interior_bytes -= page->level > 0 ? MAP_CACHE_PAGE_BYTES : 0;
     list_remove(&page->map_link);
     page->map = NULL;
 }
@@ -91,21 +92,32 @@ static void page_free(struct map_cache *cache, struct map_page *page)
 
 /* --- Eviction ------------------------------------------------------------------------------------- */
 
-/* The next page that can go, out of the table; NULL when all are pinned. */
+static bool interior_is_much(const struct map_cache *cache)
+{
+    return cache->interior_bytes > cache->cap_bytes / 4 * 3;
+}
+
+/* The next page that can go, out of the table; NULL when all are pinned, or interior ones that stay. */
 static struct map_page *take_victim(struct map_cache *cache)
 {
     if (cache->slot_used == 0)
         return NULL;
+    uint64_t round = cache->slot_mask + 1;
+    bool leaf_seen = false; /* one that can go, sooner or later */
     /* Four rounds use up all chances; what is left then is pinned. */
-    for (uint64_t steps = 4 * (cache->slot_mask + 1); steps > 0; steps--) {
+    for (uint64_t step = 0; step < 4 * round; step++) {
         struct map_slot *slot = &cache->slots[cache->clock_hand++ & cache->slot_mask];
         if (!slot->map || !slot->entries_chances)
+            continue;
+        struct map_page *page = slot->page;
+        bool interior = page->level > 0;
+        leaf_seen = leaf_seen || (!interior && page->pins == 0);
+        if (interior && !interior_is_much(cache) && (step >= round || !leaf_seen))
             continue;
         if (slot->entries_chances & MAP_CHANCES_MASK) {
             slot->entries_chances--;
             continue;
         }
-        struct map_page *page = slot->page;
         if (page->pins > 0)
             continue;
         take_out(cache, page);
@@ -176,6 +188,7 @@ void map_cache_insert(struct map_cache *cache, struct map_page *page, struct map
         map_slot_touch(&slot, page->level);
     put_slot(cache, &slot);
     cache->slot_used++;
+    cache->interior_bytes += page->level > 0 ? MAP_CACHE_PAGE_BYTES : 0;
     list_push_back(&map->pages, &page->map_link);
 }
 
@@ -208,6 +221,8 @@ void map_cache_unpin(struct map_cache *cache, struct map_page *page)
         return;
     if (!page->map)
         page_free(cache, page);
-    else if (cache->used_bytes > cache->cap_bytes)
+    else if (cache->used_bytes > cache->cap_bytes && page->level == 0)
+        map_cache_drop(cache, page); /* over the cap by what is pinned, as this was */
+    else
         shrink(cache);
 }

@@ -8,6 +8,10 @@
  * and
  * the entry's. Eviction is by second chance (CLOCK) over the slots; a hit only sets the slot's
  * counter. Interior pages get two chances: losing one costs every lookup below it.
+ *
+ * Pinned pages may be more than the cap. Then the leaves that are let go of make room, and interior
+ * pages stay as long as they take at most three quarters of the cap: were they given up for the
+ * leaves on their way, each lookup would read the whole path again.
  */
 #pragma once
 
@@ -43,7 +47,8 @@ struct map_slot {
 
 struct map_cache {
     uint64_t cap_bytes, used_bytes;
-    struct map_slot *slots; /* linear probing, at most half full */
+    uint64_t interior_bytes; /* of pages in the table above the leaves */
+    struct map_slot *slots;  /* linear probing, at most half full */
     uint64_t slot_mask, slot_used, clock_hand;
     uint64_t owner_count;   /* ever */
     struct bufpool *blocks; /* for entries; its own cap is not used */

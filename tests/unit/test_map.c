@@ -42,7 +42,7 @@ static struct fixture {
     uint64_t stored_count;
     unsigned reserved; /* at the end of stored */
     uint64_t live_count;
-    uint64_t reads, commits;
+    uint64_t reads, interior_reads, commits;
     uint64_t latency_ns;
     uint64_t calls, fail_at; /* all store calls; which of them fails */
     int fail_error;
@@ -87,6 +87,7 @@ static int page_read(void *ctx, uint64_t pointer, uint64_t page_address, void *b
         return r;
     struct stored *stored = stored_at(pointer);
     fx.reads++;
+    fx.interior_reads += page_address >> 56 > 0;
     if (!stored->page || (fx.drop_freed && !stored->live))
         return -ENOENT;
     assert_int_equal(stored->address, page_address);
@@ -601,6 +602,47 @@ static void lookups_during_merges_see_one_tree(void *arg)
     end();
 }
 
+#define LOOKERS 24u
+
+static void look_up_often(void *arg)
+{
+    for (unsigned i = 0; i < 100; i++) {
+        struct map_run run;
+        assert_int_equal(map_lookup(fx.map, rnd() % BLOCKS, 1, &run), 0);
+    }
+    fiber_group_done(arg, 0);
+}
+
+/* Three times as many leaves on their way as the cache holds pages: the path to them is not read again for each. */
+static void pages_on_their_way_do_not_push_out_the_path_to_them(void *arg)
+{
+    begin(64 << 20, 3);
+    struct extmap updates;
+    extmap_init(&updates);
+    put_end = BLOCKS;
+    for (uint64_t leaf = 0; leaf < BLOCKS / MAP_FANOUT; leaf++)
+        put(&updates, model, leaf * MAP_FANOUT + rnd() % MAP_FANOUT, 1, true);
+    assert_int_equal(merge(&updates, 0), 0);
+    extmap_fini(&updates);
+    map_cache_set_cap(fx.cache, 8 * MAP_CACHE_PAGE_BYTES);
+    fx.latency_ns = 2000;
+    fx.reads = fx.interior_reads = 0;
+    struct fiber_group group;
+    fiber_group_init(&group);
+    fiber_group_add(&group, LOOKERS);
+    for (unsigned i = 0; i < LOOKERS; i++)
+        fiber_spawn("reader", look_up_often, &group);
+    assert_int_equal(fiber_group_wait(&group), 0);
+    assert_true(fx.reads > LOOKERS * 20);
+    if (fx.interior_reads > fx.reads / 20)
+        fail_msg("%llu of %llu pages read were interior ones",
+            (unsigned long long)fx.interior_reads, (unsigned long long)fx.reads);
+    assert_true(map_cache_used_bytes(fx.cache) <= fx.cache->cap_bytes);
+    fx.latency_ns = 0;
+    check_tree();
+    end();
+}
+
 /* --- Damage --------------------------------------------------------------------------------------- */
 
 static void damaged_pages_are_refused_by_their_content(void *arg)
@@ -777,6 +819,7 @@ int main(void)
         FIBER_TEST(growth_and_update_in_one_merge),
         FIBER_TEST(a_fault_at_each_store_call),
         FIBER_TEST(lookups_during_merges_see_one_tree),
+        FIBER_TEST(pages_on_their_way_do_not_push_out_the_path_to_them),
         FIBER_TEST(damaged_pages_are_refused_by_their_content),
         FIBER_TEST(marked_pages_move_in_the_next_merge),
         FIBER_TEST(the_cap_can_change_at_any_time),
