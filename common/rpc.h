@@ -89,6 +89,8 @@ struct rpc_call {
     uint32_t body_len_bytes;     /* <= RPC_BODY_BYTES_MAX */
     const struct iovec *payload; /* sent as it is, without a copy; must not change until done() */
     unsigned payload_count;      /* <= 1024 */
+    bool payload_crc_known;      /* the caller has it: the payload is not read for it */
+    uint32_t payload_crc;        /* CRC32C of the whole payload */
     uint64_t deadline_ns;        /* env_now_ns(); 0 = none but the connection's life */
     bool patient; /* may take long at the server, waiting for other calls perhaps: see C7 */
 
@@ -102,6 +104,9 @@ struct rpc_call {
     int result;                          /* 0 or negative errno: the handler's status, or C1 */
     uint32_t ret_body_len_bytes;
     uint64_t ret_payload_bytes;
+    /* During done(): the CRC of each 4096 bytes of the reply's payload, as it came. NULL: not known, or not of whole
+     * blocks. */
+    const uint32_t *ret_block_crcs;
 
     struct list link; /* the client's from here */
     uint64_t id;
@@ -130,12 +135,17 @@ struct rpc_request {
     uint32_t body_len_bytes;
     void *payload; /* one buffer, aligned to 4096, the request's; NULL when empty */
     uint32_t payload_bytes;
+    /* During handle(): the CRC of each 4096 bytes of the payload, as it came; NULL when it is not of whole blocks. */
+    const uint32_t *block_crcs;
     uint64_t deadline_ns; /* in our env_now_ns(); UINT64_MAX = none */
     bool cancelled; /* the client does not wait any more, or has gone: the reply goes nowhere */
     /* Set by the handler: the session's end does not wait for it (C3). `session` is NULL afterwards. */
     bool may_be_left;
     struct rpc_session *session;
     void *user; /* the handler's */
+    /* The handler's: it has the CRC32C of the reply's payload, which is not read for it. */
+    bool reply_crc_known;
+    uint32_t reply_crc;
     void *impl;
 };
 

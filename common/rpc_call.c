@@ -139,6 +139,8 @@ static void slot_open(struct rpc_client *client, struct rpc_call *call, uint64_t
     slot->out.body = call->body;
     slot->out.payload = call->payload;
     slot->out.payload_count = call->payload_count;
+    slot->out.payload_crc_known = call->payload_crc_known;
+    slot->out.header.payload_crc = call->payload_crc;
     slot->patient = call->patient;
     for (int kind = 0; kind <= call->patient; kind++) {
         client->open_calls[kind]++;
@@ -323,8 +325,10 @@ static void reply_whole(struct rpc_conn *conn, const struct rpc_header *header)
     }
     slot->call = NULL;
     slot_put(client, slot);
-    if (call)
+    if (call) {
+        call->ret_block_crcs = conn->block_crcs;
         call_done(call);
+    }
     pump(client);
 }
 
@@ -362,6 +366,7 @@ void rpc_call_submit(struct rpc_client *client, struct rpc_call *call)
     call->id = 0;
     call->ret_body_len_bytes = 0;
     call->ret_payload_bytes = 0;
+    call->ret_block_crcs = NULL;
     if (!client->connected || !rpc_conn_open(&client->conn)) {
         call_end(client, call, -EHOSTUNREACH);
         return;

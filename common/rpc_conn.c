@@ -224,6 +224,9 @@ void rpc_conn_finish(struct rpc_conn *conn)
     conn->stream = NULL;
     mem_free(conn->buf);
     mem_free(conn->batch);
+    mem_free(conn->block_crc_room);
+    conn->block_crc_room = NULL;
+    conn->block_crcs = NULL;
     conn->buf = NULL;
     conn->batch = NULL;
 }

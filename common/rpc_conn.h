@@ -35,6 +35,7 @@ struct rpc_out {
     const void *body;
     const struct iovec *payload;
     unsigned payload_count;
+    bool payload_crc_known; /* the owner has put it into the header */
 };
 
 /* Where an incoming payload goes; count 0: nowhere, it is passed over. */
@@ -72,6 +73,11 @@ struct rpc_conn {
     uint32_t start, end;
     bool header_next;  /* a large payload has just come: so may the next */
     bool drop_payload; /* the payload that is coming is not wanted any more */
+    /* Of the payload that has come, in ops->whole: the CRC of each of its blocks; NULL when it is none, or not of whole
+     * blocks. */
+    const uint32_t *block_crcs;
+    uint32_t *block_crc_room;
+    uint32_t block_crc_capacity;
 
     struct list queue; /* rpc_out.link */
     struct rpc_batch *batch;

@@ -9,6 +9,7 @@
 
 #include "common/check.h"
 #include "common/crc32c.h"
+#include "common/mem.h"
 #include "common/rpc_conn.h"
 
 #define INLINE_BYTES_MAX (64u << 10)
@@ -78,14 +79,65 @@ MAY_SUSPEND static bool receive_some(struct rpc_conn *conn, uint32_t need_bytes)
     return !conn->broken;
 }
 
+/* --- CRCs of a payload -------------------------------------------------------------------------- */
+
+/* Where it is of whole blocks, each gets its own CRC, and theirs make the payload's: who checks the blocks does not read
+ * them again. */
+struct payload_crc {
+    uint32_t crc;  /* of the payload so far; in blocks: of the block that is coming */
+    uint32_t fill; /* bytes of that one */
+    uint32_t done; /* blocks */
+    uint32_t *blocks;
+};
+
+static void payload_crc_begin(struct rpc_conn *conn, uint32_t payload_bytes, struct payload_crc *c)
+{
+    uint32_t count =
+        payload_bytes % CRC32C_BLOCK_BYTES == 0 ? payload_bytes / CRC32C_BLOCK_BYTES : 0;
+    if (count > conn->block_crc_capacity) {
+        conn->block_crc_capacity = count;
+        conn->block_crc_room = mem_realloc(conn->block_crc_room, count * sizeof(uint32_t));
+    }
+    *c = (struct payload_crc){.blocks = count > 0 ? conn->block_crc_room : NULL};
+}
+
+static void payload_crc_add(struct payload_crc *c, const void *data, size_t len_bytes)
+{
+    const uint8_t *at = data;
+    if (!c->blocks) {
+        c->crc = crc32c(c->crc, at, len_bytes);
+        return;
+    }
+    while (len_bytes > 0) {
+        uint32_t n = (uint32_t)MIN(len_bytes, (size_t)(CRC32C_BLOCK_BYTES - c->fill));
+        c->crc = crc32c(c->crc, at, n);
+        c->fill += n;
+        at += n;
+        len_bytes -= n;
+        if (c->fill == CRC32C_BLOCK_BYTES) {
+            c->blocks[c->done++] = c->crc;
+            c->crc = c->fill = 0;
+        }
+    }
+}
+
+/* All of it has been added: its CRC, and the connection has its blocks'. */
+static uint32_t payload_crc_end(struct rpc_conn *conn, const struct payload_crc *c)
+{
+    conn->block_crcs = c->blocks;
+    return c->blocks ? crc32c_add_blocks(0, c->blocks, c->done, sizeof(uint32_t)) : c->crc;
+}
+
 /* A long payload, of which the beginning lies in the buffer. False: the connection is over, or the CRC is wrong. */
 MAY_SUSPEND static bool receive_payload(
     struct rpc_conn *conn, const struct rpc_header *header, struct rpc_to *to)
 {
-    uint32_t left = header->payload_bytes, crc = 0;
+    uint32_t left = header->payload_bytes;
+    struct payload_crc crc;
+    payload_crc_begin(conn, left, &crc);
     for (;;) {
         uint32_t n = MIN(left, conn->end - conn->start);
-        crc = crc32c(crc, conn->buf + conn->start, n);
+        payload_crc_add(&crc, conn->buf + conn->start, n);
         to_copy(to, conn->buf + conn->start, n);
         conn->start += n;
         left -= n;
@@ -99,7 +151,7 @@ MAY_SUSPEND static bool receive_payload(
         if (got <= 0 || conn->broken || conn->ending)
             return false;
         if (direct) {
-            crc = crc32c(crc, at, got);
+            payload_crc_add(&crc, at, got);
             to_skip(to, got);
             left -= (uint32_t)got;
         } else {
@@ -111,7 +163,7 @@ MAY_SUSPEND static bool receive_payload(
         }
     }
     conn->header_next = true;
-    if (crc == header->payload_crc)
+    if (payload_crc_end(conn, &crc) == header->payload_crc)
         return true;
     rpc_conn_end(conn, -EBADMSG, "a damaged payload came (CRC)");
     return false;
@@ -133,13 +185,22 @@ static bool take_end(struct rpc_conn *conn, const uint8_t *text, uint32_t len_by
     return false;
 }
 
+static bool short_payload_is_good(
+    struct rpc_conn *conn, const struct rpc_header *header, const uint8_t *payload)
+{
+    struct payload_crc crc;
+    payload_crc_begin(conn, header->payload_bytes, &crc);
+    payload_crc_add(&crc, payload, header->payload_bytes);
+    return payload_crc_end(conn, &crc) == header->payload_crc;
+}
+
 /* A request, reply or cancel; its body and a short payload lie in the buffer. */
 MAY_SUSPEND static bool take_message(
     struct rpc_conn *conn, const struct rpc_header *header, const uint8_t *body)
 {
     bool in_buffer = header->payload_bytes <= INLINE_BYTES_MAX;
     const uint8_t *payload = body + header->body_len_bytes;
-    if (in_buffer && crc32c(0, payload, header->payload_bytes) != header->payload_crc)
+    if (in_buffer && !short_payload_is_good(conn, header, payload))
         return violated(conn, "a damaged payload (CRC)");
     struct rpc_to to = {0};
     conn->drop_payload = false;

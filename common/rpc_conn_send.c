@@ -66,6 +66,14 @@ static bool has_room(const struct rpc_batch *b)
            b->head_bytes + RPC_HEADER_BYTES + BODY_COPIED_BYTES_MAX <= HEAD_BYTES;
 }
 
+static uint32_t payload_crc(const struct rpc_out *out)
+{
+    uint32_t crc = 0;
+    for (unsigned i = 0; i < out->payload_count; i++)
+        crc = crc32c(crc, out->payload[i].iov_base, out->payload[i].iov_len);
+    return crc;
+}
+
 static void begin_out(struct rpc_conn *conn, struct rpc_out *out, uint64_t now_ns)
 {
     struct rpc_batch *b = conn->batch;
@@ -74,11 +82,11 @@ static void begin_out(struct rpc_conn *conn, struct rpc_out *out, uint64_t now_n
         conn->ops->starting(conn, out, now_ns);
         h->version = conn->version;
     }
-    h->payload_bytes = h->payload_crc = 0;
-    for (unsigned i = 0; i < out->payload_count; i++) {
+    h->payload_bytes = 0;
+    for (unsigned i = 0; i < out->payload_count; i++)
         h->payload_bytes += (uint32_t)out->payload[i].iov_len;
-        h->payload_crc = crc32c(h->payload_crc, out->payload[i].iov_base, out->payload[i].iov_len);
-    }
+    if (!out->payload_crc_known)
+        h->payload_crc = payload_crc(out);
     h->body_crc = crc32c(0, out->body, h->body_len_bytes);
     rpc_header_encode(h, batch_head(b, RPC_HEADER_BYTES));
     if (h->body_len_bytes > BODY_COPIED_BYTES_MAX)

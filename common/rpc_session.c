@@ -229,6 +229,7 @@ static void request_whole(struct rpc_conn *conn, const struct rpc_header *header
         return;
     session->incoming = NULL;
     list_push_back(&session->open, &task->link);
+    task->request.block_crcs = conn->block_crcs;
     if (task->method)
         task->method->handle(session->server->ctx, &task->request);
     else
@@ -291,12 +292,14 @@ void rpc_reply(struct rpc_request *request, int status, const void *body, uint32
     task->out.header = (struct rpc_header){.type = RPC_FRAME_REPLY,
         .code = rpc_status_encode(status),
         .id = task->id,
-        .body_len_bytes = body_len_bytes};
+        .body_len_bytes = body_len_bytes,
+        .payload_crc = request->reply_crc};
     if (body_len_bytes > 0)
         task->out.body = memmove(body_room(task, body_len_bytes), body, body_len_bytes);
     payload_put(task);
     if (keeps) {
         reply_payload(task, payload, payload_count);
+        task->out.payload_crc_known = request->reply_crc_known;
         task->sent = sent;
         task->sent_arg = arg;
     }

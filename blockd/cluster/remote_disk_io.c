@@ -75,6 +75,12 @@ static void append_done(struct rpc_call *call)
     append->done(append);
 }
 
+/* The message's CRC is that of its blocks, which the caller has: what changed under way since then is noticed there. */
+static uint32_t crc_of_blocks(const struct shard_entry *entries, uint32_t count)
+{
+    return count > 0 ? crc32c_add_blocks(0, &entries->crc, count, sizeof(*entries)) : 0;
+}
+
 void remote_append(struct shard_append *append)
 {
     struct remote_disk *remote = remote_disk_of(append->disk);
@@ -100,6 +106,8 @@ void remote_append(struct shard_append *append)
         .body_len_bytes = wire_append_encode(&request, append->entries, op->body),
         .payload = append->payload,
         .payload_count = append->payload_count,
+        .payload_crc_known = append->entry_count > 0,
+        .payload_crc = crc_of_blocks(append->entries, append->entry_count),
         .deadline_ns = op->submitted_ns + remote->timeout_ns,
         .reply_body = op->reply,
         .reply_body_max = sizeof(op->reply),
@@ -174,7 +182,10 @@ static bool part_matches(const struct read_op *op)
         for (size_t off = 0; off < iov->iov_len; off += BLOCK_BYTES, i++) {
             struct shard_entry entry;
             wire_entries_decode(op->reply + i * WIRE_ENTRY_BYTES, WIRE_ENTRY_BYTES, 1, &entry);
-            if (crc32c(0, (uint8_t *)iov->iov_base + off, BLOCK_BYTES) != entry.crc)
+            uint32_t crc = op->call.ret_block_crcs
+                               ? op->call.ret_block_crcs[i]
+                               : crc32c(0, (uint8_t *)iov->iov_base + off, BLOCK_BYTES);
+            if (crc != entry.crc)
                 return false;
             if (read->ret_entries != NULL)
                 read->ret_entries[op->part_off + i] = entry;

@@ -82,9 +82,8 @@ static void append_done(struct shard_append *append)
  * (D3). */
 static bool payload_matches(const struct rpc_request *request, const struct shard_entry *entries)
 {
-    const uint8_t *block = request->payload;
     for (uint32_t i = 0; i < request->payload_bytes / BLOCK_BYTES; i++)
-        if (crc32c(0, block + (size_t)i * BLOCK_BYTES, BLOCK_BYTES) != entries[i].crc)
+        if (request->block_crcs[i] != entries[i].crc)
             return false;
     return true;
 }
@@ -180,6 +179,11 @@ static void read_done(struct shard_read *read)
     else if (read->result == -EBADMSG)
         len = wire_u32_encode(read->ret_damaged_block, service->scratch);
     unsigned pieces = read->result == 0 && read->count > 0 ? 1 : 0;
+    if (pieces > 0) { /* the disk has just compared these with what it read (D3) */
+        op->io.request->reply_crc_known = true;
+        op->io.request->reply_crc =
+            crc32c_add_blocks(0, &op->entries->crc, read->count, sizeof(*op->entries));
+    }
     rpc_reply(op->io.request, read->result, service->scratch, len, &op->iov, pieces,
         pieces > 0 ? read_end : NULL, op);
     if (pieces == 0)

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "common/check.h"
+#include "common/crc32c.h"
 #include "common/env.h"
 #include "common/mem.h"
 #include "common/rpc.h"
@@ -57,6 +58,15 @@ static inline void fixture_sent(void *arg)
     mem_free(payload);
 }
 
+/* Each of whole blocks has its own CRC, and NULL it is otherwise. */
+static inline void check_block_crcs(
+    const uint32_t *block_crcs, const void *payload, uint64_t len_bytes)
+{
+    CHECK((block_crcs != NULL) == (len_bytes > 0 && len_bytes % 4096 == 0));
+    for (uint64_t off = 0; block_crcs && off < len_bytes; off += 4096)
+        CHECK(block_crcs[off / 4096] == crc32c(0, (const uint8_t *)payload + off, 4096));
+}
+
 static inline void fixture_reply(
     struct rpc_request *request, uint32_t bytes, const void *data, uint8_t fill)
 {
@@ -75,6 +85,11 @@ static inline void handle_echo(void *ctx, struct rpc_request *request)
     uint64_t number = 0;
     fx.handled++;
     CHECK((uintptr_t)request->payload % 4096 == 0);
+    check_block_crcs(request->block_crcs, request->payload, request->payload_bytes);
+    request->reply_crc_known = request->block_crcs != NULL;
+    request->reply_crc = request->block_crcs ? crc32c_add_blocks(0, request->block_crcs,
+                                                   request->payload_bytes / 4096, sizeof(uint32_t))
+                                             : 0;
     memcpy(&number, request->body, MIN(request->body_len_bytes, sizeof(number)));
     CHECK_MSG(!fx.ordered || number > fx.order_last, "C2");
     fx.order_last = number;

@@ -48,11 +48,36 @@ static void any_length_alignment_and_split_agree_with_the_definition(void **stat
     }
 }
 
+/* From the CRCs of its blocks, which lie anywhere, the CRC of the whole. */
+static void blocks_known_by_their_crcs_continue_a_crc(void **state)
+{
+    static uint8_t data[100 + 7 * CRC32C_BLOCK_BYTES];
+    struct {
+        uint64_t other;
+        uint32_t crc;
+    } blocks[7];
+    srand(8);
+    for (size_t i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)rand();
+    uint32_t head = crc32c(0, data, 100);
+    for (unsigned count = 0; count <= 7; count++) {
+        for (unsigned i = 0; i < count; i++)
+            blocks[i].crc =
+                crc32c(0, data + 100 + (size_t)i * CRC32C_BLOCK_BYTES, CRC32C_BLOCK_BYTES);
+        size_t len = (size_t)count * CRC32C_BLOCK_BYTES;
+        assert_int_equal(crc32c_add_blocks(head, &blocks[0].crc, count, sizeof(blocks[0])),
+            crc32c(0, data, 100 + len));
+        assert_int_equal(crc32c_add_blocks(0, &blocks[0].crc, count, sizeof(blocks[0])),
+            crc32c(0, data + 100, len));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(known_values),
         cmocka_unit_test(any_length_alignment_and_split_agree_with_the_definition),
+        cmocka_unit_test(blocks_known_by_their_crcs_continue_a_crc),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

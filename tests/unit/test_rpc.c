@@ -85,6 +85,64 @@ static void payloads_of_any_length_and_shape_go_there_and_back(void **state)
     assert_int_equal(run(echo_main), 0);
 }
 
+struct crc_call {
+    struct rpc_call call;
+    struct iovec iov, iov_back;
+    bool done;
+};
+
+static void crc_done(struct rpc_call *call)
+{
+    struct crc_call *c = container_of(call, struct crc_call, call);
+    if (call->result == 0)
+        check_block_crcs(call->ret_block_crcs, c->iov_back.iov_base, c->iov_back.iov_len);
+    c->done = true;
+}
+
+/* An echo of a payload whose CRC the caller says. */
+static int echo_with_crc(size_t len_bytes, uint32_t wrong)
+{
+    uint8_t *data = mem_alloc_pages(len_bytes), *back = mem_alloc_pages(len_bytes);
+    struct crc_call c = {.iov = {data, len_bytes}, .iov_back = {back, len_bytes}};
+    fill(data, len_bytes, len_bytes);
+    c.call = (struct rpc_call){.method = ECHO,
+        .payload = &c.iov,
+        .payload_count = 1,
+        .payload_crc_known = true,
+        .payload_crc = crc32c(0, data, len_bytes) ^ wrong,
+        .reply_payload = &c.iov_back,
+        .reply_payload_count = 1,
+        .done = crc_done};
+    rpc_call_submit(fx.client, &c.call);
+    while (!c.done)
+        env_sleep_ns(RPC_MS);
+    CHECK(c.call.result < 0 || memcmp(data, back, len_bytes) == 0);
+    mem_free_pages(data, len_bytes);
+    mem_free_pages(back, len_bytes);
+    return c.call.result;
+}
+
+static int crc_main(void *arg)
+{
+    static const size_t lengths[] = {4096, 5000, 65536, 69632, 1 << 20, (1 << 20) + 4096};
+    fixture_start(node_b, node_a);
+    for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++)
+        CHECK(echo_with_crc(lengths[i], 0) == 0);
+    for (unsigned i = 0; i < ARRAY_SIZE(lengths); i++) {
+        unsigned handled = fx.handled;
+        CHECK(echo_with_crc(lengths[i], 1) < 0 && fx.handled == handled);
+        while (!is_connected())
+            env_sleep_ns(RPC_MS);
+    }
+    fixture_stop();
+    return 0;
+}
+
+static void a_crc_that_the_caller_knows_is_what_the_peer_checks(void **state)
+{
+    assert_int_equal(run(crc_main), 0);
+}
+
 #define MANY 3000
 
 static struct many {
@@ -484,6 +542,7 @@ int main(void)
         cmocka_unit_test(a_node_that_connects_again_waits_for_its_earlier_requests),
         cmocka_unit_test(what_may_be_left_behind_does_not_hold_up_the_next_connection),
         cmocka_unit_test(ends_in_either_order_leave_nothing_behind),
+        cmocka_unit_test(a_crc_that_the_caller_knows_is_what_the_peer_checks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
