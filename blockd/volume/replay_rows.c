@@ -85,6 +85,13 @@ static int await_row(
     }
     if (have + away < p->code.k || PLANTED(unreachable_is_absent))
         return 0;
+    if (rec->volume->root.tail_log) { /* X9: as a copy of the log that is as long is waited for */
+        *rec->ret_error = mem_printf("a large write that has been read is in chunk %llx, on disks "
+                                     "that are away: bring back disk %u, or forget it "
+                                     "('holdfast disk remove %u --force')",
+            (unsigned long long)p->chunk, number, number);
+        return -EHOSTUNREACH;
+    }
     if (have + awaited >= p->code.k)
         return recovery_await(rec, first, "a large write");
     rec->given_up = number;
