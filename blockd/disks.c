@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockd/disks_records.h"
 #include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
@@ -291,95 +292,46 @@ int disks_format(struct disks *disks, const char *path, uint64_t size_bytes, con
     return r;
 }
 
-/* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
-static int record_try(struct disks *disks, struct disk_record *record)
-{
-    struct store_value value;
-    struct cluster_record cluster;
-    CLEANUP_FREE char *error = NULL;
-    int r = store_get(disks->store, key_cluster(), &value);
-    if (r < 0)
-        return r;
-    r = cluster_record_decode(value.data, &cluster, &error);
-    if (r < 0) {
-        log_error("store: %s: %s", value.key, error);
-        store_value_fini(&value);
-        return r;
-    }
-    char key[KEY_BYTES_MAX];
-    record->number = cluster.disk_number_next++;
-    CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
-    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
-    struct store_compare compares[] = {
-        {key_cluster(), value.revision}, {key_disk(record->number, key), 0}};
-    struct store_op ops[] = {{.type = STORE_PUT,
-                                 .key = key_cluster(),
-                                 .data = cluster_text,
-                                 .len_bytes = strlen(cluster_text)},
-        {.type = STORE_PUT, .key = key, .data = text, .len_bytes = strlen(text)}};
-    r = store_txn(disks->store, compares, 2, ops, 2, NULL);
-    store_value_fini(&value);
-    return r;
-}
-
-static int add_new(
-    struct disks *disks, const char *path, struct disk *disk, struct disks_entry **ret_entry)
+/* Its record: the one that it has (N5), or a new one. */
+MAY_SUSPEND static int record_disk(struct disks *disks, const char *path, const struct disk *disk,
+    struct disks_entry **ret_entry, char **ret_error)
 {
     struct disk_record record = {.uuid = disk->uuid, .state = DISK_IN};
     strcpy(record.path, path);
     strcpy(record.node, disks->options.node_name);
     strcpy(record.class_name, disk->class_name);
-    int r;
-    do
-        r = record_try(disks, &record);
-    while (r == -ECANCELED);
+    int r = disk_record_take(disks->store, &record, ret_error);
+    if (r == -ENOENT)
+        r = disk_record_make(disks->store, &record);
     if (r == 0)
         *ret_entry = entry_new(disks, &record);
     return r;
 }
 
 /* A missing one that is there again, perhaps elsewhere. */
-static int move_record(struct disks *disks, struct disks_entry *entry, const char *path)
+MAY_SUSPEND static int move_entry(struct disks_entry *entry, const char *path)
 {
-    if (strcmp(entry->record.path, path) == 0)
-        return 0;
-    char key[KEY_BYTES_MAX];
-    struct store_value value;
-    struct disk_record record = entry->record;
-    strcpy(record.path, path);
-    int r = store_get(disks->store, key_disk(record.number, key), &value);
-    if (r < 0)
-        return r;
-    CLEANUP_FREE char *text = disk_record_encode(&record, value.data);
-    struct store_compare compare = {key, value.revision};
-    struct store_op op = {STORE_PUT, key, text, strlen(text), false};
-    r = store_txn(disks->store, &compare, 1, &op, 1, NULL);
-    store_value_fini(&value);
-    if (r == 0)
-        entry->record = record;
+    entry->holds++;
+    int r = disk_record_move(entry->disks->store, &entry->record, path);
+    entry->holds--;
     return r;
 }
 
 static int add_open_disk(struct disks *disks, const char *path, struct disk *disk, char **ret_error)
 {
     struct disks_entry *entry = entry_of_uuid(disks, &disk->uuid);
-    int r = 0;
-    if (entry) {
-        entry->holds++;
-        r = move_record(disks, entry, path);
-        entry->holds--;
-    }
+    int r = entry ? move_entry(entry, path) : 0;
     if (entry && entry->forgotten) {
         settle_forgotten(entry);
         entry = NULL;
     }
     if (!entry)
-        r = add_new(disks, path, disk, &entry);
-    if (r < 0) {
+        r = record_disk(disks, path, disk, &entry, ret_error);
+    if (r < 0 && !*ret_error)
         *ret_error =
             mem_printf("%s: the disk was not recorded in the store: %s", path, store_strerror(r));
+    if (r < 0)
         return r;
-    }
     entry_present(entry, disk);
     log_info("disk %" PRIu32 " added: %s", entry->record.number, path);
     return 0;
@@ -429,13 +381,6 @@ int disks_add(
 }
 
 /* --- Remove ---------------------------------------------------------------------------------- */
-
-static int delete_record(struct disks *disks, const struct disks_entry *entry)
-{
-    char key[KEY_BYTES_MAX];
-    struct store_op op = {.type = STORE_DELETE, .key = key_disk(entry->record.number, key)};
-    return store_txn(disks->store, NULL, 0, &op, 1, NULL);
-}
 
 /* Shards that are more than tombstones. */
 static int live_shards(struct disk *disk, unsigned *ret_count)
@@ -518,7 +463,7 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
         *ret_error = mem_printf("there is no disk '%s'; see 'holdfast disk list'", which);
     if (r == 0) {
         entry->removing = true;
-        r = delete_record(disks, entry);
+        r = disk_record_delete(disks->store, entry->record.number);
         entry->removing = false;
         if (r < 0 && entry->forgotten) /* no answer, but the watch has told */
             r = 0;
@@ -552,32 +497,15 @@ static void forget(struct disks_entry *entry)
     if (entry->disk) {
         local_disk_fail(entry->disk, -ENODEV);
         entry_set(entry, DISK_FAILED,
-            mem_printf("disk %" PRIu32
-                       " (%s) was removed by another node while this one was away: nothing is "
-                       "written to it any more, and its data is rebuilt on the others; 'holdfast "
-                       "disk remove %" PRIu32 " --force' forgets it here as well",
+            mem_printf(
+                "disk %" PRIu32
+                " (%s) was removed from this node by another one, while it was away: nothing "
+                "is written to it any more, and its data is rebuilt on the others; 'holdfast "
+                "disk remove %" PRIu32 " --force' forgets it here as well",
                 entry->record.number, entry->record.path, entry->record.number));
     }
     settle_forgotten(entry);
     tell_changed(disks);
-}
-
-/* Whether the store is our cluster's and has no such disk: one that is empty, or another one's, says nothing. */
-MAY_SUSPEND static bool record_is_gone(struct disks *disks, uint32_t number)
-{
-    char key[KEY_BYTES_MAX];
-    struct store_value value;
-    struct cluster_record cluster;
-    CLEANUP_FREE char *error = NULL;
-    if (store_get(disks->store, key_cluster(), &value) < 0)
-        return false;
-    bool ours = cluster_record_decode(value.data, &cluster, &error) == 0 &&
-                uuid_equal(&cluster.uuid, &disks->options.cluster);
-    store_value_fini(&value);
-    int r = ours ? store_get(disks->store, key_disk(number, key), &value) : -EXDEV;
-    if (r == 0)
-        store_value_fini(&value);
-    return r == -ENOENT;
 }
 
 struct look {
@@ -589,7 +517,8 @@ static void look_for_record(void *arg)
 {
     struct look look = *(struct look *)arg;
     mem_free(arg);
-    bool gone = record_is_gone(look.disks, look.number);
+    bool gone = disk_record_is_gone(look.disks->store, &look.disks->options.cluster,
+        look.disks->options.node_name, look.number);
     struct disks_entry *entry = entry_of_number(look.disks, look.number);
     if (gone && entry && !entry->leaving && !entry->forgotten)
         forget(entry);

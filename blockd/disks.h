@@ -11,6 +11,8 @@
  *     counted as lost, not forgotten.
  *  N4 Nothing is written to a disk whose record is gone: another node has removed it while this one was away, its
  *     number means nothing to the others, and what they find on it after us is nothing.
+ *  N5 A disk has one record, found by its UUID: one that is carried here from a node that is down, or whose
+ *     making got no answer, keeps its number, and so what volumes have on it.
  */
 #pragma once
 

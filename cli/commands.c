@@ -105,9 +105,10 @@ const struct command commands[] = {
         "holdfast disk format /srv/holdfast/disk0 --size 100GiB",
         disk_format_options, cmd_disk_format},
     {"disk", "add", "PATH", "Take a formatted disk into use",
-        "A disk that was missing is taken back, also from another path. Damage is repaired onto "
-        "new\n"
-        "disks by itself.",
+        "A disk that was missing is taken back, also from another path, and also one of a node "
+        "that "
+        "is\n"
+        "down and that was carried here. Damage is repaired onto new disks by itself.",
         "holdfast disk add /dev/disk/by-id/nvme-XYZ", no_options, cmd_disk_add},
     {"disk", "remove", "DISK", "Forget a disk",
         "DISK is a number, path or UUID of 'holdfast disk list'. Refused while parts of volumes "

@@ -89,26 +89,14 @@ int method_node_list(struct admin_call *call)
     return 0;
 }
 
-/* Whether the store has no session of that node. */
+/* What this node was told may be old. */
 MAY_SUSPEND static int check_down(struct admin_call *call, const char *name)
 {
     struct node *node = call->ctx;
-    struct store_value *values;
-    unsigned count;
-    bool up = false;
-    int r = store_list(node->store, KEY_PREFIX_SESSIONS, &values, &count);
-    if (r < 0)
-        return admin_fail(call, r, "the store does not say who is up");
-    for (unsigned i = 0; i < count; i++) {
-        struct session_record record;
-        CLEANUP_FREE char *error = NULL;
-        up = up || (session_record_decode(values[i].data, &record, &error) == 0 &&
-                       strcmp(record.node, name) == 0);
-    }
-    store_list_free(values, count);
-    if (up)
+    int r = node_session_alive(node->store, name);
+    if (r == 1)
         call->error = mem_printf("node '%s' is up; stop its holdfast-blockd first", name);
-    return up ? -EBUSY : 0;
+    return r == 1 ? -EBUSY : r < 0 ? admin_fail(call, r, "the store does not say who is up") : 0;
 }
 
 /* Whether nothing of the node would be lost: it is dead and has no disks. */

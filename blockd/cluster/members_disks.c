@@ -140,6 +140,7 @@ static void disk_recorded(struct members *members, const struct disk_record *rec
         disks_recorded(members->options.disks, record->number);
         return; /* disks.h has it */
     }
+    disks_forgotten(members->options.disks, record->number); /* if it was ours */
     if (entry)
         entry->record = *record;
     else

@@ -254,6 +254,24 @@ int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id)
     return 0;
 }
 
+int node_session_alive(struct store *store, const char *node)
+{
+    struct store_value *values;
+    unsigned count;
+    bool up = false;
+    int r = store_list(store, KEY_PREFIX_SESSIONS, &values, &count);
+    if (r < 0)
+        return r;
+    for (unsigned i = 0; i < count && !up; i++) {
+        struct session_record record;
+        CLEANUP_FREE char *error = NULL;
+        up = session_record_decode(values[i].data, &record, &error) == 0 &&
+             strcmp(record.node, node) == 0;
+    }
+    store_list_free(values, count);
+    return up;
+}
+
 int pool_load(struct store *store, const char *name, struct pool *ret_pool)
 {
     char key[KEY_BYTES_MAX], *error;

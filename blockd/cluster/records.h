@@ -166,4 +166,6 @@ MAY_SUSPEND int volume_root_load_text(
 MAY_SUSPEND int volume_root_save_unless(
     struct store *store, struct volume_root *root, uint64_t session, char **text);
 MAY_SUSPEND int volume_id_by_name(struct store *store, const char *name, uint64_t *ret_id);
+/* 1: some process of that node has a session; 0: none has. Asks the store, unlike members.h. */
+MAY_SUSPEND int node_session_alive(struct store *store, const char *node);
 MAY_SUSPEND int pool_load(struct store *store, const char *name, struct pool *ret_pool);

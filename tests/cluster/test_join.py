@@ -239,7 +239,7 @@ def test_a_node_that_was_given_up_while_it_was_away_writes_nothing_more(pair, si
     os.kill(n2.process.pid, signal.SIGCONT)
     wait_until(lambda: "this node was removed from the cluster" in problem(n2), 10, "n2 to hear of it")
     wait_until(lambda: n2.disks()[-1]["state"] == "failed", 10, "its disk to be given up")
-    assert f"disk {number} " in problem(n2) and "removed by another node" in problem(n2)
+    assert f"disk {number} " in problem(n2) and "removed from this node by another" in problem(n2)
     time.sleep(1)  # it gets no session any more
     assert nodes_of(n1).keys() == {"n1"}
     n1.cli("volume", "export", "v", n1.dir / "copy")
@@ -254,6 +254,28 @@ def test_a_node_that_was_given_up_while_it_was_away_writes_nothing_more(pair, si
     n2.cli("disk", "format", n2.disk_path(0), "--force")
     n2.cli("disk", "add", n2.disk_path(0))
     wait_until(lambda: len(up(n1)) == 2 and n1.json("status")["health"] == "ok", 20, f"n2 again: {problem(n1)}")
+
+
+def test_a_disk_is_carried_to_another_node_with_all_it_has(pair):
+    n1, n2 = pair
+    n2.add_disk(0)
+    n2.cli("pool", "create", "p", "--code", "1+0", "--domain", "disk")
+    image = n1.dir / "image"
+    image.write_bytes(b"holdfast" * 131072 * 2)
+    n2.cli("volume", "import", "v", image, "--create")
+    number = n2.disks()[0]["number"]
+    n2.kill9()
+    assert "node 'n2', which is up" in fails(n1, "disk", "add", n2.disk_path(0))
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", 3 * TTL_S + 5, "n1 to notice")
+    assert f"disk number {number}." in n1.cli("disk", "add", n2.disk_path(0))
+    n1.cli("volume", "export", "v", n1.dir / "copy")
+    assert (n1.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+    assert [(d["node"], d["state"]) for d in n1.disks()] == [("n1", "in")]
+    # What it was is no trouble to the other one when that comes back, which finds the disk where it is.
+    n2.start()
+    wait_until(lambda: [(d["node"], d["state"]) for d in n2.disks()] == [("n1", "in")], 10, "n2 to see the disk")
+    n2.cli("volume", "export", "v", n2.dir / "copy")
+    assert (n2.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
 
 
 def test_a_dead_node_is_removed_and_its_name_free(pair, site):

@@ -9,6 +9,7 @@
 
 #include "blockd/cluster/identity.h"
 #include "blockd/disks.h"
+#include "blockd/disks_records.h"
 #include "common/log.h"
 #include "common/mem.h"
 
@@ -240,8 +241,8 @@ static int disk_that_another_node_has_removed_takes_no_writes_body(void *arg)
     disks_forgotten(disks, 1);
     env_sleep_ns(50 * 1000000);
     CHECK(entry(1)->state == DISK_FAILED && entry(1)->disk->state == DISK_FAILED); /* N4 */
-    CHECK(strstr(entry(1)->problem, "removed by another node") && changes > before);
-    CHECK(add("a", "removed by another node") == -EEXIST);
+    CHECK(strstr(entry(1)->problem, "removed from this node by another") && changes > before);
+    CHECK(add("a", "removed from this node by another") == -EEXIST);
     CHECK(take_away("1", true, NULL) == 0 && !entry(1));
     CHECK(add("a", "another process") < 0); /* until no volume can have it in hand */
 
@@ -264,6 +265,56 @@ static int disk_that_another_node_has_removed_takes_no_writes_body(void *arg)
     disks_release(held);
     CHECK(list_empty(disks_entries(disks)));
     CHECK(add("elsewhere", NULL) == 4);
+    return 0;
+}
+
+static void put_session(const char *node)
+{
+    struct session_record record = {.id = 7, .incarnation = 1, .boot_id = {1}};
+    char key[KEY_BYTES_MAX];
+    strcpy(record.node, node);
+    CLEANUP_FREE char *text = session_record_encode(&record);
+    struct store_op op = {STORE_PUT, key_session(7, key), text, strlen(text), false};
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+/* N5 */
+static int disk_that_is_carried_to_another_node_keeps_its_number_body(void *arg)
+{
+    char key[KEY_BYTES_MAX];
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    make_shard(1);
+    disks_free(disks);
+    rename_file("a", "b");
+    put_session("n1");
+    start("n2");
+    CHECK(add("b", "is disk 1 of node 'n1', which is up") == -EBUSY);
+    CHECK(list_empty(disks_entries(disks)));
+    delete_key(key_session(7, key));
+    CHECK(add("b", NULL) == 1);
+    CHECK(strcmp(entry(1)->record.node, "n2") == 0 && present() == 1);
+    CHECK(local_disk_shard_count(entry(1)->disk) == 1);
+    disks_free(disks);
+    start("n1"); /* not its any more */
+    CHECK(list_empty(disks_entries(disks)));
+    CHECK(format("c", false, NULL) == 0 && add("c", NULL) == 2);
+    disks_free(disks);
+    start("n2");
+    CHECK(present() == 1 && entry(1)->state == DISK_IN);
+    return 0;
+}
+
+/* N4, N5: of a node that had it open, and was away for too long. */
+static int disk_that_another_node_has_taken_takes_no_writes_body(void *arg)
+{
+    CHECK(format("a", false, NULL) == 0 && add("a", NULL) == 1);
+    struct disk_record record = entry(1)->record;
+    CLEANUP_FREE char *error = NULL;
+    strcpy(record.node, "n2");
+    CHECK(disk_record_take(store, &record, &error) == 0 && record.number == 1);
+    disks_forgotten(disks, 1);
+    env_sleep_ns(50 * 1000000);
+    CHECK(entry(1)->state == DISK_FAILED);
     return 0;
 }
 
@@ -314,6 +365,8 @@ TEST(failed_disk_says_so_and_asks_for_force)
 TEST(removal_waits_for_holds_and_lets_no_new_ones_in)
 TEST(foreign_disks_are_refused)
 TEST(disk_that_another_node_has_removed_takes_no_writes)
+TEST(disk_that_is_carried_to_another_node_keeps_its_number)
+TEST(disk_that_another_node_has_taken_takes_no_writes)
 TEST(store_that_lost_everything_takes_no_disk_away)
 
 int main(void)
@@ -327,6 +380,8 @@ int main(void)
         T(removal_waits_for_holds_and_lets_no_new_ones_in),
         T(foreign_disks_are_refused),
         T(disk_that_another_node_has_removed_takes_no_writes),
+        T(disk_that_is_carried_to_another_node_keeps_its_number),
+        T(disk_that_another_node_has_taken_takes_no_writes),
         T(store_that_lost_everything_takes_no_disk_away),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,0 +1,168 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "blockd/disks_records.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <string.h>
+
+#include "common/log.h"
+#include "common/mem.h"
+
+/* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
+static int make_try(struct store *store, struct disk_record *record)
+{
+    struct store_value value;
+    struct cluster_record cluster;
+    CLEANUP_FREE char *error = NULL;
+    int r = store_get(store, key_cluster(), &value);
+    if (r < 0)
+        return r;
+    r = cluster_record_decode(value.data, &cluster, &error);
+    if (r < 0) {
+        log_error("store: %s: %s", value.key, error);
+        store_value_fini(&value);
+        return r;
+    }
+    char key[KEY_BYTES_MAX];
+    record->number = cluster.disk_number_next++;
+    CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
+    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
+    struct store_compare compares[] = {
+        {key_cluster(), value.revision}, {key_disk(record->number, key), 0}};
+    struct store_op ops[] = {{.type = STORE_PUT,
+                                 .key = key_cluster(),
+                                 .data = cluster_text,
+                                 .len_bytes = strlen(cluster_text)},
+        {.type = STORE_PUT, .key = key, .data = text, .len_bytes = strlen(text)}};
+    r = store_txn(store, compares, 2, ops, 2, NULL);
+    store_value_fini(&value);
+    return r;
+}
+
+int disk_record_make(struct store *store, struct disk_record *record)
+{
+    int r;
+    do
+        r = make_try(store, record);
+    while (r == -ECANCELED);
+    return r;
+}
+
+/* --- Of a disk that has one ------------------------------------------------------------------------ */
+
+/* -ENOENT: none has the UUID. */
+MAY_SUSPEND static int find(struct store *store, const struct uuid *uuid,
+    struct disk_record *ret_record, struct store_value *ret_value)
+{
+    struct store_value *values;
+    unsigned count;
+    int r = store_list(store, KEY_PREFIX_DISKS, &values, &count);
+    if (r < 0)
+        return r;
+    r = -ENOENT;
+    for (unsigned i = 0; i < count && r < 0; i++) {
+        CLEANUP_FREE char *error = NULL;
+        struct disk_record record;
+        if (disk_record_decode(values[i].data, &record, &error) < 0 ||
+            !uuid_equal(&record.uuid, uuid))
+            continue;
+        *ret_record = record;
+        *ret_value = values[i];
+        values[i] = (struct store_value){0};
+        r = 0;
+    }
+    store_list_free(values, count);
+    return r;
+}
+
+/* Puts the record anew if it is as `value` has it. */
+MAY_SUSPEND static int change(
+    struct store *store, const struct disk_record *record, const struct store_value *value)
+{
+    CLEANUP_FREE char *text = disk_record_encode(record, value->data);
+    struct store_compare compare = {value->key, value->revision};
+    struct store_op op = {STORE_PUT, value->key, text, strlen(text), false};
+    return store_txn(store, &compare, 1, &op, 1, NULL);
+}
+
+MAY_SUSPEND static int check_left(
+    struct store *store, const struct disk_record *record, const char *path, char **ret_error)
+{
+    int r = node_session_alive(store, record->node);
+    if (r == 1)
+        *ret_error = mem_printf("%s: is disk %" PRIu32 " of node '%s', which is up; stop that "
+                                "node's holdfast-blockd, then this node can take the disk over "
+                                "with all it has",
+            path, record->number, record->node);
+    return r == 1 ? -EBUSY : r;
+}
+
+int disk_record_take(struct store *store, struct disk_record *record, char **ret_error)
+{
+    struct disk_record have;
+    struct store_value value;
+    int r = find(store, &record->uuid, &have, &value);
+    if (r < 0)
+        return r;
+    if (strcmp(have.node, record->node) != 0)
+        r = check_left(store, &have, record->path, ret_error);
+    if (r == 0) {
+        log_info("disk %" PRIu32 " was at %s of node '%s'", have.number, have.path, have.node);
+        strcpy(have.node, record->node);
+        strcpy(have.path, record->path);
+        r = change(store, &have, &value);
+    }
+    store_value_fini(&value);
+    if (r == 0)
+        *record = have;
+    return r;
+}
+
+int disk_record_move(struct store *store, struct disk_record *record, const char *path)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    struct disk_record moved = *record;
+    if (strcmp(record->path, path) == 0)
+        return 0;
+    strcpy(moved.path, path);
+    int r = store_get(store, key_disk(record->number, key), &value);
+    if (r < 0)
+        return r;
+    r = change(store, &moved, &value);
+    store_value_fini(&value);
+    if (r == 0)
+        *record = moved;
+    return r;
+}
+
+/* --- Gone ------------------------------------------------------------------------------------------ */
+
+int disk_record_delete(struct store *store, uint32_t number)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_op op = {.type = STORE_DELETE, .key = key_disk(number, key)};
+    return store_txn(store, NULL, 0, &op, 1, NULL);
+}
+
+bool disk_record_is_gone(
+    struct store *store, const struct uuid *cluster_uuid, const char *node_name, uint32_t number)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    struct cluster_record cluster;
+    struct disk_record record;
+    CLEANUP_FREE char *error = NULL;
+    if (store_get(store, key_cluster(), &value) < 0)
+        return false;
+    bool ours = cluster_record_decode(value.data, &cluster, &error) == 0 &&
+                uuid_equal(&cluster.uuid, cluster_uuid);
+    store_value_fini(&value);
+    int r = ours ? store_get(store, key_disk(number, key), &value) : -EXDEV;
+    if (r < 0)
+        return r == -ENOENT;
+    bool taken =
+        disk_record_decode(value.data, &record, &error) == 0 && strcmp(record.node, node_name) != 0;
+    store_value_fini(&value);
+    return taken;
+}
