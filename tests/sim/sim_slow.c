@@ -3,70 +3,18 @@
  * A disk that takes 200 ms for each write from some moment on: the volume that writes to it leaves
  * it, and its clients' latency is what it was before (docs/ARCHITECTURE.md, many nodes).
  */
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "blockd/disk/local_disk.h"
-#include "blockd/volume/map.h"
-#include "blockd/volume/volume.h"
 #include "common/log.h"
 #include "common/mem.h"
-#include "tests/sim/sim_check.h"
+#include "tests/sim/one_volume.h"
 
-enum { DISKS = 6, DISK_BYTES = 256 << 20, SPAN_BLOCKS = 2048 };
+enum { SPAN_BLOCKS = ONE_VOLUME_BLOCKS };
 #define MS 1000000ull
 #define SLOW_NS (200 * MS)
 
-static struct world {
-    struct rng rng;
-    struct sim *sim;
-    struct env *node;
-    struct store_mem *store;
-    struct disk_list disks;
-    struct volume_host host;
-    struct memory_budget budget;
-    struct volume *volume;
-} world;
-
-static const struct uuid cluster = {.bytes = {1, 2, 3}};
-
-static void start(void)
-{
-    char *error = NULL, key[KEY_BYTES_MAX];
-    uint64_t id;
-    disk_list_init(&world.disks);
-    for (unsigned i = 1; i <= DISKS; i++) {
-        char path[32];
-        struct uuid uuid;
-        struct disk *disk;
-        sprintf(path, "/disk%u", i);
-        CHECK(local_disk_format(path, 0, cluster, cluster, "ssd", true, &uuid, &error) == 0);
-        struct local_disk_options options = {.trailer_cache_bytes = 64 * 1024};
-        CHECK(local_disk_open(path, cluster, &options, &disk, &error) == 0);
-        disk->number = i;
-        disk_list_add(&world.disks, disk);
-    }
-    memory_budget_init(&world.budget, 64ull << 20);
-    world.host = (struct volume_host){.store = store_mem_open(world.store),
-        .cluster = cluster,
-        .node_name = "node",
-        .session = 1,
-        .disks = &world.disks,
-        .budget = &world.budget,
-        .row_blocks_max = 32,
-        .log_bytes_max = 2 << 20,
-        .map_cache = map_cache_new(64 * 1024),
-        .bypass_bytes_min = 16 * BLOCK_BYTES};
-    struct pool pool = {.name = "pool", .code = {2, 1}, .shards_min = 3, .log_copies_min = 2};
-    CLEANUP_FREE char *text = pool_encode(&pool, NULL);
-    struct store_op op = {
-        .type = STORE_PUT, .key = key_pool("pool", key), .data = text, .len_bytes = strlen(text)};
-    CHECK(store_txn(world.host.store, NULL, 0, &op, 1, NULL) == 0);
-    CHECK(volume_create(&world.host, "vol", SPAN_BLOCKS * BLOCK_BYTES, "pool", &id, &error) == 0);
-    int r = volume_open(&world.host, id, &world.volume, &error);
-    CHECK_MSG(r == 0, "open: %s", error);
-}
+static struct one_volume world;
 
 /* The longest that a write took. */
 static uint64_t write_for(uint64_t duration_ns)
@@ -89,35 +37,20 @@ static uint64_t write_for(uint64_t duration_ns)
 
 static void run(void *arg)
 {
-    start();
     uint64_t before_ns = write_for(3000 * MS);
     CHECK_MSG(before_ns < 50 * MS, "a write took %llu ms with all disks well",
         (unsigned long long)(before_ns / MS));
-    char path[32];
-    sprintf(path, "/disk%u", 1 + (unsigned)rng_below(&world.rng, DISKS));
     struct sim_fault fault = {
         .ops = SIM_OP_WRITE | SIM_OP_SYNC, .kind = SIM_FAULT_DELAY, .delay_ns = SLOW_NS};
-    sim_disk_fault(sim_disk_find(world.node, path), &fault);
+    sim_disk_fault(one_volume_any_disk(&world), &fault);
     write_for(5000 * MS); /* time to notice, and for what was on its way */
     uint64_t after_ns = write_for(5000 * MS);
     CHECK_MSG(after_ns < SLOW_NS, "writes still take %llu ms", (unsigned long long)(after_ns / MS));
-    CHECK(volume_close(world.volume) == 0);
 }
 
 static void round_of(uint64_t seed)
 {
-    world = (struct world){.rng = rng_fork(seed, "world")};
-    world.sim = sim_new(&(struct sim_options){.seed = seed, .trace = sim_check_trace()});
-    world.node = sim_node_new(world.sim, "node");
-    world.store = store_mem_new();
-    for (unsigned i = 1; i <= DISKS; i++) {
-        char path[32];
-        sprintf(path, "/disk%u", i);
-        sim_disk_new(world.node, path, DISK_BYTES);
-    }
-    CHECK(sim_do(world.node, "run", run, NULL));
-    sim_free(world.sim);
-    store_mem_free(world.store);
+    one_volume_round(&world, seed, 0, run);
 }
 
 int main(int argc, char **argv)
