@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "sim_fixture.h"
+#include "sim_store_fixture.h"
 
 #include "blockd/volume/log_record.h"
 #include "blockd/volume/map.h"
@@ -21,8 +21,6 @@
 
 static struct fake_disk *disks[DISKS];
 static struct disk_list present;
-static struct store_mem *mem;
-static struct store *store;
 static uint64_t id;
 static uint8_t *page;
 static uint32_t forgotten; /* a disk's number */
@@ -181,26 +179,11 @@ static inline void forget(unsigned i)
     disk_list_remove(&present, &disks[i]->disk);
 }
 
-/* --- Harness ------------------------------------------------------------------------------------- */
-
-static void run_body(void *arg)
+/* Each test sets up its own. */
+static void setup(void)
 {
-    mem = store_mem_new();
-    store = store_mem_open(mem);
-    (*(void (**)(void))arg)();
-    store_close(store);
-    store_mem_free(mem);
 }
 
-static void run(void (*body)(void))
+static void teardown(void)
 {
-    struct sim *sim = sim_with(1);
-    run_on(sim_node_new(sim, "n1"), run_body, &body);
-    sim_free(sim);
 }
-
-#define TEST(name)                    \
-    static void name##_(void **state) \
-    {                                 \
-        run(name);                    \
-    }

@@ -2,15 +2,11 @@
  *
  * Who a node is: its state directory and the store together. In the simulation, over the memory store.
  */
-#include "sim_fixture.h"
+#include "sim_store_fixture.h"
 
 #include "blockd/cluster/identity.h"
 
 #define DIR "/var/lib/holdfast"
-
-static struct store_mem *mem;
-static struct store *store;
-static struct sim *sim;
 
 static struct state_file *open_state(const char *directory)
 {
@@ -18,22 +14,6 @@ static struct state_file *open_state(const char *directory)
     CLEANUP_FREE char *error = NULL;
     CHECK_MSG(state_file_open(directory, &file, &error) == 0, "%s", error);
     return file;
-}
-
-static void run_body(void *arg)
-{
-    mem = store_mem_new();
-    store = store_mem_open(mem);
-    (*(void (**)(void))arg)();
-    store_close(store);
-    store_mem_free(mem);
-}
-
-static void run(void (*body)(void))
-{
-    sim = sim_with(1);
-    run_on(sim_node_new(sim, "n1"), run_body, &body);
-    sim_free(sim);
 }
 
 static enum identity_state look(
@@ -229,11 +209,15 @@ static void a_join_that_got_no_clear_answer_can_be_repeated(void)
     }
 }
 
-#define TEST(name)                    \
-    static void name##_(void **state) \
-    {                                 \
-        run(name);                    \
-    }
+/* Each test sets up its own. */
+static void setup(void)
+{
+}
+
+static void teardown(void)
+{
+}
+
 TEST(the_state_file_keeps_who_this_is_and_locks_out_others)
 TEST(a_damaged_state_file_is_not_taken_for_an_empty_one)
 TEST(a_node_alone_makes_what_is_missing_once)

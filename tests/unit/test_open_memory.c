@@ -3,7 +3,7 @@
  * Many volumes opened at once (Y1-Y3), over disks in memory: one whose disks hang holds up no other, and together they
  * stay within the memory that volumes may hold that cannot destage yet.
  */
-#include "sim_fixture.h"
+#include "sim_store_fixture.h"
 
 #include "blockd/volume/map.h"
 #include "blockd/volume/volume_impl.h"
@@ -21,7 +21,6 @@
 
 static struct fake_disk *disks[GROUPS][DISKS];
 static struct disk_list present;
-static struct store *store;
 static uint8_t *page;
 
 static struct host {
@@ -235,29 +234,15 @@ static void two_that_need_more_do_not_wait_for_each_other(void)
     memory_budget_fini(&heir.budget);
 }
 
-/* --- Harness ------------------------------------------------------------------------------------- */
-
-static void run_body(void *arg)
+/* Each test sets up its own. */
+static void setup(void)
 {
-    struct store_mem *mem = store_mem_new();
-    store = store_mem_open(mem);
-    (*(void (**)(void))arg)();
-    store_close(store);
-    store_mem_free(mem);
 }
 
-static void run(void (*body)(void))
+static void teardown(void)
 {
-    struct sim *sim = sim_with(1);
-    run_on(sim_node_new(sim, "n1"), run_body, &body);
-    sim_free(sim);
 }
 
-#define TEST(name)                    \
-    static void name##_(void **state) \
-    {                                 \
-        run(name);                    \
-    }
 TEST(an_open_that_hangs_in_its_fences_holds_up_no_other)
 TEST(an_open_that_hangs_in_its_replay_holds_up_no_other)
 TEST(many_opens_stay_within_their_memory)
@@ -266,7 +251,6 @@ TEST(two_that_need_more_do_not_wait_for_each_other)
 int main(void)
 {
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
-    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_open_that_hangs_in_its_fences_holds_up_no_other_),
         cmocka_unit_test(an_open_that_hangs_in_its_replay_holds_up_no_other_),

@@ -4,7 +4,7 @@
  * blockd/volume/reclaim.c; that what was acknowledged has its space already (P1); and that nothing is freed while it is
  * read (C3).
  */
-#include "sim_fixture.h"
+#include "sim_store_fixture.h"
 
 #include "blockd/volume/map.h"
 #include "blockd/volume/volume_impl.h"
@@ -14,7 +14,6 @@ enum { DISKS = 3 };
 #define MIB (1ull << 20)
 #define VOLUME_BYTES (64 * MIB)
 
-static struct store_mem *mem;
 static struct fake_disk *disks[DISKS];
 static struct volume_host host;
 static struct disk_list present;
@@ -22,8 +21,9 @@ static struct volume *volume;
 static uint64_t log_bytes_max = 4 * MIB;
 static uint64_t others_blocks; /* of each disk, held by volumes of other nodes */
 
-static void set_up(void)
+static void setup(void)
 {
+    host = (struct volume_host){.store = store};
     static struct memory_budget budget;
     memory_budget_init(&budget, 64 * MIB);
     disk_list_init(&present);
@@ -51,7 +51,7 @@ static void set_up(void)
     others_blocks = 0;
 }
 
-static void tear_down(void)
+static void teardown(void)
 {
     CHECK(volume_close(volume) == 0);
     map_cache_free(host.map_cache);
@@ -250,31 +250,6 @@ static void a_place_goes_after_its_last_reader(void)
     assert_int_equal(fiber_group_wait(&group), 0);
 }
 
-/* --- Harness ------------------------------------------------------------------------------------- */
-
-static void run_body(void *arg)
-{
-    mem = store_mem_new();
-    host = (struct volume_host){.store = store_mem_open(mem)};
-    set_up();
-    (*(void (**)(void))arg)();
-    tear_down();
-    store_close(host.store);
-    store_mem_free(mem);
-}
-
-static void run(void (*body)(void))
-{
-    struct sim *sim = sim_with(1);
-    run_on(sim_node_new(sim, "n1"), run_body, &body);
-    sim_free(sim);
-}
-
-#define TEST(name)                    \
-    static void name##_(void **state) \
-    {                                 \
-        run(name);                    \
-    }
 TEST(a_node_alone_says_at_once_that_it_is_full)
 TEST(where_disks_are_shared_it_is_tried_for_ten_seconds)
 TEST(what_waits_for_a_disk_is_waited_for)
@@ -289,7 +264,6 @@ static void what_is_acknowledged_gets_home_to_full_disks_(void **state)
 
 int main(void)
 {
-    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_node_alone_says_at_once_that_it_is_full_),
         cmocka_unit_test(where_disks_are_shared_it_is_tried_for_ten_seconds_),

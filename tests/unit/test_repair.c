@@ -2,7 +2,7 @@
  *
  * What repair waits for and what it does at once, over disks in memory that come and go.
  */
-#include "sim_fixture.h"
+#include "sim_store_fixture.h"
 
 #include "blockd/volume/map.h"
 #include "blockd/volume/volume_impl.h"
@@ -12,7 +12,6 @@
 #define WAIT_NS (600 * SEC)
 #define MIB (1ull << 20)
 
-static struct store_mem *mem;
 static struct fake_disk *disks[DISKS];
 static struct volume_host host;
 static struct disk_list present;
@@ -35,8 +34,9 @@ static uint64_t disk_missing_since_ns(void *ctx, uint32_t number)
     return number == missing_here ? missing_here_since_ns : 0;
 }
 
-static void set_up(void)
+static void setup(void)
 {
+    host = (struct volume_host){.store = store};
     static struct memory_budget budget;
     memory_budget_init(&budget, 64 * MIB);
     disk_list_init(&present);
@@ -69,7 +69,7 @@ static void set_up(void)
     mem_free_pages(buf, MIB);
 }
 
-static void tear_down(void)
+static void teardown(void)
 {
     CHECK(volume_close(volume) == 0);
     map_cache_free(host.map_cache);
@@ -288,7 +288,7 @@ static void many_leftovers_do_not_hold_up_what_is_rebuilt(void)
     assert_int_equal(volume->leftover_count, 0);
 }
 
-/* What set_up() wrote is there. */
+/* What setup() wrote is there. */
 static void check_data(void)
 {
     uint8_t *page = mem_alloc_pages(BLOCK_BYTES);
@@ -435,31 +435,6 @@ static void a_log_leaves_a_missing_disk_at_once(void)
     mem_free_pages(page, BLOCK_BYTES);
 }
 
-/* --- Harness ------------------------------------------------------------------------------------- */
-
-static void run_body(void *arg)
-{
-    mem = store_mem_new();
-    host = (struct volume_host){.store = store_mem_open(mem)};
-    set_up();
-    (*(void (**)(void))arg)();
-    tear_down();
-    store_close(host.store);
-    store_mem_free(mem);
-}
-
-static void run(void (*body)(void))
-{
-    struct sim *sim = sim_with(1);
-    run_on(sim_node_new(sim, "n1"), run_body, &body);
-    sim_free(sim);
-}
-
-#define TEST(name)                    \
-    static void name##_(void **state) \
-    {                                 \
-        run(name);                    \
-    }
 TEST(a_disk_that_comes_back_in_time_costs_no_rebuild)
 TEST(a_disk_that_stays_away_is_rebuilt_after_the_wait)
 TEST(a_failed_disk_is_rebuilt_at_once)
@@ -477,7 +452,6 @@ TEST(many_places_to_repair_cost_a_look_each)
 
 int main(void)
 {
-    setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_disk_that_comes_back_in_time_costs_no_rebuild_),
         cmocka_unit_test(a_disk_that_stays_away_is_rebuilt_after_the_wait_),
