@@ -5,7 +5,7 @@
  */
 #pragma once
 
-#include "fake_env.h"
+#include "fiber_test.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -21,9 +21,6 @@
 #define ROWS_MAX 4
 #define BLOCKS_MAX (ROWS_MAX * CODE_K_MAX * APPEND_ENTRIES_MAX)
 #define IO_BYTES_MAX (64 << 20)
-
-static struct fake_env fake;
-static uint64_t seed;
 
 /* One chunk on fresh disks and what was written to it. Linear block i has addresses[i]. */
 static struct fixture {
@@ -41,14 +38,6 @@ static struct fixture {
     uint32_t trouble_block;
     uint64_t seq_next;
 } fx;
-
-static inline uint64_t rnd(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return seed;
-}
 
 static const struct shard_code all_codes[] = {
     {1, 0}, {1, 1}, {1, 2}, {2, 1}, {4, 2}, {8, 3}, {16, 4}};
@@ -267,52 +256,3 @@ static inline void lose(unsigned shard, enum loss loss)
         fake_disk_cut_shard(fake_of(shard), key_of(shard), 0);
     }
 }
-
-/* --- Harness -------------------------------------------------------------------------------------- */
-
-static inline int setup(void **state)
-{
-    seed = 0x5eed5eed5eed;
-    fiber_sched_init(64);
-    fake_env_init(&fake);
-    fiber_set_default_env(&fake.env);
-    return 0;
-}
-
-static inline int teardown(void **state)
-{
-    fiber_kill_env(&fake.env);
-    mem_release_all(&fake.env);
-    env_fini(&fake.env);
-    fiber_sched_fini();
-    return 0;
-}
-
-struct fiber_test {
-    fiber_fn *fn;
-    bool finished;
-};
-
-static inline void run_fiber_test(void *arg)
-{
-    struct fiber_test *test = arg;
-    test->fn(NULL);
-    test->finished = true;
-}
-
-static inline void run(void **state)
-{
-    struct fiber_test test = {.fn = *(fiber_fn **)*state};
-    fake_env_run(&fake, run_fiber_test, &test);
-    assert_true(test.finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-}
-
-#define FIBER_TEST(f)                                                                 \
-    {                                                                                 \
-        .name = #f, .test_func = run, .setup_func = setup, .teardown_func = teardown, \
-        .initial_state = &(struct { fiber_fn *fn; })                                  \
-        {                                                                             \
-            f                                                                         \
-        }                                                                             \
-    }

@@ -3,7 +3,7 @@
  * Reading copies (copies.c) and manifests (manifest_load) of an earlier epoch, over disks in memory.
  * That a manifest is written so is what sim_volume shows.
  */
-#include "fake_env.h"
+#include "fiber_test.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,7 +13,6 @@
 #include "common/mem.h"
 #include "tests/lib/manifest_image.h"
 
-static struct fake_env fake;
 static struct manifest_image im;
 
 #define LAST 1
@@ -295,52 +294,6 @@ static void what_makes_no_sense_is_refused_with_a_sentence(void *arg)
     records_fini(&r);
     records_fini(&next);
 }
-
-/* --- Harness ------------------------------------------------------------------------------------ */
-
-static int setup(void **state)
-{
-    fiber_sched_init(16);
-    fake_env_init(&fake);
-    fiber_set_default_env(&fake.env);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    env_fini(&fake.env);
-    fiber_sched_fini();
-    return 0;
-}
-
-struct fiber_test {
-    fiber_fn *fn;
-    bool finished;
-};
-
-static void run_fiber_test(void *arg)
-{
-    struct fiber_test *test = arg;
-    test->fn(NULL);
-    test->finished = true;
-}
-
-static void run(void **state)
-{
-    struct fiber_test test = {.fn = *(fiber_fn **)*state};
-    fake_env_run(&fake, run_fiber_test, &test);
-    assert_true(test.finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-}
-
-#define FIBER_TEST(f)                                                                 \
-    {                                                                                 \
-        .name = #f, .test_func = run, .setup_func = setup, .teardown_func = teardown, \
-        .initial_state = &(struct { fiber_fn *fn; })                                  \
-        {                                                                             \
-            f                                                                         \
-        }                                                                             \
-    }
 
 int main(void)
 {
