@@ -4,7 +4,7 @@
  *
  *   BODY(name_of_the_test) { ... }        and     cmocka_unit_test(name_of_the_test)
  *
- * What the three allocate is freed at the end, or the test fails.
+ * What the three allocate is freed at the end, or the test fails. FAKE_FIBERS, defined before, is the size of the pool.
  */
 #pragma once
 
@@ -14,6 +14,10 @@
 
 #include "common/log.h"
 #include "common/mem.h"
+
+#ifndef FAKE_FIBERS
+#define FAKE_FIBERS 16
+#endif
 
 static void setup(void);
 static void teardown(void);
@@ -37,7 +41,7 @@ static void fake_fixture_run(void (*body)(void))
     struct fake_env fake;
     struct fake_fixture fixture = {.body = body};
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
-    fiber_sched_init(16);
+    fiber_sched_init(FAKE_FIBERS);
     fake_env_init(&fake);
     log_set_level(LOG_LEVEL_ERROR);
     fake_env_run(&fake, fake_fixture_main, &fixture);

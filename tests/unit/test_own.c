@@ -3,7 +3,8 @@
  * Who owns a volume, over disks in memory and two hosts in one process: X1-X5 and X8 of
  * blockd/volume/own.c one by one. What happens when all goes wrong at once is in sim_owner.
  */
-#include "fake_env.h"
+#define FAKE_FIBERS 256
+#include "fake_fixture.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -13,35 +14,23 @@
 #include "blockd/volume/volume.h"
 #include "common/log.h"
 #include "common/mem.h"
-#include "common/rng.h"
 #include "tests/lib/fake_disk.h"
 
 #define SECOND_NS 1000000000ull
 #define DISKS 4
 #define SIZE_BYTES (1u << 20)
 
-static struct fake_env fake;
-static struct env_ops ops;
-static struct rng rng;
 static struct store_mem *mem;
 static struct store *store;
 static struct fake_disk *fakes[DISKS];
 static struct disk_list disks;
 static uint64_t id;
-static void (*body)(void);
-static bool finished;
 
 static struct host {
     struct volume_host host;
     struct memory_budget budget;
     uint64_t session, valid_until_ns;
 } a, b;
-
-static void fake_random(struct env *env, void *buf, size_t len_bytes)
-{
-    for (size_t i = 0; i < len_bytes; i++)
-        ((uint8_t *)buf)[i] = (uint8_t)rng_u64(&rng);
-}
 
 static uint64_t session_of(void *ctx)
 {
@@ -106,9 +95,10 @@ static int read_one(struct volume *v)
     return volume_read(v, 0, BLOCK_BYTES, page);
 }
 
-static void run_body(void *arg)
+static void setup(void)
 {
     char key[KEY_BYTES_MAX], *error = NULL;
+    mem = store_mem_new();
     store = store_mem_open(mem);
     disk_list_init(&disks);
     for (unsigned i = 0; i < DISKS; i++) {
@@ -123,43 +113,17 @@ static void run_body(void *arg)
     host_init(&a, "a", 0xa);
     host_init(&b, "b", 0xb);
     assert_int_equal(volume_create(&a.host, "vol", SIZE_BYTES, "pool", &id, &error), 0);
-    body();
+}
+
+static void teardown(void)
+{
     host_fini(&a);
     host_fini(&b);
     for (unsigned i = 0; i < DISKS; i++)
         fake_disk_free(fakes[i]);
     store_close(store);
-    finished = true;
-}
-
-static void run(void (*fn)(void))
-{
-    body = fn;
-    finished = false;
-    rng = rng_fork(1, "test");
-    mem = store_mem_new();
-    fiber_sched_init(256);
-    fake_env_init(&fake);
-    ops = fake_env_ops;
-    ops.random = fake_random;
-    fake.env.ops = &ops;
-    log_set_level(LOG_LEVEL_ERROR);
-    fake_env_run(&fake, run_body, NULL);
-    assert_true(finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-    fiber_set_default_env(NULL);
-    env_fini(&fake.env);
-    fiber_sched_fini();
     store_mem_free(mem);
 }
-
-#define BODY(name)                 \
-    static void name##_body(void); \
-    static void name(void **state) \
-    {                              \
-        run(name##_body);          \
-    }                              \
-    static void name##_body(void)
 
 static struct volume_root root_now(void)
 {

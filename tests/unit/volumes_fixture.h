@@ -5,7 +5,8 @@
  */
 #pragma once
 
-#include "fake_env.h"
+#define FAKE_FIBERS 32
+#include "fake_fixture.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -174,12 +175,9 @@ int volume_purge(struct volume_host *host, uint64_t id)
 
 /* --- World ----------------------------------------------------------------------------------- */
 
-static struct fake_env fake;
 static struct volume_host host;
 static struct volumes *volumes;
 static struct store_mem *mem;
-static void (*body)(void);
-static bool finished;
 
 static void make_volume(uint64_t id, const char *name, enum volume_state state)
 {
@@ -194,46 +192,25 @@ static void make_volume(uint64_t id, const char *name, enum volume_state state)
         assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
 }
 
-static void run_body(void *arg)
+static void setup(void)
 {
+    memset(&engine, 0, sizeof(engine));
+    mem = store_mem_new();
     store = store_mem_open(mem);
     host = (struct volume_host){.store = store};
     make_volume(1, "a", VOLUME_NEW);
     make_volume(2, "b", VOLUME_NEW);
     volumes = volumes_new(&host, NULL);
-    body();
+}
+
+static void teardown(void)
+{
     volumes_free(volumes);
     assert_int_equal(engine.open_now, 0);
     assert_false(engine.misuse);
     store_close(store);
-    finished = true;
-}
-
-static void run(void **state, void (*fn)(void))
-{
-    body = fn;
-    finished = false;
-    memset(&engine, 0, sizeof(engine));
-    mem = store_mem_new();
-    fiber_sched_init(32);
-    fake_env_init(&fake);
-    log_set_level(LOG_LEVEL_ERROR);
-    fake_env_run(&fake, run_body, NULL);
-    assert_true(finished);
-    assert_int_equal(mem_used_bytes(&fake.env), 0);
-    fiber_set_default_env(NULL);
-    env_fini(&fake.env);
-    fiber_sched_fini();
     store_mem_free(mem);
 }
-
-#define BODY(name)                 \
-    static void name##_body(void); \
-    static void name(void **state) \
-    {                              \
-        run(state, name##_body);   \
-    }                              \
-    static void name##_body(void)
 
 static struct volume *get(const char *name)
 {
