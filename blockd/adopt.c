@@ -1,7 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * One fiber works on a short queue of damage reports and, when due, on the list of all volumes, one
- * at a time. What does not fit into the queue is found again by the next read or scrub.
+ * at a time. What does not fit into the queue is found again by the next read or scrub. A report stays in the queue
+ * until somebody has taken it, for the owner's session may have ended just now; one of a volume that cannot be opened
+ * goes, since who opens it finds the same damage again.
  */
 #include "blockd/adopt.h"
 
@@ -18,6 +20,7 @@
 #define REPORTS_MAX 256
 /* Between looks at all volumes: while a disk has failed, each change of the cluster asks for one. */
 #define LOOK_EVERY_NS (5 * SECOND_NS)
+#define REPORT_RETRY_NS (5 * SECOND_NS)
 #define HALT_LOOK_NS (10 * 1000000ull)
 /* A repair that gets no further in this time waits for something else (a spare disk, say). */
 #define STUCK_NS (60 * SECOND_NS)
@@ -32,8 +35,9 @@ struct adopt {
     struct adopt_options options;
     struct report reports[REPORTS_MAX];
     unsigned report_count;
-    uint64_t all_at_ns; /* UINT64_MAX = no look at all volumes is due */
-    uint64_t looked_ns; /* when the last one began; 0 = none has */
+    uint64_t reports_at_ns; /* not before: some could not be told */
+    uint64_t all_at_ns;     /* UINT64_MAX = no look at all volumes is due */
+    uint64_t looked_ns;     /* when the last one began; 0 = none has */
     char current[NAME_BYTES_MAX];
     struct fiber_queue wake;
     bool stopping, ended;
@@ -74,8 +78,8 @@ static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
     }
 }
 
-/* `report` may be NULL. */
-static void adopt_volume(struct adopt *adopt, uint64_t id, const struct report *report)
+/* `report` may be NULL. -EAGAIN: another node has it, or will. */
+static int adopt_volume(struct adopt *adopt, uint64_t id, const struct report *report)
 {
     struct volume *volume;
     CLEANUP_FREE char *error = NULL;
@@ -83,7 +87,7 @@ static void adopt_volume(struct adopt *adopt, uint64_t id, const struct report *
     if (r < 0) {
         if (r != -ENOENT && r != -ESHUTDOWN && r != -EBUSY) /* another node has it: its affair */
             log_warn_limited("repair: a volume cannot be opened: %s", error);
-        return;
+        return r == -EBUSY || r == -ESHUTDOWN ? -EAGAIN : r;
     }
     snprintf(adopt->current, sizeof(adopt->current), "%s", volume_name(volume));
     if (report)
@@ -91,6 +95,25 @@ static void adopt_volume(struct adopt *adopt, uint64_t id, const struct report *
     hold_until_whole(adopt, volume);
     adopt->current[0] = 0;
     volumes_put(adopt->volumes, volume);
+    return 0;
+}
+
+/* The first in the queue, where it stays meanwhile: what is found again is no news. What nobody has taken goes to
+ * its end, and the next one waits a while too, as after an open that failed. */
+static void look_at_report(struct adopt *adopt)
+{
+    struct report report = adopt->reports[0];
+    int r = adopt->options.may_damaged ? adopt->options.may_damaged(adopt->options.ctx, report.key,
+                                             report.disk, report.block)
+                                       : 1;
+    if (r == 1)
+        r = adopt_volume(adopt, report.key.volume, &report);
+    adopt->report_count--;
+    memmove(adopt->reports, adopt->reports + 1, adopt->report_count * sizeof(report));
+    if (r < 0)
+        adopt->reports_at_ns = env_now_ns() + REPORT_RETRY_NS;
+    if (r == -EAGAIN)
+        adopt->reports[adopt->report_count++] = report;
 }
 
 static void look_at_all(struct adopt *adopt)
@@ -108,7 +131,7 @@ static void look_at_all(struct adopt *adopt)
     for (unsigned i = 0; i < count && !adopt->stopping; i++)
         if (names[i].state != VOLUME_NEW && !volumes_peek(adopt->volumes, names[i].id, NULL) &&
             (!adopt->options.may || adopt->options.may(adopt->options.ctx, &names[i])))
-            adopt_volume(adopt, names[i].id, NULL);
+            (void)adopt_volume(adopt, names[i].id, NULL);
     mem_free(names);
 }
 
@@ -116,15 +139,13 @@ static void run(void *arg)
 {
     struct adopt *adopt = arg;
     while (!adopt->stopping) {
-        if (adopt->report_count > 0) {
-            struct report report = adopt->reports[--adopt->report_count];
-            if (!adopt->options.may_damaged || adopt->options.may_damaged(adopt->options.ctx,
-                                                   report.key, report.disk, report.block))
-                adopt_volume(adopt, report.key.volume, &report);
+        uint64_t reports_at_ns = adopt->report_count > 0 ? adopt->reports_at_ns : UINT64_MAX;
+        if (env_now_ns() >= reports_at_ns) {
+            look_at_report(adopt);
         } else if (env_now_ns() >= adopt->all_at_ns) {
             look_at_all(adopt);
         } else {
-            (void)fiber_queue_wait_until(&adopt->wake, adopt->all_at_ns);
+            (void)fiber_queue_wait_until(&adopt->wake, MIN(adopt->all_at_ns, reports_at_ns));
         }
     }
     adopt->ended = true;
@@ -169,6 +190,11 @@ void adopt_damaged(struct adopt *adopt, struct shard_key key, uint32_t disk_numb
         return;
     adopt->reports[adopt->report_count++] = report;
     fiber_queue_wake_all(&adopt->wake);
+}
+
+unsigned adopt_report_count(const struct adopt *adopt)
+{
+    return adopt->report_count;
 }
 
 const char *adopt_current(const struct adopt *adopt)

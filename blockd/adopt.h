@@ -13,9 +13,10 @@ struct adopt;
  * owns it, nor cares for it. It must not suspend. */
 struct adopt_options {
     bool (*may)(void *ctx, const struct volumes_name *volume);
-    /* The same of one that damage is reported of: whoever found it may repair it, unless somebody
-     * else has the volume: then that one is told. May suspend. */
-    bool (*may_damaged)(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block);
+    /* The same of one that damage is reported of: whoever found it may repair it (1), unless somebody
+     * else has the volume: then that one is told (0; also when the volume is gone). -EAGAIN: nobody could be told just
+     * now; the report stays, and this is asked again. May suspend. */
+    int (*may_damaged)(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block);
     void *ctx;
 };
 struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *options);
@@ -24,6 +25,8 @@ struct adopt *adopt_start(struct volumes *volumes, const struct adopt_options *o
 void adopt_all(struct adopt *adopt, uint64_t delay_ns);
 /* A block of a shard is damaged. From the env's loop or a fiber. */
 void adopt_damaged(struct adopt *adopt, struct shard_key key, uint32_t disk_number, uint32_t block);
+/* Reports of damage that nobody has taken yet. */
+unsigned adopt_report_count(const struct adopt *adopt);
 /* The volume being held for repair; NULL = none. */
 const char *adopt_current(const struct adopt *adopt);
 MAY_SUSPEND void adopt_stop(struct adopt *adopt);

@@ -189,7 +189,7 @@ bool node_may_adopt(void *ctx, const struct volumes_name *volume)
            (was_ours || members_volume_is_ours(node->members, volume->id));
 }
 
-static void tell_owner(struct node *node, const struct volume_root *root, struct shard_key key,
+static int tell_owner(struct node *node, const struct volume_root *root, struct shard_key key,
     uint32_t disk_number, uint32_t block)
 {
     CLEANUP_FREE char *error = NULL;
@@ -198,22 +198,25 @@ static void tell_owner(struct node *node, const struct volume_root *root, struct
     snprintf(chunk, sizeof(chunk), "%016" PRIx64, key.chunk);
     json_t *params = json_pack("{s:s, s:s, s:i, s:I, s:I}", "volume", volume, "chunk", chunk,
         "index", key.index, "disk", (json_int_t)disk_number, "block", (json_int_t)block);
-    if (admin_ask(node, root->owner, "shard.damaged", params, TELL_OWNER_NS, NULL, &error) < 0)
-        log_warn_limited("damage of volume '%s' was not told: %s; the next scrub finds it again",
-            root->name, error);
+    if (admin_ask(node, root->owner, "shard.damaged", params, TELL_OWNER_NS, NULL, &error) == 0)
+        return 0;
+    log_warn_limited(
+        "damage of volume '%s' was not told to its owner: %s; trying again", root->name, error);
+    return -EAGAIN;
 }
 
-bool node_may_adopt_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
+int node_may_adopt_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
 {
     struct node *node = ctx;
     struct volume_root root;
-    if (volume_root_load(node->store, key.volume, &root) < 0)
-        return false;
+    int r = volume_root_load(node->store, key.volume, &root);
+    if (r < 0)
+        return r == -ENOENT ? 0 : -EAGAIN;
     if (nobody_owns(node, root.state, root.owner, root.owner_session))
-        return true;
-    if (members_session_alive(node->members, root.owner_session))
-        tell_owner(node, &root, key, disk_number, block);
-    return false;
+        return 1;
+    if (!members_session_alive(node->members, root.owner_session))
+        return -EAGAIN; /* it comes back, or somebody takes the volume over */
+    return tell_owner(node, &root, key, disk_number, block);
 }
 
 static void session_renewed(void *ctx, uint64_t session)

@@ -23,7 +23,7 @@ MAY_SUSPEND void node_stop_rpc(struct node *node);
 void node_disks_changed(struct node *node);
 /* Arms what the state of the disks at the start makes due later. */
 void node_watch_disks(struct node *node);
-MAY_SUSPEND bool node_may_adopt_damaged(
+MAY_SUSPEND int node_may_adopt_damaged(
     void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block);
 bool node_may_adopt(void *ctx, const struct volumes_name *volume);
 struct volume_cluster node_volume_cluster(struct node *node);

@@ -29,12 +29,17 @@ struct volume {
 static struct volume all[VOLUMES];
 static unsigned lists;
 static int list_error;
+static struct adopt *adopt;
+static unsigned opens_tried;
 
 int volumes_get_by_id(
     struct volumes *volumes, uint64_t id, struct volume **ret_volume, char **ret_error)
 {
     struct volume *volume = &all[id];
     env_sleep_ns(SECOND_NS / 10);
+    opens_tried++;
+    if (volume->fails) /* as an open does that reads what is damaged */
+        adopt_damaged(adopt, (struct shard_key){.volume = id, .chunk = 8}, 3, 1);
     if (volume->fails || id >= VOLUMES) {
         *ret_error = mem_strdup("no");
         return volume->fails ? -EIO : -ENOENT;
@@ -96,7 +101,6 @@ void volume_shard_damaged(
 
 /* --- World ----------------------------------------------------------------------------------- */
 
-static struct adopt *adopt;
 static uint64_t not_ours = UINT64_MAX; /* the volume that another node cares for */
 
 static bool may(void *ctx, const struct volumes_name *volume)
@@ -104,9 +108,13 @@ static bool may(void *ctx, const struct volumes_name *volume)
     return volume->id != not_ours;
 }
 
-static bool may_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
+static unsigned not_now; /* so often nobody can be told */
+
+static int may_damaged(void *ctx, struct shard_key key, uint32_t disk_number, uint32_t block)
 {
     env_sleep_ns(1);
+    if (not_now > 0 && not_now-- > 0)
+        return -EAGAIN;
     return key.volume != not_ours;
 }
 
@@ -224,6 +232,32 @@ BODY(damage_is_told_to_its_volume_once_a_shard)
         adopt_damaged(adopt, key_of(0, chunk), 3, 1);
     env_sleep_ns(10000 * SECOND_NS);
     assert_int_equal(all[0].damage_reports, 2 + 256);
+    assert_int_equal(adopt_report_count(adopt), 0);
+}
+
+/* The owner has no session for a moment, the store does not answer. */
+BODY(damage_that_cannot_be_told_now_is_told_later)
+{
+    not_now = 3;
+    adopt_damaged(adopt, key_of(0, 7), 3, 5);
+    adopt_damaged(adopt, key_of(2, 7), 3, 5);
+    env_sleep_ns(SECOND_NS);
+    assert_int_equal(all[0].damage_reports + all[2].damage_reports, 0);
+    assert_int_equal(adopt_report_count(adopt), 2);
+    env_sleep_ns(60 * SECOND_NS);
+    assert_int_equal(all[0].damage_reports, 1);
+    assert_int_equal(all[2].damage_reports, 1);
+}
+
+/* Each try finds the damage again, and takes an epoch. */
+BODY(a_damaged_volume_that_cannot_be_opened_is_tried_now_and_then)
+{
+    all[3].fails = true;
+    opens_tried = 0;
+    adopt_damaged(adopt, key_of(3, 8), 3, 1);
+    adopt_damaged(adopt, key_of(3, 9), 3, 1);
+    env_sleep_ns(60 * SECOND_NS);
+    assert_in_range(opens_tried, 2, 15);
 }
 
 BODY(what_others_own_or_care_for_is_left_alone)
@@ -271,6 +305,8 @@ int main(void)
         cmocka_unit_test(earlier_time_replaces_a_later_one),
         cmocka_unit_test(store_that_does_not_list_is_asked_again),
         cmocka_unit_test(damage_is_told_to_its_volume_once_a_shard),
+        cmocka_unit_test(damage_that_cannot_be_told_now_is_told_later),
+        cmocka_unit_test(a_damaged_volume_that_cannot_be_opened_is_tried_now_and_then),
         cmocka_unit_test(what_others_own_or_care_for_is_left_alone),
         cmocka_unit_test(stop_does_not_wait_for_a_long_repair),
         cmocka_unit_test(many_changes_at_once_make_few_looks),

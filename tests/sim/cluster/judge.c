@@ -151,6 +151,17 @@ static void make_whole(struct cluster *c, struct cluster_volume *volume)
     }
 }
 
+/* What scrub has found has come to those whose it is. */
+static bool all_damage_told(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->node_count; i++) {
+        const struct node *node = c->nodes[i].node;
+        if (node && node->adopt && adopt_report_count(node->adopt) > 0)
+            return false;
+    }
+    return true;
+}
+
 void cluster_quiet(struct cluster *c)
 {
     cluster_heal(c);
@@ -163,6 +174,7 @@ void cluster_quiet(struct cluster *c)
         if (e.node->node)
             (void)cluster_do(e.node, 600, "scrub", scrub_main, &e);
     }
+    cluster_until(c, all_damage_told, 300, "damage is told");
     for (unsigned i = 0; i < c->volume_count; i++)
         make_whole(c, &c->volumes[i]);
     for (unsigned i = 0; i < c->node_count; i++)
