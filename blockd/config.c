@@ -8,6 +8,8 @@
 #include <string.h>
 
 #include "blockd/cluster/records.h"
+#include "blockd/nbd/server.h"
+#include "blockd/volume/volume.h"
 #include "common/check.h"
 #include "common/mem.h"
 
@@ -274,6 +276,28 @@ static void read_tunables(struct node_config *config)
         config_duration_ns(file, "repair", "wait", 600 * SECOND_NS, 0, 365 * DAY_NS);
 }
 
+#define MEMORY_REST_MIN (24 * MIB)
+
+/* The rest is for what is in no share: stacks, requests, what is being cleaned, what malloc wastes. */
+static void share_memory(struct node_config *config)
+{
+    struct memory_shares *shares = &config->memory;
+    uint64_t all = config->memory_bytes, others = MAX(all / 8, MEMORY_REST_MIN);
+    shares->io_bytes = MAX(all / 8, MEMORY_IO_MIN);
+    shares->nbd_bytes = MIN(MAX(all / 8, NBD_BUFFER_BYTES_MIN), GIB);
+    shares->delta_bytes = all / 16;
+    others += shares->io_bytes + shares->nbd_bytes + shares->delta_bytes;
+    if (__builtin_add_overflow(others, config->map_cache_bytes, &others) ||
+        __builtin_add_overflow(others, config->trailer_cache_bytes, &others) ||
+        __builtin_add_overflow(others, MEMORY_BLOCKS_MIN, &others) || others > all)
+        config_reject(config->file, "volume",
+            config->map_cache_bytes > config->trailer_cache_bytes ? "map_cache" : "trailer_cache",
+            "is too large for [node] memory, of which map_cache and trailer_cache have a sixteenth "
+            "each by default: make it smaller, or memory larger");
+    else
+        shares->blocks_bytes = MIN(all / 2, all - others + MEMORY_BLOCKS_MIN);
+}
+
 static int read_all(
     struct config *file, const char *hostname, struct node_config *ret_config, char **ret_error)
 {
@@ -284,6 +308,7 @@ static int read_all(
     read_cluster(&config);
     read_log(&config);
     read_tunables(&config);
+    share_memory(&config);
     int r = config_finish(file, ret_error);
     if (r < 0)
         node_config_fini(&config);

@@ -17,6 +17,13 @@ struct node_config {
     const char *name;
     char *run_dir, *state_dir, *admin_address, *store_path; /* mem_* */
     uint64_t memory_bytes;
+    /* What it is divided into, with the two caches below: never more than it in all. */
+    struct memory_shares {
+        uint64_t blocks_bytes; /* not written out yet */
+        uint64_t io_bytes;     /* parity, decoding */
+        uint64_t nbd_bytes;    /* buffers of NBD requests */
+        uint64_t delta_bytes;  /* changes of maps, of all volumes */
+    } memory;
     char *nbd_addresses[NBD_ADDRESSES_MAX]; /* mem_* */
     unsigned nbd_address_count;
     enum log_level log_level;

@@ -4,6 +4,7 @@
  */
 #include <errno.h>
 #include <getopt.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -169,6 +170,8 @@ int main(int argc, char **argv)
             stderr, "holdfast-blockd: what is '%s'? Try 'holdfast-blockd --help'.\n", argv[optind]);
         return 2;
     }
+    /* What is large and short-lived is not mixed with what stays. (glibc would move this limit up.) */
+    mallopt(M_MMAP_THRESHOLD, 256 << 10);
     struct node_config config;
     if (load(path, &config) < 0)
         return 2;

@@ -62,7 +62,8 @@ static int start_disks(struct node *node, char **ret_error)
 static void start_volumes(struct node *node)
 {
     const struct node_config *config = node->config;
-    memory_budget_init(&node->budget, config->memory_bytes);
+    memory_budget_init(&node->budget, config->memory.blocks_bytes, config->memory.io_bytes);
+    node->budget.delta_bytes_max = config->memory.delta_bytes;
     node->map_cache = map_cache_new(config->map_cache_bytes);
     node->host = (struct volume_host){.store = node->store,
         .cluster = node->identity.cluster.uuid,
@@ -116,9 +117,8 @@ static void start_background(struct node *node)
 static int start_servers(struct node *node, char **ret_error)
 {
     const struct node_config *config = node->config;
-    uint64_t buffers = config->memory_bytes / 8;
-    struct nbd_server_options options = {.hold_timeout_ns = config->hold_timeout_ns,
-        .buffer_bytes_max = MIN(MAX(buffers, 64 * MIB), 1024 * MIB)};
+    struct nbd_server_options options = {
+        .hold_timeout_ns = config->hold_timeout_ns, .buffer_bytes_max = config->memory.nbd_bytes};
     int r = nbd_server_start(node->attach, (const char *const *)config->nbd_addresses,
         config->nbd_address_count, &options, &node->nbd, ret_error);
     return r < 0 ? r : node_start_admin(node, ret_error);

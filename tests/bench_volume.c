@@ -115,7 +115,7 @@ static int bench(void *arg)
         disk->number = i + 1;
         disk_list_add(&disks, disk);
     }
-    memory_budget_init(&budget, 512ull << 20);
+    memory_budget_init(&budget, 256ull << 20, 64ull << 20);
     struct store_mem *mem = store_mem_new();
     struct volume_host host = {.store = store_mem_open(mem),
         .cluster = cluster,

@@ -21,6 +21,7 @@ void trailer_cache_init(struct trailer_cache *cache, uint64_t cap_bytes)
         cache->bucket_count *= 2;
     cache->buckets = mem_zalloc(cache->bucket_count, sizeof(*cache->buckets));
     list_init(&cache->lru);
+    cache->blocks = bufpool_new(UINT64_MAX);
 }
 
 static struct trailer_page **find_link(struct trailer_cache *cache, uint64_t nonce, uint32_t number)
@@ -35,7 +36,7 @@ static struct trailer_page **find_link(struct trailer_cache *cache, uint64_t non
 static void page_free(struct trailer_cache *cache, struct trailer_page *page)
 {
     CHECK(page->pins == 0);
-    mem_free_pages(page->block, BLOCK_BYTES);
+    bufpool_put(cache->blocks, page->block);
     mem_free(page);
     cache->page_count--;
 }
@@ -63,6 +64,7 @@ void trailer_cache_fini(struct trailer_cache *cache)
     shrink_to(cache, 0);
     CHECK(cache->page_count == 0);
     mem_free(cache->buckets);
+    bufpool_free(cache->blocks);
     *cache = (struct trailer_cache){0};
 }
 
@@ -94,7 +96,7 @@ struct trailer_page *trailer_cache_new_page(
         shrink_to(cache, cache->page_count_max - 1);
     struct trailer_page *page = NEW(struct trailer_page);
     *page = (struct trailer_page){
-        .nonce = nonce, .number = number, .pins = 1, .block = mem_alloc_pages(BLOCK_BYTES)};
+        .nonce = nonce, .number = number, .pins = 1, .block = bufpool_get(cache->blocks)};
     list_init(&page->lru_link);
     cache->page_count++;
     return page;

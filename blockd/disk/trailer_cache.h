@@ -8,6 +8,7 @@
 
 #include <stdint.h>
 
+#include "common/bufpool.h"
 #include "common/list.h"
 
 struct trailer_page {
@@ -23,7 +24,8 @@ struct trailer_page {
 struct trailer_cache {
     struct trailer_page **buckets;
     uint32_t bucket_count;
-    struct list lru; /* oldest first */
+    struct list lru;        /* oldest first */
+    struct bufpool *blocks; /* of the pages; the cap is page_count_max */
     uint64_t page_count, page_count_max;
     uint64_t hits, misses;
 };

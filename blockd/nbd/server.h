@@ -9,6 +9,9 @@
 
 struct nbd_server;
 
+/* The largest request has 32 MiB. */
+#define NBD_BUFFER_BYTES_MIN (40ull << 20)
+
 /* 0 in any field means the default, which is named. */
 struct nbd_server_options {
     unsigned socket_mode;          /* of unix sockets; 0660 */
@@ -21,7 +24,8 @@ struct nbd_server_options {
                                       then the connection is dropped */
     unsigned requests_max;         /* 1024 in flight, all connections */
     unsigned connection_requests_max; /* 256 */
-    uint64_t buffer_bytes_max;        /* 256 MiB of buffers, all connections (at least 64 MiB) */
+    uint64_t
+        buffer_bytes_max; /* 256 MiB of buffers, all connections (at least NBD_BUFFER_BYTES_MIN) */
     uint64_t connection_buffer_bytes_max; /* half of that, 40 to 64 MiB */
 };
 

@@ -212,6 +212,60 @@ static void committed(void *ctx)
     fiber_queue_wake_all(&v->destaged);
 }
 
+/* What a merge gives back, or the one that is under way. */
+static uint64_t delta_bytes(const struct volume *v)
+{
+    return extmap_memory_bytes(&v->delta) + extmap_memory_bytes(&v->delta_frozen) +
+           v->state.item_blocks_bytes;
+}
+
+static void ask_for_merge(struct volume *v)
+{
+    v->checkpoint_wanted++;
+    fiber_queue_wake_all(&v->checkpoint_wake);
+}
+
+/* All volumes of the node; *ret_count are open. */
+static uint64_t deltas_bytes(const struct memory_budget *budget, unsigned *ret_count)
+{
+    uint64_t bytes = 0;
+    *ret_count = 0;
+    list_for_each (it, &budget->volumes) {
+        bytes += delta_bytes(list_entry(it, struct volume, budget_link));
+        ++*ret_count;
+    }
+    return bytes;
+}
+
+/* Over the node's cap: the volume with the largest delta is merged, also one that nobody writes to any more. */
+static void delta_pressure(struct memory_budget *budget)
+{
+    unsigned count;
+    if (budget->delta_bytes_max == 0 || deltas_bytes(budget, &count) <= budget->delta_bytes_max)
+        return;
+    struct volume *largest = NULL;
+    list_for_each (it, &budget->volumes) {
+        struct volume *v = list_entry(it, struct volume, budget_link);
+        bool asked = v->checkpoint_done < v->checkpoint_wanted;
+        if (!v->serving || v->halted || asked || extmap_memory_bytes(&v->delta) == 0)
+            continue;
+        if (!largest || delta_bytes(v) > delta_bytes(largest))
+            largest = v;
+    }
+    if (largest)
+        ask_for_merge(largest);
+}
+
+/* At twice the cap who has at least its share waits, for its own merge only: others' may be stuck. */
+static bool share_is_full(const struct volume *v)
+{
+    const struct memory_budget *budget = v->host->budget;
+    unsigned count;
+    return budget->delta_bytes_max > 0 && extmap_memory_bytes(&v->delta) > 0 &&
+           deltas_bytes(budget, &count) > 2 * budget->delta_bytes_max &&
+           delta_bytes(v) >= 2 * budget->delta_bytes_max / count;
+}
+
 /* What waits for the next merge takes more than `times` of its share. */
 static bool unmerged_beyond(const struct volume *v, unsigned times)
 {
@@ -225,11 +279,9 @@ static bool unmerged_beyond(const struct volume *v, unsigned times)
 static void wait_for_merge(struct volume *v)
 {
     bool told = false;
-    while (unmerged_beyond(v, 2) && !v->halted && !v->stopping) {
-        if (!v->delta_merging && v->checkpoint_done == v->checkpoint_wanted) {
-            v->checkpoint_wanted++;
-            fiber_queue_wake_all(&v->checkpoint_wake);
-        }
+    while ((unmerged_beyond(v, 2) || share_is_full(v)) && !v->halted && !v->stopping) {
+        if (!v->delta_merging && v->checkpoint_done == v->checkpoint_wanted)
+            ask_for_merge(v);
         if (v->checkpoint_result < 0 && !v->problem[0]) {
             told = true;
             snprintf(v->problem, sizeof(v->problem),
@@ -248,10 +300,9 @@ static void checkpoint_if_due(struct volume *v)
     bool full = unmerged_beyond(v, 1);
     /* Overwritten blocks are known as garbage only once they are merged. */
     bool garbage = v->unmerged_blocks > GARBAGE_BLOCKS && space_is_short(v);
-    if (full || garbage) {
-        v->checkpoint_wanted++;
-        fiber_queue_wake_all(&v->checkpoint_wake);
-    }
+    if (full || garbage)
+        ask_for_merge(v);
+    delta_pressure(v->host->budget);
     wait_for_merge(v);
 }
 

@@ -12,18 +12,14 @@
 #include "common/log.h"
 #include "common/mem.h"
 
-/* Shares of the budget: parity and decode buffers need at most a few rows at a time. */
-#define IO_SHARE 8
 #define PRESSURE_NS 50000000ull
 #define REPLAY_WAIT_NS 60000000000ull
-#define IO_BYTES_MIN (48ull << 20)
 
-void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes)
+void memory_budget_init(struct memory_budget *budget, uint64_t blocks_bytes, uint64_t io_bytes)
 {
-    uint64_t io = MAX(memory_bytes / IO_SHARE, IO_BYTES_MIN);
-    uint64_t blocks = memory_bytes > 2 * io ? memory_bytes / 2 : MAX(memory_bytes / 4, 16ull << 20);
-    budget->blocks = bufpool_new(blocks);
-    budget->io = bufpool_new(io);
+    budget->blocks = bufpool_new(blocks_bytes);
+    budget->io = bufpool_new(io_bytes);
+    budget->delta_bytes_max = 0;
     fiber_queue_init(&budget->waiters);
     list_init(&budget->volumes);
     open_memory_init(&budget->opens);

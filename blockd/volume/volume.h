@@ -88,16 +88,21 @@ struct memory_budget {
     uint64_t places_freed;              /* by all volumes, logs too */
     uint64_t reclaim_ticket;            /* of the last one who asked for space (reclaim.c) */
     uint64_t reclaim_freed;             /* places_freed then */
-    struct open_memory {                /* of volumes that are being opened (open_memory.c) */
-        unsigned readers;               /* that have a window in memory */
+    uint64_t
+        delta_bytes_max;  /* of all volumes' delta tables: then the largest is merged; 0 = no cap */
+    struct open_memory {  /* of volumes that are being opened (open_memory.c) */
+        unsigned readers; /* that have a window in memory */
         unsigned replaying;
         uint64_t blocks;     /* given to such as cannot destage yet */
         struct volume *over; /* the one that needs more than fits */
         struct fiber_queue reader_queue, block_queue;
     } opens;
 };
-/* memory_bytes: the node's budget; most of it goes to memtables. */
-void memory_budget_init(struct memory_budget *budget, uint64_t memory_bytes);
+/* The caps of the two pools: at least a generation of each code's rows for memtables (MEMORY_BLOCKS_MIN), and what
+ * decoding and parity of a few rows need (MEMORY_IO_MIN). */
+#define MEMORY_BLOCKS_MIN (16ull << 20)
+#define MEMORY_IO_MIN (24ull << 20)
+void memory_budget_init(struct memory_budget *budget, uint64_t blocks_bytes, uint64_t io_bytes);
 void memory_budget_fini(struct memory_budget *budget);
 
 struct disk *volume_host_disk(const struct volume_host *host, uint32_t number);

@@ -15,6 +15,12 @@ def fio(uri, *options):
     run(["fio", "--name=job", "--ioengine=nbd", f"--uri={uri}", "--group_reporting", *options], timeout_s=600)
 
 
+def load(node, uri, *options):
+    """fio at depth for a while, in the background."""
+    command = ["fio", "--name=load", "--ioengine=nbd", f"--uri={uri}", "--size=192M", "--time_based", *options]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=node.dir)
+
+
 def test_an_idle_node_uses_no_cpu(node, fuse):
     uri = node.volume("v", 64)
     handle = nbd.NBD()
@@ -27,17 +33,32 @@ def test_an_idle_node_uses_no_cpu(node, fuse):
 
 
 def test_memory_stays_under_its_bound_under_load(make_node):
-    """Four volumes, small and large writes at depth, with a budget of 128 MiB."""
+    """Small and large requests at depth on eight connections, with a budget of 128 MiB, on disks that become slow: everything fills up."""
     budget_mib = 128
-    node = make_node(disk_mib=512, config={"node": {"memory": f"{budget_mib}MiB"}})
-    idle = node.rss_bytes()
-    seconds = 120 if LONG else 4
-    for number in range(4):
-        uri = node.volume(f"v{number}", 256)
-        block = ("4k", "64k", "1M", "16k")[number]
-        fio(uri, "--rw=randwrite", f"--bs={block}", "--iodepth=64", "--size=200M", "--time_based", f"--runtime={seconds}")
-    peak = node.peak_rss_bytes()
-    assert peak <= (budget_mib + 32) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
+    node = make_node(disks=0, code=None, config={"node": {"memory": f"{budget_mib}MiB"}})
+    mount = FaultFs(node.dir)
+    try:
+        for number in range(6):
+            disk = mount.path / f"disk{number}"
+            node.cli("disk", "format", disk, "--size", "512MiB")
+            node.cli("disk", "add", disk)
+        node.cli("pool", "create", "main", "--code", "4+2")
+        uris = [node.volume(f"v{number}", 192) for number in range(4)]
+        idle = node.rss_bytes()
+        for rw, block, depth in (("randwrite", "1M", 16), ("randrw", "64k", 64), ("randwrite", "32M", 2), ("randrw", "4k", 64)):
+            options = f"--rw={rw}", f"--bs={block}", f"--iodepth={depth}", f"--runtime={60 if LONG else 3}"
+            jobs = [load(node, uri, *options) for uri in uris * 2]
+            for what in ["", "slow"] * (10 if LONG else 1) + [""]:
+                mount.fail(what)
+                time.sleep(1)
+            for job in jobs:
+                assert job.wait(600) == 0
+    finally:
+        if node.alive():
+            peak = node.peak_rss_bytes()
+            node.kill9()
+        mount.close()
+    assert peak <= (budget_mib + 64) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
 
 
 def test_a_volume_with_64_mib_of_log_opens_in_about_a_second(make_node):

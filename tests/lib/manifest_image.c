@@ -20,7 +20,7 @@ void manifest_image_init(struct manifest_image *image)
         image->fakes[i] = fake_disk_new(i + 1, 4 * CAPACITY_BLOCKS);
         disk_list_add(&image->disks, &image->fakes[i]->disk);
     }
-    memory_budget_init(&image->budget, 16 << 20);
+    memory_budget_init(&image->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     image->host.disks = &image->disks;
     image->host.budget = &image->budget;
 }

@@ -127,7 +127,7 @@ void world_start(void *arg)
     for (unsigned i = 0; i < VOLUMES_MAX; i++)
         w->vols[i].volume = NULL;
     open_disks(w);
-    memory_budget_init(&w->budget, 32ull << 20);
+    memory_budget_init(&w->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     w->host = (struct volume_host){.store = store_mem_open(w->store),
         .cluster = cluster,
         .node_name = "node",

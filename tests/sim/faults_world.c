@@ -87,7 +87,7 @@ void world_open_disks(struct world *w)
         w->vols[i].volume = NULL;
     for (unsigned i = 0; i < w->disk_count; i++)
         open_disk(w, i);
-    memory_budget_init(&w->budget, w->budget_bytes);
+    memory_budget_init(&w->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     w->host = (struct volume_host){.store = store_mem_open(w->store),
         .cluster = cluster,
         .node_name = "node",
@@ -333,7 +333,6 @@ void world_init(struct world *w, uint64_t seed, struct shard_code code, unsigned
     *w = (struct world){.rng = rng_fork(seed, "world"),
         .code = code,
         .disk_bytes = 96ull << 20,
-        .budget_bytes = 64ull << 20,
         .row_blocks = 16,
         .log_bytes = 1 << 20,
         .volume_count = volumes};

@@ -45,7 +45,7 @@ struct world {
     struct store_mem *store;
     struct shard_code code;
     unsigned disk_count; /* paths and numbers 1..disk_count were given out */
-    uint64_t disk_bytes, budget_bytes;
+    uint64_t disk_bytes;
     uint64_t row_blocks, log_bytes;
     bool formatted[DISKS_MAX];
     unsigned volume_count;

@@ -184,7 +184,7 @@ void one_node_start(struct one_node *n)
         if (one_node_sim_disk(n, i))
             one_node_add_disk(n, i);
     }
-    memory_budget_init(&n->budget, 64ull << 20);
+    memory_budget_init(&n->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     n->host = (struct volume_host){.store = store_mem_open(n->store),
         .cluster = cluster,
         .node_name = "node",

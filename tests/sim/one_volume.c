@@ -38,7 +38,7 @@ static void open_volume(struct one_volume *world)
 {
     char *error = NULL, key[KEY_BYTES_MAX];
     uint64_t id;
-    memory_budget_init(&world->budget, 64ull << 20);
+    memory_budget_init(&world->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     world->host = (struct volume_host){.store = store_mem_open(world->store),
         .cluster = cluster,
         .node_name = "node",

@@ -120,7 +120,7 @@ static void make_volume(void)
 static void node_main(void *arg)
 {
     open_disks();
-    memory_budget_init(&world.budget, 64ull << 20);
+    memory_budget_init(&world.budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     world.host = (struct volume_host){.store = store_mem_open(world.store),
         .cluster = cluster,
         .node_name = "n",

@@ -151,7 +151,7 @@ static void node_run(void *arg)
         sim_proxy_init(&node->disks[i], &node->link, world.targets[i]);
         disk_list_add(&node->disk_list, &node->disks[i].disk);
     }
-    memory_budget_init(&node->budget, 64ull << 20);
+    memory_budget_init(&node->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     node->host = (struct volume_host){.store = store_mem_open(world.store),
         .cluster = cluster,
         .node_name = node->name,

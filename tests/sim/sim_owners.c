@@ -158,7 +158,7 @@ static void start_host(struct world *w, unsigned number)
         host->links[i] = link_disk_new(w->real[i], &w->rng, w->delay_ns_max);
         disk_list_add(&host->disks, link_disk_base(host->links[i]));
     }
-    memory_budget_init(&host->budget, 16ull << 20);
+    memory_budget_init(&host->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     host->session = env_random_u64() | 1;
     host->host = (struct volume_host){.store = store_mem_open(w->store),
         .cluster = cluster,

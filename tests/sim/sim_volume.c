@@ -182,7 +182,7 @@ static void open_node(struct world *w)
         disk->number = i + 1;
         disk_list_add(&w->disks, disk);
     }
-    memory_budget_init(&w->budget, 64ull << 20);
+    memory_budget_init(&w->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     w->host = (struct volume_host){.store = store_mem_open(w->store),
         .cluster = cluster,
         .node_name = "node",

@@ -412,7 +412,6 @@ static void round_overwrite(uint64_t seed)
     w.disk_bytes = (uint64_t)mib << 20;
     w.row_blocks = 64;
     w.log_bytes = 2 << 20;
-    w.budget_bytes = 16 << 20;
     for (unsigned i = 0; i < 3; i++)
         world_add_disk(&w);
     run_to_crash(&w, overwrite, rng_between(&w.rng, 2000, 9000));
@@ -432,7 +431,6 @@ static void round_many(uint64_t seed)
     w.disk_bytes = 384ull << 20;
     w.row_blocks = 248;
     w.log_bytes = 64 << 20;
-    w.budget_bytes = 1 << 20;
     for (unsigned i = 0; i < code.k + code.m + 1u; i++)
         world_add_disk(&w);
     world_must(&w, "work", work);

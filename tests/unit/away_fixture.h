@@ -50,7 +50,7 @@ static void session_put(uint64_t session, bool there)
 
 static void host_init(struct host *h, const char *name, uint64_t session)
 {
-    memory_budget_init(&h->budget, 64 * MIB);
+    memory_budget_init(&h->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     h->host = (struct volume_host){.store = store,
         .node_name = name,
         .session = session,

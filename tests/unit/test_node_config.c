@@ -95,6 +95,8 @@ static void mistakes_are_named(void **state)
         {"[cluster]\nsilence=soon\n", "silence"},
         {"[log]\nlevel=loud\n", "level"},
         {"[volume]\nrow_blocks=249\n", "row_blocks"},
+        {"[volume]\nmap_cache=1GiB\n", "map_cache = '1GiB' is too large for [node] memory"},
+        {"[volume]\ntrailer_cache=1TiB\n", "too large for [node] memory"},
         {"[scrub]\nspeed=1\n", "speed"},
         {"[nodes]\nname=x\n", "nodes"},
     };
@@ -109,6 +111,27 @@ static void mistakes_are_named(void **state)
     CLEANUP_FREE char *error = NULL;
     assert_int_equal(node_config_parse("", "not a name!", &config, &error), -EINVAL);
     assert_non_null(strstr(error, "is not a node's name"));
+}
+
+static void shares_fit_into_memory(void **state)
+{
+    static const uint64_t sizes_mib[] = {128, 129, 192, 256, 500, 1024, 65536, 64ull << 20};
+    for (unsigned i = 0; i < ARRAY_SIZE(sizes_mib); i++) {
+        char text[64];
+        snprintf(text, sizeof(text), "[node]\nmemory=%lluMiB\n", (unsigned long long)sizes_mib[i]);
+        struct node_config config = parse(text);
+        const struct memory_shares *shares = &config.memory;
+        assert_true(shares->blocks_bytes >= 16 << 20);
+        assert_true(shares->io_bytes >= 24 << 20);
+        assert_true(shares->nbd_bytes >= 40 << 20); /* one request of 32 MiB, and more */
+        uint64_t sum = shares->blocks_bytes + shares->io_bytes + shares->nbd_bytes +
+                       shares->delta_bytes + config.map_cache_bytes + config.trailer_cache_bytes;
+        assert_true(sum <= config.memory_bytes - config.memory_bytes / 8);
+        node_config_fini(&config);
+    }
+    struct node_config config = parse("[volume]\nmap_cache=300MiB\n");
+    assert_int_equal(config.memory.blocks_bytes, (1024 - 128 - 128 - 128 - 64 - 64 - 300) << 20);
+    node_config_fini(&config);
 }
 
 static void a_cluster_has_etcd_and_an_address(void **state)
@@ -219,6 +242,7 @@ int main(void)
         cmocka_unit_test(everything_has_a_default),
         cmocka_unit_test(paths_and_caches_follow_what_they_derive_from),
         cmocka_unit_test(mistakes_are_named),
+        cmocka_unit_test(shares_fit_into_memory),
         cmocka_unit_test(a_cluster_has_etcd_and_an_address),
         cmocka_unit_test(what_a_cluster_lacks_is_named),
         cmocka_unit_test(the_password_is_the_first_line_of_its_file),

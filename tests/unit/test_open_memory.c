@@ -38,9 +38,9 @@ static void session_put(uint64_t session, bool there)
     CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
 }
 
-static void host_init(struct host *h, const char *name, uint64_t session, uint64_t memory_bytes)
+static void host_init(struct host *h, const char *name, uint64_t session, uint64_t blocks_bytes)
 {
-    memory_budget_init(&h->budget, memory_bytes);
+    memory_budget_init(&h->budget, blocks_bytes, MEMORY_IO_MIN);
     h->host = (struct volume_host){.store = store,
         .node_name = name,
         .session = session,
@@ -98,8 +98,8 @@ static void set_up(unsigned volume_count)
         disk_list_add(&present, &disk->disk);
     }
     page = mem_alloc_pages(WRITE_BLOCKS * BLOCK_BYTES);
-    host_init(&dead, "dead", 0xa, 1024 * MIB);
-    host_init(&heir, "heir", 0xb, 64 * MIB);
+    host_init(&dead, "dead", 0xa, 512 * MIB);
+    host_init(&heir, "heir", 0xb, MEMORY_BLOCKS_MIN);
     make_pool(0);
     make_pool(1);
     for (unsigned n = 0; n < count; n++)
@@ -215,7 +215,7 @@ static void many_opens_stay_within_their_memory(void)
 /* Y3: of two that replay more than they said one goes on, the other gives up; with what it had the first ends. */
 static void two_that_need_more_do_not_wait_for_each_other(void)
 {
-    memory_budget_init(&heir.budget, 64 * MIB); /* 4096 blocks */
+    memory_budget_init(&heir.budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN); /* 4096 blocks */
     heir.host = (struct volume_host){.budget = &heir.budget};
     struct volume a = {.host = &heir.host}, b = a, c = a;
     open_replay_begin(&a, 1500);

@@ -52,7 +52,7 @@ static void session_put(uint64_t session, bool there)
 static void host_init(struct host *h, const char *name, uint64_t session)
 {
     *h = (struct host){.session = session, .valid_until_ns = UINT64_MAX};
-    memory_budget_init(&h->budget, 16ull << 20);
+    memory_budget_init(&h->budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     h->host = (struct volume_host){.store = store,
         .node_name = name,
         .lease = {session_of, valid_until_ns, h},

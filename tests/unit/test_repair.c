@@ -38,7 +38,7 @@ static void setup(void)
 {
     host = (struct volume_host){.store = store};
     static struct memory_budget budget;
-    memory_budget_init(&budget, 64 * MIB);
+    memory_budget_init(&budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
     disk_list_init(&present);
     for (unsigned i = 0; i < DISKS; i++) {
         disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
