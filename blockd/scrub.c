@@ -8,11 +8,13 @@
 #include <errno.h>
 #include <string.h>
 
+#include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
+#define LOOK_NS (SECOND_NS / 10)
 /* Where the rate is 0, a pass that was asked for is not paced by it. */
 #define RATE_BYTES_DEFAULT (64ull << 20)
 
@@ -24,25 +26,30 @@ struct scrub {
     bool wanted, stopping, ended;
 };
 
-/* False when stopping. */
-static bool pause_ns(struct scrub *scrub, uint64_t duration_ns)
+/* A disk that is on its way out is let go of soon: its removal waits for us. */
+static bool goes_on(const struct scrub *scrub, const struct disks_entry *entry)
 {
-    uint64_t deadline_ns = env_now_ns() + duration_ns;
-    while (!scrub->stopping && fiber_queue_wait_until(&scrub->wake, deadline_ns) == 0)
-        ;
-    return !scrub->stopping;
+    return !scrub->stopping && entry->state != DISK_FAILED && !entry->leaving;
 }
 
-static void scrub_shard(struct scrub *scrub, struct disk *disk, const struct shard_info *shard)
+static void pause_ns(struct scrub *scrub, const struct disks_entry *entry, uint64_t duration_ns)
+{
+    uint64_t deadline_ns = env_now_ns() + duration_ns;
+    while (goes_on(scrub, entry) && env_now_ns() < deadline_ns)
+        (void)fiber_queue_wait_until(&scrub->wake, MIN(deadline_ns, env_now_ns() + LOOK_NS));
+}
+
+static void scrub_shard(
+    struct scrub *scrub, const struct disks_entry *entry, const struct shard_info *shard)
 {
     uint64_t bytes = 0;
-    int r = local_disk_scrub_shard(disk, shard->key, &bytes);
+    int r = local_disk_scrub_shard(entry->disk, shard->key, &bytes);
     if (r == -EBADMSG)
         scrub->status.damaged_shards++;
     scrub->status.shards++;
     scrub->status.bytes += bytes;
     uint64_t rate = scrub->options.rate_bytes ? scrub->options.rate_bytes : RATE_BYTES_DEFAULT;
-    pause_ns(scrub, (uint64_t)((unsigned __int128)bytes * SECOND_NS / rate));
+    pause_ns(scrub, entry, (uint64_t)((unsigned __int128)bytes * SECOND_NS / rate));
 }
 
 static void scrub_disk(struct scrub *scrub, struct disks_entry *entry)
@@ -54,9 +61,9 @@ static void scrub_disk(struct scrub *scrub, struct disks_entry *entry)
         return;
     scrub->status.disk = entry->record.number;
     /* Shards made meanwhile are new, those deleted answer -ENOENT. */
-    for (unsigned i = 0; i < count && !scrub->stopping && entry->state != DISK_FAILED; i++)
+    for (unsigned i = 0; i < count && goes_on(scrub, entry); i++)
         if (!shards[i].tombstone)
-            scrub_shard(scrub, entry->disk, &shards[i]);
+            scrub_shard(scrub, entry, &shards[i]);
     mem_free(shards);
 }
 

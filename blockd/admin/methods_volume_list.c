@@ -179,7 +179,8 @@ static void remember(struct node *node, const char *id, const json_t *told)
     if (id_parse(id, &name.id) < 0 ||
         json_unpack((json_t *)told, "{s:s, s:I, s:s, s:s, s:I}", "name", &text, "size_bytes",
             &size_bytes, "pool", &pool, "owner", &owner, "epoch", &epoch) < 0 ||
-        !name_valid(text) || strlen(pool) >= sizeof(name.pool) ||
+        !name_valid(text) || size_bytes < 512 || (uint64_t)size_bytes > VOLUME_SIZE_BYTES_MAX ||
+        epoch < 0 || epoch > UINT32_MAX || strlen(pool) >= sizeof(name.pool) ||
         strlen(owner) >= sizeof(name.owner))
         return;
     strcpy(name.name, text);

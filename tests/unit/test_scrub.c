@@ -135,6 +135,20 @@ BODY(missing_and_failed_disks_are_left_out)
     assert_int_equal(status().passes, 1);
 }
 
+BODY(a_disk_that_is_being_removed_is_let_go_of)
+{
+    scrub_stop(scrub);
+    options.rate_bytes = MIB / 60; /* a shard a minute */
+    scrub = scrub_start(NULL, &options);
+    scrub_now(scrub);
+    env_sleep_ns(61 * SECOND_NS);
+    assert_int_equal(scrubbed[0], 2);
+    entries[0].leaving = true; /* in state "in" to the end */
+    env_sleep_ns(SECOND_NS);
+    assert_int_equal(status().disk, 2);
+    assert_int_equal(scrubbed[0], 2);
+}
+
 BODY(rate_0_scrubs_only_when_asked)
 {
     scrub_stop(scrub);
@@ -163,6 +177,7 @@ int main(void)
         cmocka_unit_test(passes_are_paced_and_begin_at_the_interval),
         cmocka_unit_test(pass_can_be_asked_for_and_counts_damage),
         cmocka_unit_test(missing_and_failed_disks_are_left_out),
+        cmocka_unit_test(a_disk_that_is_being_removed_is_let_go_of),
         cmocka_unit_test(rate_0_scrubs_only_when_asked),
         cmocka_unit_test(stop_does_not_wait_for_the_pass),
     };
