@@ -292,20 +292,73 @@ int disks_format(struct disks *disks, const char *path, uint64_t size_bytes, con
     return r;
 }
 
-/* Its record: the one that it has (N5), or a new one. */
-MAY_SUSPEND static int record_disk(struct disks *disks, const char *path, const struct disk *disk,
-    struct disks_entry **ret_entry, char **ret_error)
+static void drop_entry(struct disks *disks, struct disks_entry *entry, bool force)
+{
+    struct disk *disk = entry->disk;
+    entry->leaving = true;
+    /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
+     * when no volume is open any more. */
+    if (disk && force)
+        local_disk_fail(disk, -ENODEV);
+    while (entry->holds > 0)
+        fiber_queue_wait(&disks->released);
+    if (disk) {
+        entry_absent(entry);
+        if (force)
+            list_push_back(&disks->removed, &disk->link);
+        else
+            local_disk_close(disk);
+    }
+    log_info("disk %" PRIu32 " removed: %s", entry->record.number, entry->record.path);
+    entry_free(entry);
+}
+
+MAY_SUSPEND static int add_new(struct disks *disks, const char *path, struct disk *disk)
 {
     struct disk_record record = {.uuid = disk->uuid, .state = DISK_IN};
     strcpy(record.path, path);
     strcpy(record.node, disks->options.node_name);
     strcpy(record.class_name, disk->class_name);
-    int r = disk_record_take(disks->store, &record, ret_error);
-    if (r == -ENOENT)
-        r = disk_record_make(disks->store, &record);
+    int r = disk_record_make(disks->store, &record);
     if (r == 0)
-        *ret_entry = entry_new(disks, &record);
+        entry_present(entry_new(disks, &record), disk);
     return r;
+}
+
+/* One that has a record (N5). It is in the list before the store says that it is ours, and nothing is placed there until
+ * then: so there is no moment in which its number seems to be that of a disk that was removed. The list finds the other
+ * node's first, as long as that is there. */
+MAY_SUSPEND static int add_known(
+    struct disks *disks, const char *path, struct disk *disk, struct disk_record *record)
+{
+    log_info("disk %" PRIu32 " was at %s of node '%s'", record->number, record->path, record->node);
+    strcpy(record->path, path);
+    strcpy(record->node, disks->options.node_name);
+    struct disks_entry *entry = entry_new(disks, record);
+    entry->removing = true; /* what watches tell of the record meanwhile is old */
+    entry_present(entry, disk);
+    disk->state = entry->state = DISK_OUT;
+    int r = disk_record_take(disks->store, record);
+    entry->removing = entry->forgotten = false;
+    if (r == 0)
+        disk->state = entry->state = record->state;
+    else
+        drop_entry(disks, entry, true);
+    return r;
+}
+
+MAY_SUSPEND static int add_recorded(
+    struct disks *disks, const char *path, struct disk *disk, bool *ret_kept, char **ret_error)
+{
+    struct disk_record record;
+    int r = disk_record_find(disks->store, &disk->uuid, &record);
+    if (r == -ENOENT)
+        return add_new(disks, path, disk);
+    if (r == 0)
+        r = disk_record_check_left(
+            disks->store, &record, disks->options.node_name, path, ret_error);
+    *ret_kept = r == 0; /* also if it is in vain: volumes may have it in hand */
+    return r == 0 ? add_known(disks, path, disk, &record) : r;
 }
 
 /* A missing one that is there again, perhaps elsewhere. */
@@ -317,7 +370,8 @@ MAY_SUSPEND static int move_entry(struct disks_entry *entry, const char *path)
     return r;
 }
 
-static int add_open_disk(struct disks *disks, const char *path, struct disk *disk, char **ret_error)
+static int add_open_disk(
+    struct disks *disks, const char *path, struct disk *disk, bool *ret_kept, char **ret_error)
 {
     struct disks_entry *entry = entry_of_uuid(disks, &disk->uuid);
     int r = entry ? move_entry(entry, path) : 0;
@@ -325,16 +379,16 @@ static int add_open_disk(struct disks *disks, const char *path, struct disk *dis
         settle_forgotten(entry);
         entry = NULL;
     }
-    if (!entry)
-        r = record_disk(disks, path, disk, &entry, ret_error);
+    if (entry && r == 0)
+        entry_present(entry, disk);
+    else if (!entry)
+        r = add_recorded(disks, path, disk, ret_kept, ret_error);
     if (r < 0 && !*ret_error)
         *ret_error =
             mem_printf("%s: the disk was not recorded in the store: %s", path, store_strerror(r));
-    if (r < 0)
-        return r;
-    entry_present(entry, disk);
-    log_info("disk %" PRIu32 " added: %s", entry->record.number, path);
-    return 0;
+    if (r == 0)
+        log_info("disk %" PRIu32 " added: %s", disk->number, path);
+    return r;
 }
 
 /* Said before the lock of our own open disk says "in use by another process". */
@@ -368,10 +422,11 @@ int disks_add(
     if (r == 0)
         r = open_disk(disks, path, &disk, ret_error);
     if (r == 0) {
-        r = add_open_disk(disks, path, disk, ret_error);
-        if (r < 0)
+        bool kept = false;
+        r = add_open_disk(disks, path, disk, &kept, ret_error);
+        if (r < 0 && !kept)
             local_disk_close(disk);
-        else
+        else if (r == 0)
             *ret_record = entry_of_disk(disks, disk)->record;
     }
     fiber_mutex_unlock(&disks->changing);
@@ -431,27 +486,6 @@ static int check_removable(struct disks_entry *entry, bool force, char **ret_err
         return retire_empty(entry, ret_error);
     *ret_error = mem_strdup(entry->problem);
     return -EBUSY;
-}
-
-static void drop_entry(struct disks *disks, struct disks_entry *entry, bool force)
-{
-    struct disk *disk = entry->disk;
-    entry->leaving = true;
-    /* Volumes may still have operations on a disk that held shards: it fails them, and is closed
-     * when no volume is open any more. */
-    if (disk && force)
-        local_disk_fail(disk, -ENODEV);
-    while (entry->holds > 0)
-        fiber_queue_wait(&disks->released);
-    if (disk) {
-        entry_absent(entry);
-        if (force)
-            list_push_back(&disks->removed, &disk->link);
-        else
-            local_disk_close(disk);
-    }
-    log_info("disk %" PRIu32 " removed: %s", entry->record.number, entry->record.path);
-    entry_free(entry);
 }
 
 int disks_remove(struct disks *disks, const char *which, bool force, char **ret_error)

@@ -5,8 +5,13 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
+
+/* Whoever waits for an answer of the store has the disk open already. */
+#define TAKE_TRIES 20u
+#define TAKE_PAUSE_NS 500000000ull
 
 /* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
 static int make_try(struct store *store, struct disk_record *record)
@@ -85,10 +90,19 @@ MAY_SUSPEND static int change(
     return store_txn(store, &compare, 1, &op, 1, NULL);
 }
 
-MAY_SUSPEND static int check_left(
-    struct store *store, const struct disk_record *record, const char *path, char **ret_error)
+int disk_record_find(struct store *store, const struct uuid *uuid, struct disk_record *ret_record)
 {
-    int r = node_session_alive(store, record->node);
+    struct store_value value;
+    int r = find(store, uuid, ret_record, &value);
+    if (r == 0)
+        store_value_fini(&value);
+    return r;
+}
+
+int disk_record_check_left(struct store *store, const struct disk_record *record,
+    const char *node_name, const char *path, char **ret_error)
+{
+    int r = strcmp(record->node, node_name) == 0 ? 0 : node_session_alive(store, record->node);
     if (r == 1)
         *ret_error = mem_printf("%s: is disk %" PRIu32 " of node '%s', which is up; stop that "
                                 "node's holdfast-blockd, then this node can take the disk over "
@@ -97,24 +111,21 @@ MAY_SUSPEND static int check_left(
     return r == 1 ? -EBUSY : r;
 }
 
-int disk_record_take(struct store *store, struct disk_record *record, char **ret_error)
+int disk_record_take(struct store *store, const struct disk_record *wanted)
 {
     struct disk_record have;
     struct store_value value;
-    int r = find(store, &record->uuid, &have, &value);
-    if (r < 0)
-        return r;
-    if (strcmp(have.node, record->node) != 0)
-        r = check_left(store, &have, record->path, ret_error);
-    if (r == 0) {
-        log_info("disk %" PRIu32 " was at %s of node '%s'", have.number, have.path, have.node);
-        strcpy(have.node, record->node);
-        strcpy(have.path, record->path);
-        r = change(store, &have, &value);
+    int r = -ETIMEDOUT;
+    for (unsigned tries = 0; (r == -ETIMEDOUT || r == -EHOSTUNREACH) && tries < TAKE_TRIES;
+         tries++) {
+        if (tries > 0)
+            env_sleep_ns(TAKE_PAUSE_NS);
+        r = find(store, &wanted->uuid, &have, &value);
+        if (r < 0)
+            continue;
+        r = have.number == wanted->number ? change(store, wanted, &value) : -ECANCELED;
+        store_value_fini(&value);
     }
-    store_value_fini(&value);
-    if (r == 0)
-        *record = have;
     return r;
 }
 

@@ -8,10 +8,14 @@
 
 /* Gives it the next number (N1). */
 MAY_SUSPEND int disk_record_make(struct store *store, struct disk_record *record);
-/* Of a disk that has a record already (N5), by its UUID: it is from now on at record->node and record->path;
- * *record is what it was else. -ENOENT: it has none. -EBUSY: the node that it is recorded for is up; *ret_error
- * (mem_free) with that alone. */
-MAY_SUSPEND int disk_record_take(struct store *store, struct disk_record *record, char **ret_error);
+/* N5. -ENOENT: none has the UUID. */
+MAY_SUSPEND int disk_record_find(
+    struct store *store, const struct uuid *uuid, struct disk_record *ret_record);
+/* Whether this node may have it; -EBUSY, with *ret_error (mem_free): the node that it is recorded for is up. */
+MAY_SUSPEND int disk_record_check_left(struct store *store, const struct disk_record *record,
+    const char *node_name, const char *path, char **ret_error);
+/* Puts the record of that number and UUID as it shall be, and tries for a while to learn whether it is. */
+MAY_SUSPEND int disk_record_take(struct store *store, const struct disk_record *wanted);
 MAY_SUSPEND int disk_record_move(struct store *store, struct disk_record *record, const char *path);
 MAY_SUSPEND int disk_record_delete(struct store *store, uint32_t number);
 /* Whether the store is that cluster's and has no such disk of that node: one that is empty, or another cluster's, says
