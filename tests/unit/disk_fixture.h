@@ -141,3 +141,78 @@ static inline void fixture_fini(struct fixture *f)
 {
     sim_free(f->sim);
 }
+
+/* A round of its own: a formatted disk, fn on it. */
+static inline void on_disk(uint64_t size_bytes, void (*fn)(struct fixture *f))
+{
+    struct fixture f;
+    fixture_init(&f, 1, size_bytes);
+    assert_true(fixture_run(&f, fn));
+    fixture_fini(&f);
+}
+
+/* Closed and opened again by another process of the same boot. */
+static inline void reopen(struct fixture *f)
+{
+    fixture_close(f);
+    fixture_open(f);
+}
+
+/* An append of one block that is on its way; who waits is woken when none is. */
+struct pipe {
+    struct shard_append append;
+    struct shard_entry entry;
+    struct iovec iov;
+    struct fiber *fiber;
+    unsigned *pending;
+};
+
+static inline void pipe_done(struct shard_append *append)
+{
+    struct pipe *pipe = container_of(append, struct pipe, append);
+    if (--*pipe->pending == 0)
+        fiber_wake(pipe->fiber);
+}
+
+static inline void pipe_init(struct pipe *pipe, struct disk *disk, struct shard_key key,
+    uint32_t off_blocks, unsigned *pending, void *buf)
+{
+    fill_block(buf, key, off_blocks + 1, 0);
+    pipe->entry = (struct shard_entry){.address = 1, .crc = crc32c(0, buf, BLOCK_BYTES)};
+    pipe->iov = (struct iovec){.iov_base = buf, .iov_len = BLOCK_BYTES};
+    pipe->fiber = fiber_self();
+    pipe->pending = pending;
+    pipe->append = (struct shard_append){
+        .disk = disk,
+        .key = key,
+        .epoch = 1,
+        .off_blocks = off_blocks,
+        .entries = &pipe->entry,
+        .entry_count = 1,
+        .payload = &pipe->iov,
+        .payload_count = 1,
+        .done = pipe_done,
+    };
+    ++*pending;
+}
+
+/* A read that somebody waits for without being woken. */
+struct slow_read {
+    struct shard_read read;
+    struct iovec iov;
+    bool done;
+};
+
+static inline void slow_read_done(struct shard_read *read)
+{
+    container_of(read, struct slow_read, read)->done = true;
+}
+
+/* One of data and one of a log, with an append each. */
+static inline void make_open_shards(struct disk *disk, struct shard_key data, struct shard_key log)
+{
+    assert_int_equal(create_simple(disk, data, SHARD_DATA, 100), 0);
+    assert_int_equal(append_blocks(disk, data, 1, 0, 5, 0, 0), 0);
+    assert_int_equal(create_simple(disk, log, SHARD_LOG, 100), 0);
+    assert_int_equal(append_blocks(disk, log, 1, 0, 5, 0, SHARD_APPEND_DSYNC), 0);
+}

@@ -45,12 +45,6 @@ static void with_shards(void (*fn)(struct fixture *f))
     fixture_fini(&f);
 }
 
-static void reopen(struct fixture *f)
-{
-    fixture_close(f);
-    fixture_open(f);
-}
-
 /* Where on the device block 0 of a shard stands: the place of its first header. */
 static uint64_t find_shard(struct fixture *f, struct shard_key key)
 {
