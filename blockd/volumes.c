@@ -153,19 +153,6 @@ static char *cannot_find(const char *name)
     return mem_printf("no volume named '%s'; see 'holdfast volume list'", name);
 }
 
-/* Whether the successor has had its time; remembers when that began. */
-static bool successor_is_late(struct volumes *volumes, uint64_t id, uint32_t epoch)
-{
-    for (unsigned i = 0; i < SIGHTINGS_MAX; i++) {
-        const struct sighting *s = &volumes->sightings[i];
-        if (s->id == id && s->epoch == epoch)
-            return env_now_ns() >= s->first_ns + SUCCESSOR_WAIT_NS;
-    }
-    volumes->sightings[volumes->sighting_next++ % SIGHTINGS_MAX] =
-        (struct sighting){.id = id, .epoch = epoch, .first_ns = env_now_ns()};
-    return false;
-}
-
 /* An open volume has fibers of its own for as long as it is open, and the pool is the node's (F5): the one
  * that has been idle for longest makes room. */
 static int no_fibers(struct volumes *volumes, char **ret_error)
@@ -215,7 +202,8 @@ static int entry_open(struct volumes_entry *entry, struct volume **ret_volume,
     int r = fiber_pool_is_short()
                 ? no_fibers(volumes, &error)
                 : volume_acquire(volumes->host, entry->id, 0, &volume, &owner, &error);
-    if (r == -EBUSY && owner.session == 0 && successor_is_late(volumes, entry->id, owner.epoch)) {
+    if (r == -EBUSY && owner.session == 0 &&
+        sightings_late(&volumes->sightings, entry->id, owner.epoch, SUCCESSOR_WAIT_NS)) {
         mem_free(error);
         error = NULL;
         r = volume_acquire(
@@ -435,6 +423,7 @@ struct volumes *volumes_new(struct volume_host *host, const struct volumes_optio
     fiber_queue_init(&volumes->changed);
     volumes->seen = volumes_seen_new();
     volumes->refused = volumes_refused_new();
+    sightings_init(&volumes->sightings);
     volumes->purge = volumes_purge_start(host, volumes->options.purge_retry_ns);
     return volumes;
 }
@@ -470,5 +459,6 @@ void volumes_free(struct volumes *volumes)
     }
     volumes_seen_free(volumes->seen);
     volumes_refused_free(volumes->refused);
+    sightings_fini(&volumes->sightings);
     mem_free(volumes);
 }

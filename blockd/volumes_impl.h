@@ -19,10 +19,9 @@
 #pragma once
 
 #include "blockd/volumes.h"
+#include "blockd/volumes_sightings.h"
 #include "common/env.h"
 #include "common/fiber.h"
-
-#define SIGHTINGS_MAX 64
 
 struct volumes_entry {
     struct list link; /* volumes->entries */
@@ -47,12 +46,7 @@ struct volumes {
     struct volumes_refused *refused;
     bool closing;
     unsigned renewals; /* fibers of volumes_session_renewed */
-    /* Volumes that wait for their successor, and since when we know (V5); the oldest goes first. */
-    struct sighting {
-        uint64_t id, first_ns;
-        uint32_t epoch;
-    } sightings[SIGHTINGS_MAX];
-    unsigned sighting_next;
+    struct sightings sightings;
 };
 
 struct volumes_entry *volumes_entry_by_id(struct volumes *volumes, uint64_t id);

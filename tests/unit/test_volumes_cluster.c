@@ -71,6 +71,33 @@ BODY(what_was_handed_over_is_left_to_its_successor_for_a_while)
     volumes_put(volumes, volume);
 }
 
+/* V5: all of them are asked for in turn, and each is given up once its successor is late. */
+BODY(a_successor_that_died_with_many_volumes_keeps_none)
+{
+    enum { MANY = 200 };
+    struct volume_root root;
+    struct volume *volume;
+    struct volume_owner owner;
+    for (uint64_t id = 100; id < 100 + MANY; id++) {
+        char name[16];
+        snprintf(name, sizeof(name), "v%u", (unsigned)id);
+        make_volume(id, name, VOLUME_RELEASED);
+        assert_int_equal(volume_root_load(store, id, &root), 0);
+        strcpy(root.successor, "dead");
+        assert_int_equal(volume_root_save(store, &root), 0);
+    }
+    for (unsigned round = 0; round < 2; round++)
+        for (uint64_t id = 100; id < 100 + MANY; id++) {
+            CLEANUP_FREE char *error = NULL;
+            int r = volumes_acquire(volumes, NULL, id, &volume, &owner, &error);
+            assert_int_equal(r, round == 0 ? -EBUSY : 0);
+            if (r < 0)
+                continue;
+            volumes_put(volumes, volume);
+            assert_int_equal(volumes_close(volumes, volume_name(volume), &error), 0);
+        }
+}
+
 static void hand_over_main(void *arg)
 {
     CLEANUP_FREE char *error = NULL;
@@ -262,6 +289,7 @@ int main(void)
         cmocka_unit_test(the_owner_elsewhere_is_told),
         cmocka_unit_test(what_is_being_handed_over_is_given_to_nobody),
         cmocka_unit_test(what_was_handed_over_is_left_to_its_successor_for_a_while),
+        cmocka_unit_test(a_successor_that_died_with_many_volumes_keeps_none),
         cmocka_unit_test(a_new_session_reaches_every_open_volume),
         cmocka_unit_test(a_stop_begins_before_users_let_go),
         cmocka_unit_test(a_stop_reaches_what_is_just_being_opened),
