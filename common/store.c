@@ -9,6 +9,7 @@
 #include "common/store.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,7 +91,16 @@ int store_list(
 {
     if (strlen(prefix) > STORE_KEY_BYTES_MAX)
         return -EINVAL;
-    return store->ops->list(store, prefix, ret_values, ret_count);
+    return store->ops->list(store, prefix, NULL, UINT_MAX, ret_values, ret_count);
+}
+
+int store_list_page(struct store *store, const char *prefix, const char *after, unsigned max,
+    struct store_value **ret_values, unsigned *ret_count)
+{
+    if (strlen(prefix) > STORE_KEY_BYTES_MAX || max == 0 ||
+        (after && (!key_ok(after) || strncmp(after, prefix, strlen(prefix)) != 0)))
+        return -EINVAL;
+    return store->ops->list(store, prefix, after, max, ret_values, ret_count);
 }
 
 static bool op_ok(const struct store_op *ops, unsigned i)

@@ -61,6 +61,10 @@ MAY_SUSPEND int store_get(struct store *store, const char *key, struct store_val
 /* All keys that start with `prefix`, in key order. 0 with *ret_count 0 when there are none. */
 MAY_SUSPEND int store_list(
     struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count);
+/* The same, at most `max` (> 0) of them and only those behind `after` in key order (NULL: from the first). Fewer
+ * than `max` are the last. What changes from page to page may be there or not. */
+MAY_SUSPEND int store_list_page(struct store *store, const char *prefix, const char *after,
+    unsigned max, struct store_value **ret_values, unsigned *ret_count);
 /* All or nothing, durable when answered. -ECANCELED: a compare failed. -ESTALE: an operation is of
  * the session, and there is none (any more). *ret_revision (may be NULL): the revision that every
  * key put now has. */

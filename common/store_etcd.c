@@ -294,13 +294,18 @@ struct list_state {
     uint64_t revision;
     char *after; /* base64; NULL: from the beginning */
     unsigned page_keys;
+    const char *behind; /* the caller's; NULL */
+    unsigned max;
 };
 
 static void list_reset(struct list_state *list)
 {
     store_list_free(list->values, list->count);
     mem_free(list->after);
-    *list = (struct list_state){.page_keys = list->page_keys};
+    *list = (struct list_state){.after = list->behind ? etcd_json_key(list->behind) : NULL,
+        .page_keys = list->page_keys,
+        .behind = list->behind,
+        .max = list->max};
 }
 
 /* Appends a page. The last key of the one before comes again, and is left out. */
@@ -310,8 +315,9 @@ static void list_append(struct list_state *list, struct etcd_answer_json *page, 
         mem_realloc(list->values, (list->count + page->value_count) * sizeof(*list->values));
     for (unsigned i = 0; i < page->value_count; i++) {
         struct store_value *value = &page->values[i];
-        if (strncmp(value->key, prefix, strlen(prefix)) != 0 ||
-            (list->count && strcmp(list->values[list->count - 1].key, value->key) >= 0))
+        const char *last = list->count ? list->values[list->count - 1].key : list->behind;
+        if (list->count == list->max || strncmp(value->key, prefix, strlen(prefix)) != 0 ||
+            (last && strcmp(last, value->key) >= 0))
             continue;
         list->values[list->count++] = *value;
         *value = (struct store_value){0};
@@ -322,9 +328,11 @@ static void list_append(struct list_state *list, struct etcd_answer_json *page, 
 static MAY_SUSPEND int list_page(
     struct store_etcd *etcd, const char *prefix, struct list_state *list, char **ret_why)
 {
+    unsigned wanted = list->max - list->count; /* and the one that comes again */
+    unsigned limit = wanted < list->page_keys ? wanted + 1 : list->page_keys;
     struct etcd_call call = {"/v3/kv/range",
-        etcd_json_list(prefix, list->after, list->page_keys, list->revision),
-        etcd->request_timeout_ns, .repeatable = true};
+        etcd_json_list(prefix, list->after, limit, list->revision), etcd->request_timeout_ns,
+        .repeatable = true};
     struct etcd_answer_json page;
     int r = etcd_call(etcd, &call, &page, ret_why);
     if (r < 0)
@@ -333,8 +341,8 @@ static MAY_SUSPEND int list_page(
     if (!list->revision)
         list->revision = page.header.revision;
     /* A page that brings nothing new ends it, whatever the server says. */
-    bool more =
-        page.more && page.last_key && (!list->after || strcmp(list->after, page.last_key) != 0);
+    bool more = list->count < list->max && page.more && page.last_key &&
+                (!list->after || strcmp(list->after, page.last_key) != 0);
     mem_free(list->after);
     list->after = page.last_key;
     page.last_key = NULL;
@@ -342,10 +350,11 @@ static MAY_SUSPEND int list_page(
     return more;
 }
 
-int etcd_list(struct store_etcd *etcd, const char *prefix, struct store_value **ret_values,
-    unsigned *ret_count, uint64_t *ret_revision)
+int etcd_list(struct store_etcd *etcd, const char *prefix, const char *after, unsigned max,
+    struct store_value **ret_values, unsigned *ret_count, uint64_t *ret_revision)
 {
-    struct list_state list = {.page_keys = LIST_PAGE_KEYS};
+    struct list_state list = {.page_keys = LIST_PAGE_KEYS, .behind = after, .max = max};
+    list_reset(&list);
     CLEANUP_FREE char *why = NULL;
     int r;
     unsigned restarts = 0;
@@ -362,9 +371,8 @@ int etcd_list(struct store_etcd *etcd, const char *prefix, struct store_value **
         }
     } while (r > 0);
     mem_free(list.after);
-    list.after = NULL;
     if (r < 0) {
-        list_reset(&list);
+        store_list_free(list.values, list.count);
         return read_error(r, why);
     }
     *ret_values = list.values;
@@ -373,11 +381,11 @@ int etcd_list(struct store_etcd *etcd, const char *prefix, struct store_value **
     return 0;
 }
 
-static int etcd_store_list(
-    struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count)
+static int etcd_store_list(struct store *store, const char *prefix, const char *after, unsigned max,
+    struct store_value **ret_values, unsigned *ret_count)
 {
     uint64_t revision;
-    return etcd_list(etcd_of(store), prefix, ret_values, ret_count, &revision);
+    return etcd_list(etcd_of(store), prefix, after, max, ret_values, ret_count, &revision);
 }
 
 static bool any_session_op(const struct store_op *ops, unsigned count)

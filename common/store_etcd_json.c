@@ -83,6 +83,15 @@ char *etcd_json_list(const char *prefix, const char *after, unsigned limit, uint
         json_prefix_end(prefix), "limit", json_u64(limit), "revision", json_u64(revision)));
 }
 
+char *etcd_json_key(const char *key)
+{
+    json_t *json = json_key(key);
+    CHECK_MSG(json, "out of memory");
+    char *text = mem_strdup(json_string_value(json));
+    json_decref(json);
+    return text;
+}
+
 char *etcd_json_get(const char *key)
 {
     return dump(json_pack("{s:o}", "key", json_key(key)));

@@ -16,6 +16,8 @@
 /* The keys of `prefix`, from `after` on (base64; NULL = the first; it comes again), at most `limit`,
  * as of `revision` (0 = now, linearizable). */
 char *etcd_json_list(const char *prefix, const char *after, unsigned limit, uint64_t revision);
+/* The key as `after` above wants it. mem_free. */
+char *etcd_json_key(const char *key);
 char *etcd_json_get(const char *key);
 /* Session operations are attached to `lease`. */
 char *etcd_json_txn(const struct store_compare *compares, unsigned compare_count,

@@ -15,6 +15,7 @@
  * not answer, at the latest by the session's keepalive, and left (etcd_watches_leave).
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,7 +133,7 @@ static MAY_SUSPEND int look(struct etcd_watch *watch, uint64_t newer_than)
     struct store_value *values;
     unsigned count;
     uint64_t revision;
-    int r = etcd_list(watch->etcd, watch->prefix, &values, &count, &revision);
+    int r = etcd_list(watch->etcd, watch->prefix, NULL, UINT_MAX, &values, &count, &revision);
     if (r < 0)
         return r;
     for (unsigned i = 0; i < watch->key_count; i++)

@@ -10,8 +10,9 @@
 
 struct store_ops {
     MAY_SUSPEND int (*get)(struct store *store, const char *key, struct store_value *ret_value);
-    MAY_SUSPEND int (*list)(struct store *store, const char *prefix,
-        struct store_value **ret_values, unsigned *ret_count);
+    /* `after`: a key that has the prefix, or NULL; `max` > 0. */
+    MAY_SUSPEND int (*list)(struct store *store, const char *prefix, const char *after,
+        unsigned max, struct store_value **ret_values, unsigned *ret_count);
     MAY_SUSPEND int (*txn)(struct store *store, const struct store_compare *compares,
         unsigned compare_count, const struct store_op *ops, unsigned op_count,
         uint64_t *ret_revision);

@@ -65,6 +65,8 @@ struct request {
     struct store_lmdb *lmdb;
     const char *key; /* get: the key; list: the prefix */
     bool exact;
+    const char *after; /* list: NULL, or a key that has the prefix */
+    unsigned max;
     struct raw_value *values;
     unsigned count, capacity;
     const struct store_compare *compares;
@@ -139,10 +141,14 @@ static int read_prefix(struct request *request, MDB_txn *txn)
     if (rc)
         return error_of(rc);
     size_t prefix_len = strlen(request->key);
-    MDB_val key = val_of(request->key, prefix_len), data;
+    const char *from = request->after ? request->after : request->key;
+    MDB_val key = val_of(from, strlen(from)), data;
     int r = 0;
-    rc = mdb_cursor_get(cursor, &key, &data, prefix_len ? MDB_SET_RANGE : MDB_FIRST);
-    while (rc == 0 && r == 0 && key.mv_size >= prefix_len &&
+    rc = mdb_cursor_get(cursor, &key, &data, from[0] ? MDB_SET_RANGE : MDB_FIRST);
+    if (rc == 0 && request->after && key.mv_size == strlen(from) &&
+        memcmp(key.mv_data, from, key.mv_size) == 0)
+        rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT);
+    while (rc == 0 && r == 0 && request->count < request->max && key.mv_size >= prefix_len &&
            memcmp(key.mv_data, request->key, prefix_len) == 0) {
         r = request_take(request, &key, &data);
         rc = mdb_cursor_get(cursor, &key, &data, MDB_NEXT);
@@ -361,11 +367,11 @@ static int lmdb_get(struct store *store, const char *key, struct store_value *re
     return r;
 }
 
-static int lmdb_list(
-    struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count)
+static int lmdb_list(struct store *store, const char *prefix, const char *after, unsigned max,
+    struct store_value **ret_values, unsigned *ret_count)
 {
     struct store_lmdb *lmdb = container_of(store, struct store_lmdb, store);
-    struct request request = {.key = prefix};
+    struct request request = {.key = prefix, .after = after, .max = max};
     fiber_mutex_lock(&lmdb->turn);
     int r = run(lmdb, do_read, &request);
     fiber_mutex_unlock(&lmdb->turn);

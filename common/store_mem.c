@@ -378,16 +378,18 @@ static int mem_get(struct store *store, const char *key, struct store_value *ret
     return request_end(handle, 0);
 }
 
-static int mem_list(
-    struct store *store, const char *prefix, struct store_value **ret_values, unsigned *ret_count)
+static int mem_list(struct store *store, const char *prefix, const char *after, unsigned max,
+    struct store_value **ret_values, unsigned *ret_count)
 {
     struct handle *handle = handle_of(store);
     const struct store_mem *mem = handle->mem;
     int r = request_begin(handle);
     if (r < 0)
         return request_end(handle, r);
-    unsigned first = entry_at(mem, prefix), count = 0;
-    while (first + count < mem->count &&
+    unsigned first = entry_at(mem, after ? after : prefix), count = 0;
+    if (after && first < mem->count && strcmp(mem->entries[first].key, after) == 0)
+        first++;
+    while (count < max && first + count < mem->count &&
            strncmp(mem->entries[first + count].key, prefix, strlen(prefix)) == 0)
         count++;
     struct store_value *values = mem_zalloc(count, sizeof(*values));

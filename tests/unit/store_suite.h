@@ -103,6 +103,50 @@ BODY(list_gives_the_prefix_in_key_order)
     store_close(store);
 }
 
+/* The keys of a list, page by page, as "a b c|d e f|". */
+static void assert_pages(struct store *store, const char *after, unsigned max, const char *expected)
+{
+    char text[256] = "", key[64] = "";
+    if (after)
+        strcpy(key, after);
+    unsigned count;
+    do {
+        struct store_value *values;
+        assert_int_equal(
+            store_list_page(store, "v/", key[0] ? key : NULL, max, &values, &count), 0);
+        assert_true(count <= max);
+        for (unsigned i = 0; i < count; i++) {
+            sprintf(text + strlen(text), "%s%s", i ? " " : "", values[i].key);
+            assert_string_equal(values[i].key, values[i].data);
+        }
+        if (count > 0)
+            strcpy(key, values[count - 1].key);
+        store_list_free(values, count);
+        strcat(text, "|");
+    } while (count == max);
+    assert_string_equal(text, expected);
+}
+
+BODY(list_comes_page_by_page)
+{
+    struct store *store = open_store();
+    const char *keys[] = {"v/3", "v/1", "w", "v/22", "v", "u/9", "v/", "v/4"};
+    for (unsigned i = 0; i < ARRAY_SIZE(keys); i++)
+        put(store, keys[i], keys[i]);
+    assert_pages(store, NULL, 1, "v/|v/1|v/22|v/3|v/4||");
+    assert_pages(store, NULL, 2, "v/ v/1|v/22 v/3|v/4|");
+    assert_pages(store, NULL, 5, "v/ v/1 v/22 v/3 v/4||");
+    assert_pages(store, NULL, 1000, "v/ v/1 v/22 v/3 v/4|");
+    assert_pages(store, "v/22", 3, "v/3 v/4|");
+    assert_pages(store, "v/2", 2, "v/22 v/3|v/4|"); /* it is gone meanwhile, say */
+    assert_pages(store, "v/9", 2, "|");
+    struct store_value *values;
+    unsigned count;
+    assert_int_equal(store_list_page(store, "v/", "w", 2, &values, &count), -EINVAL);
+    assert_int_equal(store_list_page(store, "v/", NULL, 0, &values, &count), -EINVAL);
+    store_close(store);
+}
+
 BODY(transaction_is_all_or_nothing)
 {
     struct store *store = open_store();
@@ -326,11 +370,11 @@ BODY(concurrent_compare_and_swap_loses_no_update)
     store_close(counter.store);
 }
 
-#define SUITE(TEST)                                                                             \
-    TEST(put_is_read_back_with_the_transactions_revision),                                      \
-        TEST(list_gives_the_prefix_in_key_order), TEST(transaction_is_all_or_nothing),          \
-        TEST(revision_of_a_key_made_again_is_new), TEST(limits_are_refused_by_name),            \
-        TEST(content_outlives_the_handle_and_revisions_go_on),                                  \
-        TEST(session_keys_go_with_the_handle), TEST(watch_tells_what_is_there_and_each_change), \
-        TEST(slow_watch_is_told_the_last_change_of_each_key), TEST(close_stops_watches),        \
+#define SUITE(TEST)                                                                              \
+    TEST(put_is_read_back_with_the_transactions_revision),                                       \
+        TEST(list_gives_the_prefix_in_key_order), TEST(list_comes_page_by_page),                 \
+        TEST(transaction_is_all_or_nothing), TEST(revision_of_a_key_made_again_is_new),          \
+        TEST(limits_are_refused_by_name), TEST(content_outlives_the_handle_and_revisions_go_on), \
+        TEST(session_keys_go_with_the_handle), TEST(watch_tells_what_is_there_and_each_change),  \
+        TEST(slow_watch_is_told_the_last_change_of_each_key), TEST(close_stops_watches),         \
         TEST(concurrent_compare_and_swap_loses_no_update)

@@ -199,6 +199,11 @@ BODY(long_lists_come_whole_and_in_order)
         CHECK(strcmp(values[i].key, key) == 0 && strcmp(values[i].data, key) == 0);
     }
     store_list_free(values, count);
+    CHECK(store_list_page(store, "l/", "l/000100", 1200, &values, &count) == 0 && count == 1200);
+    CHECK(strcmp(values[0].key, "l/000101") == 0 && strcmp(values[1199].key, "l/001300") == 0);
+    store_list_free(values, count);
+    CHECK(store_list_page(store, "l/", "l/001300", 1200, &values, &count) == 0 && count == 107);
+    store_list_free(values, count);
     store_close(store);
 }
 
