@@ -116,23 +116,32 @@ static void look_at_report(struct adopt *adopt)
         adopt->reports[adopt->report_count++] = report;
 }
 
-static void look_at_all(struct adopt *adopt)
+static void look_at_some(struct adopt *adopt, const struct volumes_name *names, unsigned count)
 {
-    struct volumes_name *names;
-    unsigned count;
-    adopt->all_at_ns = UINT64_MAX;
-    adopt->looked_ns = env_now_ns();
-    int r = volumes_list(adopt->volumes, &names, &count);
-    if (r < 0) {
-        log_warn_limited("repair: the store does not list the volumes: %s", store_strerror(r));
-        adopt_all(adopt, 60 * SECOND_NS);
-        return;
-    }
     for (unsigned i = 0; i < count && !adopt->stopping; i++)
         if (names[i].state != VOLUME_NEW && !volumes_peek(adopt->volumes, names[i].id, NULL) &&
             (!adopt->options.may || adopt->options.may(adopt->options.ctx, &names[i])))
             (void)adopt_volume(adopt, names[i].id, NULL);
-    mem_free(names);
+}
+
+/* Page by page: there may be very many, and repairing those of a page takes its time. */
+static void look_at_all(struct adopt *adopt)
+{
+    struct volumes_cursor cursor = {0};
+    adopt->all_at_ns = UINT64_MAX;
+    adopt->looked_ns = env_now_ns();
+    while (!cursor.done && !adopt->stopping) {
+        struct volumes_name *names;
+        unsigned count;
+        int r = volumes_list_page(adopt->volumes, &cursor, &names, &count);
+        if (r < 0) {
+            log_warn_limited("repair: the store does not list the volumes: %s", store_strerror(r));
+            adopt_all(adopt, 60 * SECOND_NS);
+            return;
+        }
+        look_at_some(adopt, names, count);
+        mem_free(names);
+    }
 }
 
 static void run(void *arg)

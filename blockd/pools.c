@@ -2,6 +2,7 @@
 #include "blockd/pools.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "blockd/disks.h"
@@ -188,24 +189,36 @@ int pools_list(struct store *store, struct pool **ret_pools, unsigned *ret_count
 
 /* --- Delete ---------------------------------------------------------------------------------- */
 
+static char *volume_of_pool(const struct store_value *value, const char *pool)
+{
+    struct volume_root root;
+    CLEANUP_FREE char *error = NULL;
+    if (volume_root_decode(value->data, &root, &error) < 0)
+        return mem_strdup(value->key); /* damaged: it might be */
+    return strcmp(root.pool, pool) == 0 ? mem_strdup(root.name) : NULL;
+}
+
+#define VOLUMES_PAGE 256
+
 /* Name of a volume of the pool (mem_free), also of one being deleted; NULL when there is none. */
 static int first_volume(struct store *store, const char *pool, char **ret_name)
 {
-    struct store_value *values;
-    unsigned count;
-    int r = store_list(store, KEY_PREFIX_VOLUMES, &values, &count);
-    if (r < 0)
-        return r;
+    char after[KEY_BYTES_MAX] = "";
+    unsigned count = VOLUMES_PAGE;
     *ret_name = NULL;
-    for (unsigned i = 0; i < count && !*ret_name; i++) {
-        struct volume_root root;
-        CLEANUP_FREE char *error = NULL;
-        if (volume_root_decode(values[i].data, &root, &error) < 0)
-            *ret_name = mem_strdup(values[i].key); /* damaged: it might be */
-        else if (strcmp(root.pool, pool) == 0)
-            *ret_name = mem_strdup(root.name);
+    while (count == VOLUMES_PAGE && !*ret_name) {
+        struct store_value *values;
+        int r = store_list_page(
+            store, KEY_PREFIX_VOLUMES, after[0] ? after : NULL, VOLUMES_PAGE, &values, &count);
+        if (r < 0)
+            return r;
+        for (unsigned i = 0; i < count && !*ret_name; i++)
+            *ret_name = volume_of_pool(&values[i], pool);
+        if (count > 0)
+            snprintf(after, sizeof(after), "%s", values[count - 1].key);
+        store_list_free(values, count);
+        fiber_yield();
     }
-    store_list_free(values, count);
     return 0;
 }
 

@@ -365,6 +365,12 @@ int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsig
     return r;
 }
 
+int volumes_list_page(struct volumes *volumes, struct volumes_cursor *cursor,
+    struct volumes_name **ret_names, unsigned *ret_count)
+{
+    return volumes_names_page(volumes->host->store, cursor, ret_names, ret_count);
+}
+
 bool volumes_store_away(const struct volumes *volumes)
 {
     return !volume_host_lease_valid(volumes->host);
@@ -383,6 +389,25 @@ bool volumes_recall(const struct volumes *volumes, const char *name, struct volu
     if (seen)
         *ret_name = *seen;
     return seen != NULL;
+}
+
+int volumes_find(struct volumes *volumes, const char *name, struct volumes_name *ret_name)
+{
+    int r = volumes_store_away(volumes) ? -EHOSTUNREACH
+                                        : volumes_names_find(volumes->host->store, name, ret_name);
+    if (r == 0)
+        volumes_seen_note(volumes->seen, ret_name);
+    if (!volumes_not_answered(r))
+        return r;
+    return volumes_recall(volumes, name, ret_name) ? 0 : -ENOENT;
+}
+
+int volumes_find_only(struct volumes *volumes, struct volumes_name *ret_name)
+{
+    char name[NAME_BYTES_MAX];
+    int r = volumes_store_away(volumes) ? -EHOSTUNREACH
+                                        : volumes_names_only(volumes->host->store, name);
+    return r == 0 ? volumes_find(volumes, name, ret_name) : r;
 }
 
 int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,

@@ -90,6 +90,19 @@ struct volumes_name volumes_name_of(const struct volume_root *root);
 /* All volumes of the store (not only open ones; not those being deleted), by name. mem_free. */
 MAY_SUSPEND int volumes_list(
     struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count);
+/* The same, page by page, in no order: `cursor` is zeroed at first, its `done` is set with the last page. A page may
+ * be empty. What is there all the while is in one page. */
+struct volumes_cursor {
+    char after[KEY_BYTES_MAX];
+    bool done;
+};
+MAY_SUSPEND int volumes_list_page(struct volumes *volumes, struct volumes_cursor *cursor,
+    struct volumes_name **ret_names, unsigned *ret_count);
+/* One by its name, as the store has it; while that does not answer, what of it is known here. -ENOENT. */
+MAY_SUSPEND int volumes_find(
+    struct volumes *volumes, const char *name, struct volumes_name *ret_name);
+/* The only one that there is: -ENOENT: there is none; -EEXIST: there are several; only the store can tell. */
+MAY_SUSPEND int volumes_find_only(struct volumes *volumes, struct volumes_name *ret_name);
 /* Without the store (volumes_seen.h). volumes_store_away: it has not been heard of for so long that the
  * session may be over, so there is no point in asking it first. volumes_recall: what is open here, or
  * what was last seen of that name; false: nothing. volumes_remember: it was seen just now. */

@@ -2,11 +2,14 @@
 #include "blockd/volumes_names.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/log.h"
 #include "common/mem.h"
+
+#define PAGE_VOLUMES 256u
 
 static int by_name(const void *a, const void *b)
 {
@@ -59,6 +62,58 @@ int volumes_names_list(struct store *store, struct volumes_name **ret_names, uns
     *ret_names = names;
     *ret_count = count;
     return 0;
+}
+
+int volumes_names_page(struct store *store, struct volumes_cursor *cursor,
+    struct volumes_name **ret_names, unsigned *ret_count)
+{
+    struct store_value *values;
+    unsigned value_count, count = 0;
+    int r = store_list_page(store, KEY_PREFIX_VOLUMES, cursor->after[0] ? cursor->after : NULL,
+        PAGE_VOLUMES, &values, &value_count);
+    if (r < 0)
+        return r;
+    struct volumes_name *names = mem_zalloc(PAGE_VOLUMES, sizeof(*names));
+    for (unsigned i = 0; i < value_count; i++)
+        count += name_fill(&values[i], &names[count]);
+    cursor->done = value_count < PAGE_VOLUMES;
+    if (value_count > 0)
+        snprintf(cursor->after, sizeof(cursor->after), "%s", values[value_count - 1].key);
+    store_list_free(values, value_count);
+    fiber_yield(); /* I/O does not wait for a long list */
+    *ret_names = names;
+    *ret_count = count;
+    return 0;
+}
+
+int volumes_names_find(struct store *store, const char *name, struct volumes_name *ret_name)
+{
+    uint64_t id;
+    struct volume_root root;
+    int r = volume_id_by_name(store, name, &id);
+    if (r == 0)
+        r = volume_root_load(store, id, &root);
+    if (r == 0 && root.state == VOLUME_DELETING)
+        r = -ENOENT;
+    if (r == 0)
+        *ret_name = volumes_name_of(&root);
+    return r;
+}
+
+int volumes_names_only(struct store *store, char ret_name[NAME_BYTES_MAX])
+{
+    struct store_value *values;
+    unsigned count;
+    int r = store_list_page(store, KEY_PREFIX_NAMES, NULL, 2, &values, &count);
+    if (r < 0)
+        return r;
+    const char *name = count > 0 ? values[0].key + strlen(KEY_PREFIX_NAMES) : "";
+    if (count != 1 || !name_valid(name))
+        r = count > 1 ? -EEXIST : -ENOENT;
+    else
+        strcpy(ret_name, name);
+    store_list_free(values, count);
+    return r;
 }
 
 int volumes_names_rename(struct store *store, uint64_t session, uint64_t id, const char *name,

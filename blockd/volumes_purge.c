@@ -1,12 +1,17 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * The store is the queue: each pass lists the roots and purges those that say "deleting". A delete
- * only starts a pass, so that nothing is forgotten that a crash or a failure left behind.
+ * The store is the queue: a key for each deleted volume, made in the transaction that deletes it (volume_delete), gone
+ * with its root. Each pass lists those, page by page. A delete only starts a pass, so that nothing is forgotten that a
+ * crash or a failure left behind.
+ *
+ * Nodes of an earlier version make no such key. So the first pass of a process, and one an hour, looks at all roots, page
+ * by page, and makes the keys that are missing. A key without a root is what a node of an earlier version has purged.
  */
 #include "blockd/volumes_purge.h"
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "common/check.h"
@@ -16,7 +21,9 @@
 
 #define RETRY_NS_DEFAULT (60 * 1000000000ull)
 #define OWN_MAX 64
-/* A pass lists all volumes, and one change of the cluster seldom comes alone: they are waited for, and
+#define PAGE_KEYS 256
+#define ROOTS_EVERY_NS (3600 * 1000000000ull)
+/* A pass may list all volumes, and one change of the cluster seldom comes alone: they are waited for, and
  * not all nodes list at once. */
 #define LOOK_NS (1 * 1000000000ull)
 #define LOOK_SPREAD_NS (4 * 1000000000ull)
@@ -27,6 +34,7 @@ struct volumes_purge {
     bool wanted;  /* a pass is to start */
     bool running; /* the fiber exists */
     bool stopping;
+    uint64_t roots_at_ns; /* when all roots are to be looked at again */
     struct env_timer retry;
     struct fiber_queue ended;
     uint64_t
@@ -34,26 +42,47 @@ struct volumes_purge {
     unsigned own_next;
 };
 
-/* Ids of roots in VOLUME_DELETING. mem_free. */
-static int deleting_ids(struct volumes_purge *purge, uint64_t **ret_ids, unsigned *ret_count)
+/* --- All roots --------------------------------------------------------------------------------- */
+
+/* The root is still what it was, and has no key yet. */
+static int note_deleted(struct store *store, const struct store_value *value)
 {
-    struct store_value *values;
-    unsigned value_count, count = 0;
-    int r = store_list(purge->host->store, KEY_PREFIX_VOLUMES, &values, &value_count);
-    if (r < 0)
-        return r;
-    uint64_t *ids = mem_zalloc(value_count, sizeof(*ids));
-    for (unsigned i = 0; i < value_count; i++) {
-        struct volume_root root;
-        CLEANUP_FREE char *error = NULL;
-        if (volume_root_decode(values[i].data, &root, &error) == 0 && root.state == VOLUME_DELETING)
-            ids[count++] = root.id;
-    }
-    store_list_free(values, value_count);
-    *ret_ids = ids;
-    *ret_count = count;
-    return 0;
+    char key[KEY_BYTES_MAX];
+    struct volume_root root;
+    CLEANUP_FREE char *error = NULL;
+    if (volume_root_decode(value->data, &root, &error) < 0 || root.state != VOLUME_DELETING)
+        return 0;
+    struct store_compare compares[] = {
+        {.key = value->key, .revision = value->revision}, {.key = key_deleted(root.id, key)}};
+    struct store_op op = {
+        .type = STORE_PUT, .key = key, .data = root.name, .len_bytes = strlen(root.name)};
+    int r = store_txn(store, compares, 2, &op, 1, NULL);
+    return r == -ECANCELED ? 0 : r;
 }
+
+static int look_at_roots(struct volumes_purge *purge)
+{
+    struct store *store = purge->host->store;
+    char after[KEY_BYTES_MAX] = "";
+    unsigned count = PAGE_KEYS;
+    int r = 0;
+    while (r == 0 && count == PAGE_KEYS && !purge->stopping) {
+        struct store_value *values;
+        r = store_list_page(
+            store, KEY_PREFIX_VOLUMES, after[0] ? after : NULL, PAGE_KEYS, &values, &count);
+        if (r < 0)
+            break;
+        for (unsigned i = 0; i < count && r == 0; i++)
+            r = note_deleted(store, &values[i]);
+        if (count > 0)
+            snprintf(after, sizeof(after), "%s", values[count - 1].key);
+        store_list_free(values, count);
+        fiber_yield();
+    }
+    return r;
+}
+
+/* --- Deleted ones ------------------------------------------------------------------------------ */
 
 static bool is_ours(const struct volumes_purge *purge, uint64_t id)
 {
@@ -64,24 +93,61 @@ static bool is_ours(const struct volumes_purge *purge, uint64_t id)
     return !host->map.volume_is_ours || host->map.volume_is_ours(host->map.ctx, id);
 }
 
+/* Only what the root calls deleted is purged, whatever keys there are. */
+static int purge_one(struct volumes_purge *purge, uint64_t id)
+{
+    char key[KEY_BYTES_MAX];
+    struct volume_root root;
+    struct store_op forget = {.type = STORE_DELETE, .key = key_deleted(id, key)};
+    int r = volume_root_load(purge->host->store, id, &root);
+    if (r == -ENOENT)
+        return store_txn(purge->host->store, NULL, 0, &forget, 1, NULL);
+    if (r == 0 && root.state != VOLUME_DELETING) {
+        log_error_limited(
+            "store: %s: volume '%s' is not deleted; nothing of it is purged", key, root.name);
+        return 0;
+    }
+    if (r == 0)
+        r = volume_purge(purge->host, id);
+    if (r == 0 || r == -ENOENT) {
+        log_info("deleted volume %016" PRIx64 ": its space is free again", id);
+        return 0;
+    }
+    log_warn_limited("deleted volume %016" PRIx64
+                     ": its space is not free yet: %s; this is tried again",
+        id, strerror(-r));
+    return r;
+}
+
 /* The first error; the others are tried all the same. */
 static int pass(struct volumes_purge *purge)
 {
-    CLEANUP_FREE uint64_t *ids = NULL;
-    unsigned count = 0;
-    int first = deleting_ids(purge, &ids, &count);
-    for (unsigned i = 0; i < count && !purge->stopping; i++) {
-        if (!is_ours(purge, ids[i]))
-            continue;
-        int r = volume_purge(purge->host, ids[i]);
-        if (r == 0 || r == -ENOENT) {
-            log_info("deleted volume %016" PRIx64 ": its space is free again", ids[i]);
-            continue;
+    char after[KEY_BYTES_MAX] = "";
+    unsigned count = PAGE_KEYS;
+    int first = 0;
+    if (env_now_ns() >= purge->roots_at_ns) {
+        first = look_at_roots(purge);
+        if (first == 0)
+            purge->roots_at_ns = env_now_ns() + ROOTS_EVERY_NS;
+    }
+    while (count == PAGE_KEYS && !purge->stopping) {
+        struct store_value *values;
+        int r = store_list_page(purge->host->store, KEY_PREFIX_DELETED, after[0] ? after : NULL,
+            PAGE_KEYS, &values, &count);
+        if (r < 0)
+            return r;
+        for (unsigned i = 0; i < count && !purge->stopping; i++) {
+            uint64_t id;
+            if (id_parse(values[i].key + strlen(KEY_PREFIX_DELETED), &id) < 0) {
+                log_error_limited("store: %s: not a volume's id; delete the key", values[i].key);
+                continue;
+            }
+            r = is_ours(purge, id) ? purge_one(purge, id) : 0;
+            first = first < 0 ? first : r;
         }
-        log_warn_limited("deleted volume %016" PRIx64
-                         ": its space is not free yet: %s; this is tried again",
-            ids[i], strerror(-r));
-        first = first < 0 ? first : r;
+        if (count > 0)
+            snprintf(after, sizeof(after), "%s", values[count - 1].key);
+        store_list_free(values, count);
     }
     return first;
 }

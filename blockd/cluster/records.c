@@ -67,6 +67,12 @@ const char *key_purge(uint64_t id, char *ret_key)
     return ret_key;
 }
 
+const char *key_deleted(uint64_t id, char *ret_key)
+{
+    snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_DELETED "%016" PRIx64, id);
+    return ret_key;
+}
+
 const char *key_session(uint64_t session, char *ret_key)
 {
     snprintf(ret_key, KEY_BYTES_MAX, KEY_PREFIX_SESSIONS "%016" PRIx64, session);

@@ -114,6 +114,7 @@ struct volume_root {
 #define KEY_PREFIX_NAMES "holdfast/names/"
 #define KEY_PREFIX_VOLUMES "holdfast/volumes/"
 #define KEY_PREFIX_SESSIONS "holdfast/sessions/"
+#define KEY_PREFIX_DELETED "holdfast/deleted/"
 /* Keys into `ret_key` (KEY_BYTES_MAX bytes); returned for convenience. */
 const char *key_cluster(void);
 const char *key_node(const char *name, char *ret_key);
@@ -122,6 +123,7 @@ const char *key_pool(const char *name, char *ret_key);
 const char *key_name(const char *name, char *ret_key);
 const char *key_volume(uint64_t id, char *ret_key);
 const char *key_purge(uint64_t id, char *ret_key);
+const char *key_deleted(uint64_t id, char *ret_key);
 const char *key_session(uint64_t session, char *ret_key);
 
 /* JSON text (mem_free). `old_text` (may be NULL) gives unknown members to keep. */

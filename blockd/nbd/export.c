@@ -57,39 +57,46 @@ static bool is_volume_name(struct nbd_string s)
 }
 
 /* The empty name: "a default export, where specifying an export name makes no sense". */
+static int find(struct volumes *volumes, struct nbd_string name, struct volumes_name *ret_found)
+{
+    char text[NAME_BYTES_MAX];
+    if (name.len_bytes == 0)
+        return volumes_find_only(volumes, ret_found);
+    if (!is_volume_name(name))
+        return -ENOENT;
+    memcpy(text, name.text, name.len_bytes);
+    text[name.len_bytes] = 0;
+    return volumes_find(volumes, text, ret_found);
+}
+
 void nbd_export_find(struct volumes *volumes, struct nbd_string name, struct nbd_export *ret_export)
 {
-    CLEANUP_FREE struct volumes_name *names = NULL;
-    unsigned count = 0;
+    struct volumes_name found;
     char text[NAME_BYTES_MAX];
     *ret_export = (struct nbd_export){0};
-    bool recalled;
-    int rc = volumes_list_or_recall(volumes, &names, &count, &recalled);
-    if (rc < 0) {
-        export_fail(ret_export, nbd_export_error(rc), "the list of volumes cannot be read: %s",
-            strerror(-rc));
-        return;
-    }
-    if (name.len_bytes == 0 && recalled) { /* there may be others that this node has not seen */
+    int rc = find(volumes, name, &found);
+    if (rc == 0) {
+        memcpy(ret_export->name, found.name, sizeof(ret_export->name));
+        ret_export->size_bytes = found.size_bytes;
+    } else if (rc == -EEXIST) {
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "there are several volumes here: name one (nbd://HOST/NAME; 'holdfast volume list')");
+    } else if (rc == -ENOENT && name.len_bytes == 0) {
+        export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
+            "there are no volumes here; make one with 'holdfast volume create'");
+    } else if (volumes_not_answered(rc) &&
+               name.len_bytes == 0) { /* others may be there, not seen here */
         export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
             "the store does not answer, so nobody can tell which volume is the only one: name it "
             "(nbd://HOST/NAME)");
-        return;
-    }
-    if (name.len_bytes == 0 && count != 1) {
+    } else if (rc == -ENOENT) {
         export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-            "there are %u volumes here: name one (nbd://HOST/NAME; 'holdfast volume list')", count);
-        return;
+            "there is no volume named '%s' here; see 'holdfast volume list'",
+            printable(name, text));
+    } else {
+        export_fail(ret_export, nbd_export_error(rc), "volume '%s' cannot be looked up: %s",
+            printable(name, text), strerror(-rc));
     }
-    for (unsigned i = 0; i < count; i++) {
-        if (name.len_bytes > 0 && !nbd_string_equal(name, names[i].name))
-            continue;
-        memcpy(ret_export->name, names[i].name, sizeof(ret_export->name));
-        ret_export->size_bytes = names[i].size_bytes;
-        return;
-    }
-    export_fail(ret_export, NBD_REP_ERR_UNKNOWN,
-        "there is no volume named '%s' here; see 'holdfast volume list'", printable(name, text));
 }
 
 struct waiter {

@@ -341,6 +341,7 @@ int volume_delete(struct volume_host *host, uint64_t id, const char *name, char 
 {
     uint64_t named_id;
     char name_key[KEY_BYTES_MAX], volume_key[KEY_BYTES_MAX], session_key[KEY_BYTES_MAX];
+    char deleted_key[KEY_BYTES_MAX];
     for (;;) {
         struct volume_root root = {0};
         struct store_value named;
@@ -368,8 +369,12 @@ int volume_delete(struct volume_host *host, uint64_t id, const char *name, char 
             {.key = key_volume(id, volume_key), .revision = root.revision},
             {.key = key_session(root.owner_session, session_key)}};
         struct store_op ops[] = {{.type = STORE_DELETE, .key = name_key},
-            {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)}};
-        r = store_txn(host->store, compares, others ? 3 : 2, ops, 2, NULL);
+            {.type = STORE_PUT, .key = volume_key, .data = text, .len_bytes = strlen(text)},
+            {.type = STORE_PUT,
+                .key = key_deleted(id, deleted_key),
+                .data = name,
+                .len_bytes = strlen(name)}};
+        r = store_txn(host->store, compares, others ? 3 : 2, ops, ARRAY_SIZE(ops), NULL);
         if (r == -ECANCELED && others && volume_root_load(host->store, id, &root) == 0 &&
             root.revision == revision) {
             *ret_error =

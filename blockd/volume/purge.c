@@ -135,16 +135,17 @@ static int left_save(struct volume_host *host, uint64_t id, const char *key,
 static int root_remove(
     struct volume_host *host, uint64_t id, const char *purge_key, uint64_t revision)
 {
-    char key[KEY_BYTES_MAX];
+    char key[KEY_BYTES_MAX], deleted_key[KEY_BYTES_MAX];
     struct volume_root root;
     int r = volume_root_load(host->store, id, &root);
     if (r < 0)
         return r == -ENOENT ? 0 : r;
     struct store_compare compares[] = {{.key = key_volume(id, key), .revision = root.revision},
         {.key = purge_key, .revision = revision}};
-    struct store_op ops[] = {
-        {.type = STORE_DELETE, .key = key}, {.type = STORE_DELETE, .key = purge_key}};
-    return store_txn(host->store, compares, 2, ops, revision ? 2 : 1, NULL);
+    struct store_op ops[] = {{.type = STORE_DELETE, .key = key},
+        {.type = STORE_DELETE, .key = key_deleted(id, deleted_key)},
+        {.type = STORE_DELETE, .key = purge_key}};
+    return store_txn(host->store, compares, 2, ops, revision ? 3 : 2, NULL);
 }
 
 int volume_purge(struct volume_host *host, uint64_t id)

@@ -312,6 +312,33 @@ bool volumes_recall(const struct volumes *volumes, const char *name, struct volu
     return false;
 }
 
+static void name_fill(const struct fake_data *d, struct volumes_name *ret_name)
+{
+    *ret_name = (struct volumes_name){.id = d->id, .size_bytes = d->size_bytes};
+    memcpy(ret_name->name, d->name, sizeof(d->name));
+}
+
+int volumes_find(struct volumes *volumes, const char *name, struct volumes_name *ret_name)
+{
+    struct fake_data *d = find(volumes, name);
+    if (!d)
+        return -ENOENT;
+    name_fill(d, ret_name);
+    return 0;
+}
+
+int volumes_find_only(struct volumes *volumes, struct volumes_name *ret_name)
+{
+    unsigned count = 0;
+    if (volumes->recalls)
+        return -EHOSTUNREACH;
+    list_for_each (link, &volumes->cluster->all) {
+        name_fill(list_entry(link, struct fake_data, link), ret_name);
+        count++;
+    }
+    return count == 1 ? 0 : count == 0 ? -ENOENT : -EEXIST;
+}
+
 int volumes_list_or_recall(struct volumes *volumes, struct volumes_name **ret_names,
     unsigned *ret_count, bool *ret_recalled)
 {

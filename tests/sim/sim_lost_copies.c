@@ -423,6 +423,13 @@ static int purge(struct world *w)
     int there = volume_root_load(w->node.host.store, w->node.volume_id, &root);
     CHECK_MSG(
         there == (r == 0 ? -ENOENT : 0), "purge: %s, root: %s", strerror(-r), strerror(-there));
+    /* By its key purges find it; it goes with the root. */
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    int found = store_get(w->node.host.store, key_deleted(w->node.volume_id, key), &value);
+    CHECK_MSG(found == there, "root: %s, key: %s", strerror(-there), strerror(-found));
+    if (found == 0)
+        store_value_fini(&value);
     return r;
 }
 

@@ -62,15 +62,20 @@ struct volume *volumes_peek(struct volumes *volumes, uint64_t id, unsigned *ret_
     return all[id].open ? &all[id] : NULL;
 }
 
-int volumes_list(struct volumes *volumes, struct volumes_name **ret_names, unsigned *ret_count)
+/* One a page, and an empty one at the end. */
+int volumes_list_page(struct volumes *volumes, struct volumes_cursor *cursor,
+    struct volumes_name **ret_names, unsigned *ret_count)
 {
-    lists++;
+    unsigned i = (unsigned)strlen(cursor->after);
+    lists += i == 0;
     if (list_error)
         return list_error;
-    *ret_names = mem_zalloc(VOLUMES, sizeof(**ret_names));
-    *ret_count = VOLUMES;
-    for (unsigned i = 0; i < VOLUMES; i++)
-        (*ret_names)[i] = (struct volumes_name){.id = i, .state = all[i].state};
+    *ret_names = mem_zalloc(1, sizeof(**ret_names));
+    *ret_count = i < VOLUMES;
+    if (i < VOLUMES)
+        (*ret_names)[0] = (struct volumes_name){.id = i, .state = all[i].state};
+    cursor->done = i == VOLUMES;
+    cursor->after[i] = 'x';
     return 0;
 }
 

@@ -160,17 +160,20 @@ int volume_delete(struct volume_host *host, uint64_t id, const char *name, char 
     assert_int_equal(volume_root_load(host->store, id, &root), 0);
     root.state = VOLUME_DELETING;
     assert_int_equal(volume_root_save(host->store, &root), 0);
-    struct store_op op = {STORE_DELETE, key_name(name, key), NULL, 0, false};
-    return store_txn(host->store, NULL, 0, &op, 1, NULL);
+    char deleted_key[KEY_BYTES_MAX];
+    struct store_op ops[] = {{STORE_DELETE, key_name(name, key), NULL, 0, false},
+        {STORE_PUT, key_deleted(id, deleted_key), name, strlen(name), false}};
+    return store_txn(host->store, NULL, 0, ops, 2, NULL);
 }
 
 int volume_purge(struct volume_host *host, uint64_t id)
 {
-    char key[KEY_BYTES_MAX];
-    struct store_op op = {STORE_DELETE, key_volume(id, key), NULL, 0, false};
+    char key[KEY_BYTES_MAX], deleted_key[KEY_BYTES_MAX];
+    struct store_op ops[] = {{STORE_DELETE, key_volume(id, key), NULL, 0, false},
+        {STORE_DELETE, key_deleted(id, deleted_key), NULL, 0, false}};
     env_sleep_ns(SECOND_NS);
     engine.purges++;
-    return engine.purge_error ? engine.purge_error : store_txn(host->store, NULL, 0, &op, 1, NULL);
+    return engine.purge_error ? engine.purge_error : store_txn(host->store, NULL, 0, ops, 2, NULL);
 }
 
 /* --- World ----------------------------------------------------------------------------------- */
@@ -178,6 +181,12 @@ int volume_purge(struct volume_host *host, uint64_t id)
 static struct volume_host host;
 static struct volumes *volumes;
 static struct store_mem *mem;
+
+static void put_key(const char *key, const char *data)
+{
+    struct store_op op = {STORE_PUT, key, data, strlen(data), false};
+    assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+}
 
 static void make_volume(uint64_t id, const char *name, enum volume_state state)
 {
@@ -187,9 +196,10 @@ static void make_volume(uint64_t id, const char *name, enum volume_state state)
     strcpy(root.pool, "p");
     assert_int_equal(volume_root_save(store, &root), 0);
     snprintf(text, sizeof(text), "%016lx", id);
-    struct store_op op = {STORE_PUT, key_name(name, key), text, 16, false};
     if (state != VOLUME_DELETING)
-        assert_int_equal(store_txn(store, NULL, 0, &op, 1, NULL), 0);
+        put_key(key_name(name, key), text);
+    else
+        put_key(key_deleted(id, key), name);
 }
 
 static void setup(void)
@@ -222,7 +232,7 @@ static struct volume *get(const char *name)
 
 static struct fiber_group group;
 
-static void get_a(void *arg)
+static inline void get_a(void *arg)
 {
     *(struct volume **)arg = get("a");
     fiber_group_done(&group, 0);
@@ -231,12 +241,12 @@ static void get_a(void *arg)
 /* A front end that is told of a new size, and one that lets go of what has halted a second later. */
 static unsigned resized;
 
-static void on_resized(struct volumes_listener *listener)
+static inline void on_resized(struct volumes_listener *listener)
 {
     resized++;
 }
 
-static void let_go(void *arg)
+static inline void let_go(void *arg)
 {
     struct volumes_listener *listener = arg;
     env_sleep_ns(SECOND_NS);
