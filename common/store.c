@@ -266,6 +266,11 @@ static MAY_SUSPEND int watch_look(struct store_watch *watch, uint64_t revision)
     return 0;
 }
 
+uint64_t store_histories(const struct store *store)
+{
+    return store->histories;
+}
+
 int store_watch_start(struct store *store, const char *prefix, uint64_t revision,
     void (*changed)(void *ctx, const struct store_value *value), void *ctx,
     struct store_watch **ret_watch)

@@ -77,6 +77,10 @@ MAY_SUSPEND int store_session_start(struct store *store, uint64_t ttl_ns);
 /* CLOCK_BOOTTIME until which the session is surely alive (S16); 0 = none. Embedded: UINT64_MAX. */
 uint64_t store_session_valid_until_ns(const struct store *store);
 
+/* Rises when the store is found to have another history than before (restored from a backup): what was read, and
+ * what was written and answered, need not be there. Noticed by watches, some time after. */
+uint64_t store_histories(const struct store *store);
+
 /* Calls changed(ctx, value) from a fiber for each put (value) or delete (value->data == NULL) under
  * `prefix` after `revision`: first what is there now and is newer, then each change. Of changes of
  * one key in quick succession only the last may be told. Deletes before the start are not told:
@@ -119,6 +123,8 @@ void store_mem_set_fault(struct store_mem *mem, int error, uint64_t delay_ns);
 void store_mem_set_watch_delay(struct store_mem *mem, uint64_t delay_ns);
 /* The store has thrown its history away: of what is on its way watches learn only how it ended. */
 void store_mem_resync(struct store_mem *mem);
+/* All handles are told that it has another history; the records the test puts back itself. */
+void store_mem_set_back(struct store_mem *mem);
 /* Of a million transactions that compare something so many meet a record that somebody has just written as it
  * was: -ECANCELED. */
 void store_mem_set_conflicts(struct store_mem *mem, uint32_t ppm);

@@ -11,6 +11,9 @@
  *     as "nothing happened". "Unavailable" and "unknown" do not: a proposal may still be decided.
  *     Nor does "database space exceeded": the write that crosses the quota is carried out and
  *     answered with it (etcd's quotaApplierV3).
+ *  E7 An answer of the keys' service that is of an earlier revision or term than what had been seen when it was asked for,
+ *     or of another cluster, is of another history: etcd was restored from a snapshot. store_histories() rises, and
+ *     watches look again. One that has come as far as the one before by then is not noticed.
  *  E4 Sessions: store_etcd_session.c. E5-E6 Watches: store_etcd_watch.c.
  *
  * Failover is sticky: the member that answered last is asked first, so that connections and watches
@@ -230,11 +233,36 @@ int etcd_login(struct store_etcd *etcd, char **ret_why)
     return r;
 }
 
+/* E7. `before`: what had been seen when the request was sent. */
+static void note_header(struct store_etcd *etcd, const struct etcd_header *before,
+    uint64_t histories, const struct etcd_header *now)
+{
+    if (histories != etcd->store.histories)
+        return; /* of either history */
+    bool other = before->cluster_id && now->cluster_id != before->cluster_id;
+    if (other || now->revision < before->revision || now->raft_term < before->raft_term) {
+        log_warn("etcd: it has another history than before (revision %llu of term %u, after %llu "
+                 "of term "
+                 "%u): was it restored from a snapshot?",
+            (unsigned long long)now->revision, (unsigned)now->raft_term,
+            (unsigned long long)before->revision, (unsigned)before->raft_term);
+        etcd->store.histories++;
+        etcd->seen = *now;
+        etcd_watches_look_again(etcd);
+        return;
+    }
+    etcd->seen.cluster_id = now->cluster_id;
+    etcd->seen.revision = MAX(etcd->seen.revision, now->revision);
+    etcd->seen.raft_term = MAX(etcd->seen.raft_term, now->raft_term);
+}
+
 int etcd_call(struct store_etcd *etcd, const struct etcd_call *call,
     struct etcd_answer_json *ret_answer, char **ret_why)
 {
     int r = 0;
     char *why = NULL;
+    struct etcd_header before = etcd->seen;
+    uint64_t histories = etcd->store.histories;
     for (unsigned logins = 0; logins < 2; logins++) {
         bool log_in = false;
         mem_free(why);
@@ -247,6 +275,8 @@ int etcd_call(struct store_etcd *etcd, const struct etcd_call *call,
         etcd_forget_token(etcd);
     }
     free(call->body);
+    if (r == 0 && strncmp(call->path, "/v3/kv/", 7) == 0)
+        note_header(etcd, &before, histories, &ret_answer->header);
     if (r < 0 && ret_why)
         *ret_why = why;
     else

@@ -19,7 +19,8 @@ struct store_etcd {
     uint64_t request_timeout_ns;
     char *token; /* NULL: log in first, if there is a user */
     struct fiber_mutex login;
-    struct list watches; /* etcd_watch.link */
+    struct list watches;     /* etcd_watch.link */
+    struct etcd_header seen; /* the latest of all answers (E7) */
 
     /* store_etcd_session.c */
     uint64_t lease; /* 0 = no session */
@@ -74,3 +75,5 @@ MAY_SUSPEND int etcd_watch_start(struct store *store, struct store_watch *watch,
     uint64_t revision, void **ret_remote);
 MAY_SUSPEND void etcd_watch_stop(struct store *store, void *remote);
 void etcd_watches_leave(struct store_etcd *etcd, unsigned endpoint);
+/* All of them list their keys (E6). */
+void etcd_watches_look_again(struct store_etcd *etcd);

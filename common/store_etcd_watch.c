@@ -40,6 +40,7 @@ struct etcd_watch {
     unsigned key_count, key_capacity;
     struct etcd_stream *stream; /* NULL: none */
     bool behind;                /* its member has not all that was seen */
+    bool outdated;              /* etcd has another history (E7): look again */
     unsigned endpoint;          /* of the stream */
     bool stop, running;
     struct fiber_queue wake, quiet;
@@ -193,6 +194,7 @@ static int take_answer(struct etcd_watch *watch, const struct etcd_answer_json *
             continue;
         tell_event(watch, event);
         watch->revision = MAX(watch->revision, event->value.revision);
+        watch->etcd->seen.revision = MAX(watch->etcd->seen.revision, watch->revision);
     }
     return 0;
 }
@@ -273,16 +275,17 @@ static void watch_fiber(void *arg)
             break;
         if (resync)
             watch->cluster_id = watch->raft_term = 0;
+        watch->outdated = false;
         int r = resync ? look(watch, 0) : 0;
         bool created = false;
         if (r == 0) {
             resync = false;
             r = follow(watch, &created);
-            resync = r == -ESTALE;
+            resync = r == -ESTALE || watch->outdated;
             if (!created && !resync && r != -ECANCELED)
                 etcd_endpoint_failed(watch->etcd, watch->endpoint);
         }
-        if (resync && r == -ESTALE)
+        if (resync && (r == -ESTALE || watch->outdated))
             log_info("etcd: the watch of \"%s\" missed changes; listing its keys", watch->prefix);
         pause_ns = created ? PAUSE_MIN_NS : MIN(MAX(pause_ns * 2, PAUSE_MIN_NS), PAUSE_MAX_NS);
     }
@@ -295,6 +298,16 @@ void etcd_watches_leave(struct store_etcd *etcd, unsigned endpoint)
     list_for_each (it, &etcd->watches) {
         struct etcd_watch *watch = list_entry(it, struct etcd_watch, link);
         if (watch->stream && watch->endpoint == endpoint)
+            etcd_stream_cancel(watch->stream);
+    }
+}
+
+void etcd_watches_look_again(struct store_etcd *etcd)
+{
+    list_for_each (it, &etcd->watches) {
+        struct etcd_watch *watch = list_entry(it, struct etcd_watch, link);
+        watch->outdated = true;
+        if (watch->stream)
             etcd_stream_cancel(watch->stream);
     }
 }

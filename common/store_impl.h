@@ -32,6 +32,7 @@ struct store {
     const struct store_ops *ops;
     struct env *env;
     struct list watches; /* struct store_watch.link */
+    uint64_t histories;
 };
 
 void store_init(struct store *store, const struct store_ops *ops);

@@ -603,6 +603,12 @@ void store_mem_resync(struct store_mem *mem)
     }
 }
 
+void store_mem_set_back(struct store_mem *mem)
+{
+    list_for_each (it, &mem->handles)
+        list_entry(it, struct handle, link)->store.histories++;
+}
+
 void store_mem_set_conflicts(struct store_mem *mem, uint32_t ppm)
 {
     mem->conflicts_ppm = ppm;

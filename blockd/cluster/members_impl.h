@@ -28,10 +28,11 @@ struct members {
     struct store_watch *watch_nodes, *watch_sessions, *watch_disks;
     bool started; /* the first picture is whole: changes are told from now on */
 
-    uint64_t session;      /* 0 while there is none */
-    uint64_t session_last; /* the one before, or one whose put had no clear outcome */
-    bool session_lost;     /* its key is gone, says the watch */
-    uint64_t session_told; /* to session_renewed() */
+    uint64_t session;        /* 0 while there is none */
+    uint64_t session_last;   /* the one before, or one whose put had no clear outcome */
+    bool session_lost;       /* its key is gone, says the watch */
+    uint64_t session_told;   /* to session_renewed() */
+    uint64_t histories_told; /* of the store, likewise */
     bool telling_renewed;
     uint64_t lost_ns;
 

@@ -134,6 +134,7 @@ int members_session_begin(struct members *members, char **ret_error)
                   "join'"
                 : store_strerror(r));
     members->session_told = members->session;
+    members->histories_told = store_histories(members->options.store);
     return r;
 }
 
@@ -154,17 +155,35 @@ static void lose(struct members *members)
     members_tell(members);
 }
 
+/* Another session, or the store has another history: what it has of this node's volumes may be of then. */
+static bool to_be_told(const struct members *members)
+{
+    return members->session != members->session_told ||
+           store_histories(members->options.store) != members->histories_told;
+}
+
 /* On a fiber of its own: what it does may wait for the store, and so for the next session. */
 static void tell_renewed(void *arg)
 {
     struct members *members = arg;
-    while (members->session != members->session_told && members->session) {
+    while (members->session && to_be_told(members)) {
         members->session_told = members->session;
+        members->histories_told = store_histories(members->options.store);
         members->options.session_renewed(members->options.ctx, members->session);
     }
     members->telling_renewed = false;
     members->fibers--;
     fiber_queue_wake_all(&members->ended);
+}
+
+static void tell_if_renewed(struct members *members)
+{
+    if (members->telling_renewed || !members->options.session_renewed || !members->session ||
+        !to_be_told(members))
+        return;
+    members->telling_renewed = true;
+    members->fibers++;
+    fiber_spawn("session renewed", tell_renewed, members);
 }
 
 static void renew(struct members *members)
@@ -179,11 +198,6 @@ static void renew(struct members *members)
         (env_now_ns() - members->lost_ns) / 1000000);
     members_disks_judge(members, NULL);
     members_tell(members);
-    if (members->telling_renewed || !members->options.session_renewed)
-        return;
-    members->telling_renewed = true;
-    members->fibers++;
-    fiber_spawn("session renewed", tell_renewed, members);
 }
 
 void members_session_run(void *arg)
@@ -194,6 +208,7 @@ void members_session_run(void *arg)
             lose(members);
         if (!members->session)
             renew(members);
+        tell_if_renewed(members);
         if (members->stopping)
             break;
         (void)fiber_queue_wait_until(&members->wake, env_now_ns() + LOOK_NS);

@@ -395,7 +395,7 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     struct volume_root root;
     struct pool pool;
     char *error = NULL;
-    uint64_t start_ns = env_now_ns();
+    uint64_t start_ns = env_now_ns(), histories = store_histories(host->store);
     CLEANUP_FREE char *text = NULL;
     int r = volume_root_load_text(host->store, id, &root, &text);
     if (r < 0) {
@@ -416,6 +416,7 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     if (root.manifest.chunk != 0)
         v->second_look_ns = env_now_ns() + SECOND_LOOK_NS;
     v->root_text = text;
+    v->store_histories = histories;
     text = NULL;
     struct recovery rec = {.volume = v, .ret_error = &error, .phase_ns = {start_ns}};
     r = recover(&rec);

@@ -32,6 +32,7 @@
  *     cut longer ones. Not after a loss of power.
  *  X6 Whoever took a volume and cannot open it releases it: else it would stand in the way of those who
  *     can for as long as its session lives.
+ *  X10 (own_again.c) An owner whose store was set back under it writes its root again, while nobody has taken it over.
  *  X5 A fence that is refused although the root names no later epoch, or that finds the very epoch there before it is
  *     set for the first time (X1: epochs are used once): the store has been set back. The root is marked as halted, and no open comes near that volume any more (S15).
  */
@@ -202,25 +203,53 @@ static bool is_ours(const struct volume *v, const struct volume_root *root)
            strcmp(root->owner, v->host->node_name) == 0;
 }
 
+/* A change was refused: somebody renamed the volume, an earlier attempt got through, the store was set back (X10), or the
+ * volume is not ours. 0: `root` is what is there now, to be changed; -ESTALE, -EALREADY: not ours any more; others:
+ * to be asked again. `sent`: the manifest that was to be there. */
+static int look_again(struct volume *v, struct volume_root *root, uint64_t sent)
+{
+    int r = volume_root_load_text(v->host->store, v->root.id, root, &v->root_text);
+    if (r < 0 && r != -ENOENT)
+        return r;
+    bool known = sent == v->root.manifest.chunk;
+    if (r == -ENOENT && !ownership_store_was_set_back(v))
+        return -ESTALE; /* deleted */
+    if (r == -ENOENT)   /* or made after what the store knows now */
+        return ownership_unfenced(v, known) == -ESTALE ? -ESTALE : -EHOSTUNREACH;
+    bool ours = is_ours(v, root);
+    if (!ownership_root_was_set_back(v, root, ours) || (ours && root->manifest.chunk == sent)) {
+        bool released = root->epoch == v->root.epoch && root->state == VOLUME_RELEASED;
+        return ours ? 0 : released ? -EALREADY : -ESTALE;
+    }
+    r = ownership_unfenced(v, known);
+    if (r == 0)
+        ownership_take_back(v, root);
+    return r;
+}
+
 static int change_locked(
     struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
 {
     uint64_t delay_ns = RETRY_NS_MIN;
     struct volume_root root = v->root;
     for (;;) {
+        uint64_t histories = store_histories(v->host->store);
         change(&root, arg);
+        uint64_t sent = root.manifest.chunk;
         int r = volume_root_save_unless(v->host->store, &root, 0, &v->root_text);
+        if (r == 0 && root.epoch != v->root.epoch && change != set_released) { /* X10 */
+            volume_halt(v, -ESTALE, "the store was set back: it is opened anew");
+            return -ESHUTDOWN;
+        }
         if (r == 0 || (PLANTED(unknown_is_success) && r == -ETIMEDOUT)) {
             v->root = root;
+            v->store_histories = histories;
             return 0;
         }
         if (r == -ECANCELED) {
-            /* Somebody renamed the volume, an earlier attempt got through, or it is not ours. */
-            r = volume_root_load_text(v->host->store, v->root.id, &root, &v->root_text);
-            if (r == 0 && root.epoch == v->root.epoch && root.state == VOLUME_RELEASED)
-                return -EALREADY;
-            if (r == -ENOENT || (r == 0 && !is_ours(v, &root)))
-                return -ESTALE;
+            r = look_again(v, &root, sent);
+            if (r == -EALREADY || r == -ESTALE)
+                return r;
             if (r == 0)
                 continue;
             root = v->root; /* its revision is old: this asks again */

@@ -61,7 +61,8 @@ struct volume {
     struct volume_host *host;
     struct list budget_link;
     struct volume_root root;
-    char *root_text; /* the record of root.revision (volume_root_save_unless) */
+    char *root_text;          /* the record of root.revision (volume_root_save_unless) */
+    uint64_t store_histories; /* as it was taken from (X10) */
     struct pool pool;
     struct state state;
     struct manifest manifest;
@@ -245,6 +246,16 @@ MAY_SUSPEND int ownership_confirm(struct volume *volume);
 /* X9: before the volume serves; when the store does not take it, X7 holds and this may be called again. */
 MAY_SUSPEND void ownership_record_tail(struct volume *volume);
 MAY_SUSPEND int ownership_release(struct volume *volume, const char *successor);
+/* own_again.c (X10): whether the store was set back since the volume was opened, or the root that was read (`ours`: it says
+ * that it is) is an earlier one. */
+bool ownership_store_was_set_back(const struct volume *volume);
+bool ownership_root_was_set_back(
+    const struct volume *volume, const struct volume_root *root, bool ours);
+/* 0: nobody has taken the volume over; -ESTALE: somebody has; other errors do not say. `manifest_counts`: it is known which
+ * one is current. */
+MAY_SUSPEND int ownership_unfenced(struct volume *volume, bool manifest_counts);
+/* Makes the root that was read ours again; the caller saves it. */
+void ownership_take_back(struct volume *volume, struct volume_root *root);
 /* Of a volume that was taken and could not be opened (X6). */
 MAY_SUSPEND void ownership_give_up(struct volume *volume);
 

@@ -185,8 +185,17 @@ def test_etcd_restored_from_a_snapshot_under_a_running_cluster(make_cluster):
         settle(load, 2 * TTL_S)
         load.stop()
     load.verify(cluster.n3.uri("stays"))
-    # What was made later is gone; what moved is where it moved to, and nowhere else.
+    # What was made later is gone; what moved is where it moved to, for its owner has written its root again.
     wait_until(lambda: {volume["name"] for volume in cluster.n2.volumes()} == {"stays", "moves"}, 20, "the list of then")
+    wait_until(lambda: cluster.n2.owner_of("moves") == "n3", 20, "the owner of 'moves' to say so")
+    there = nbd.NBD()
+    there.connect_uri(cluster.n1.uri("moves"))
+    assert there.pread(4096, 0) == b"m" * 4096
+    there.pwrite(b"M" * 4096, 4096)
+    there.flush()
+    cluster.n2.cli("volume", "move", "moves", "--to", "n2")
+    assert there.pread(8192, 0) == b"m" * 4096 + b"M" * 4096 and cluster.n1.owner_of("moves") == "n2"
+    there.shutdown()
     exported = cluster.dir / "moves.img"
     cluster.n3.cli("volume", "export", "moves", exported)
     assert exported.read_bytes()[:4096] == b"m" * 4096

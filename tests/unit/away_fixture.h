@@ -166,7 +166,7 @@ static int inherit(void)
     return r;
 }
 
-static struct volume_info info(void)
+static inline struct volume_info info(void)
 {
     struct volume_info info;
     volume_get_info(volume, &info);

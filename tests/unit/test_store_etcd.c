@@ -621,6 +621,33 @@ BODY(transaction_without_an_answer_is_sent_once)
     fake_stop();
 }
 
+static void read_absent(struct store *store)
+{
+    struct store_value value;
+    CHECK(store_get(store, "absent", &value) == -ENOENT);
+}
+
+/* E7 */
+BODY(revisions_that_go_back_are_another_history)
+{
+    fake_start();
+    fake.txn_answer = "HTTP/1.1 200 OK\r\nContent-Length: 90\r\n\r\n"
+                      "{\"header\":{\"member_id\":\"1\",\"revision\":\"9\",\"raft_term\":\"2\"},"
+                      "\"succeeded\":true}              ";
+    struct store *store = open_fake(5000 * MS_NS);
+    struct store_op op = put_op("k", "v");
+    read_absent(store); /* revision 2 */
+    CHECK(store_histories(store) == 0);
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+    CHECK(store_histories(store) == 0);
+    read_absent(store);
+    CHECK(store_histories(store) == 1);
+    read_absent(store);
+    CHECK(store_histories(store) == 1);
+    store_close(store);
+    fake_stop();
+}
+
 #define MEMBER_ANSWER(member, term)                                          \
     "HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"                         \
     "{\"header\":{\"member_id\":\"" member "\",\"raft_term\":\"" term "\"}," \
@@ -690,6 +717,7 @@ int main(void)
         cmocka_unit_test(garbage_answers_are_errors),
         cmocka_unit_test(session_is_valid_only_by_a_write_of_the_same_term_and_member),
         cmocka_unit_test(transaction_without_an_answer_is_sent_once),
+        cmocka_unit_test(revisions_that_go_back_are_another_history),
     };
     const struct CMUnitTest three[] = {
         ONE(requests_sessions_and_watches_survive_the_leaders_death),
