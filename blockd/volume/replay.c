@@ -577,6 +577,9 @@ int recovery_logs(struct recovery *rec)
     report_loss(rec);
     if (rec->power_loss || rec->stopped || rec->tail_lost)
         v->tail_log = 0; /* X9: the machines that are away may have more that was acknowledged */
+    if (rec->stopped || rec->tail_lost)
+        v->tail_unsure =
+            true; /* X7: so may those that the next owner reaches, until a manifest says where it ends */
     v->next_seq = v->acked_seq + 1;
     v->sent_seq = v->acked_seq;
     v->synced_seq =

@@ -47,7 +47,7 @@ struct history {
     uint32_t size;        /* surely there */
     uint64_t now;
     uint64_t durable_until; /* what ended before is durable */
-    bool power_lost;
+    bool power_lost, forgotten;
     struct write *writes; /* by number - 1 */
     uint64_t write_count, write_capacity;
     uint64_t acked, reads;
@@ -390,6 +390,11 @@ static bool required(const struct history *h, const struct version *w, uint64_t 
     return is_durable(h, w) || (w->ended != NEVER && w->ended < until);
 }
 
+void history_forget(struct history *h)
+{
+    h->forgotten = true;
+}
+
 void history_unreadable(struct history *h, uint32_t block)
 {
     h->blocks[block].found = UNREADABLE;
@@ -441,8 +446,8 @@ void history_found_size(struct history *h, uint32_t block_count)
 
 void history_settled(struct history *h)
 {
-    uint64_t until = there_since(h);
-    for (uint32_t b = 0; b < h->block_count; b++) {
+    uint64_t until = h->forgotten ? 0 : there_since(h);
+    for (uint32_t b = 0; b < h->block_count && !h->forgotten; b++) {
         const struct block *block = &h->blocks[b];
         if (block->found == UNREADABLE)
             continue;
@@ -467,5 +472,5 @@ void history_settled(struct history *h)
             block_reset(&h->blocks[b], h->blocks[b].found, h->blocks[b].found == 0, h->now);
     }
     h->durable_until = h->now;
-    h->power_lost = false;
+    h->power_lost = h->forgotten = false;
 }

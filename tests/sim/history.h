@@ -63,6 +63,8 @@ void history_crashed(struct history *history, bool power_lost);
  * back. */
 void history_found(struct history *history, uint32_t first, uint32_t count, const void *buf);
 void history_settled(struct history *history);
+/* What is found next is the state, whatever it is: of what was settled last nothing was durable yet, and the power went. */
+void history_forget(struct history *history);
 /* Instead of history_found: more was lost than the code can bear, and the volume says so. Nothing is judged of it. */
 void history_unreadable(struct history *history, uint32_t block);
 /* Before that, where growth was asked for: the size as it is now. One that has not come will not come. */

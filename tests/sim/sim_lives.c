@@ -23,6 +23,8 @@ static struct world {
     bool must;            /* it must open */
     bool whole;           /* nothing is missing on any disk, by the volume's own word */
     bool open, over;
+    bool
+        unsure; /* what was settled was read while too few disks were there to put it on record (X9), unflushed */
     bool unnamed; /* this process is of a version that names no blocks of rows */
     unsigned away, opened, refused;
     uint64_t delta_bytes_max;
@@ -137,6 +139,10 @@ static bool settle(struct world *w)
     mem_free_pages(buf, READ_BLOCKS * BLOCK_BYTES);
     if (r == 0)
         history_settled(w->node.history);
+    struct volume_info info;
+    volume_get_info(w->node.volume, &info);
+    if (r == 0)
+        w->unsure = strstr(info.problem, "no log can be allocated");
     return r == 0;
 }
 
@@ -223,6 +229,8 @@ static void live(struct world *w, uint64_t ns, bool power)
     CHECK_MSG(!w->must || w->open, "it has not opened: %d", (int)result);
     sim_set_io_hook(w->node.sim, NULL, NULL);
     store_mem_set_fault(w->node.store, 0, 0);
+    if (power && w->unsure)
+        history_forget(w->node.history);
     if (power)
         one_node_power_cut(&w->node, draw(2) ? SIM_CUT_LOSE_ALL : SIM_CUT_RANDOM);
     else
