@@ -41,9 +41,25 @@ static bool same_domain(const struct disk *a, const struct disk *b, enum failure
     }
 }
 
+/* Of the disks that this node could not open nobody knows more than that they are its own. */
+static bool is_here(
+    const struct disk_list *disks, enum failure_domain domain, const struct disk *disk)
+{
+    if (domain == DOMAIN_DISK || disk->local)
+        return domain != DOMAIN_DISK;
+    list_for_each (it, &disks->all) {
+        const struct disk *other = list_entry(it, struct disk, link);
+        if (other->local && same_domain(disk, other, domain))
+            return true;
+    }
+    return false;
+}
+
 static bool excluded(
     const struct disk_list *disks, const struct placement_request *request, const struct disk *disk)
 {
+    if (request->exclude_here && is_here(disks, request->domain, disk))
+        return true;
     for (unsigned i = 0; i < request->exclude_count; i++) {
         const struct disk *other = disk_list_find(disks, request->exclude[i]);
         if (other && same_domain(disk, other, request->domain))

@@ -16,6 +16,8 @@ struct placement_request {
     unsigned reserve_percent; /* of each disk, not to be touched (D7) */
     const uint32_t *exclude;  /* disk numbers not to use (their domains are taken too) */
     unsigned exclude_count;
+    bool
+        exclude_here; /* the domain of this node is taken: by a disk of it that is not in the list */
     bool local_first; /* one of them on a disk of this node, if one can take it and is not slow */
     uint64_t chance;  /* seed */
     uint64_t now_ns;  /* latencies count as of then (disk_latency_ns); 0 = as they are */

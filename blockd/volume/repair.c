@@ -186,9 +186,13 @@ static int choose_target(
 {
     uint32_t exclude[CODE_SHARDS_MAX];
     unsigned n = 0;
+    bool here = false; /* it is one of our own that could not be opened, and may come */
     for (unsigned i = 0; i < place_shards(p); i++) {
-        if (i != shard || p->shards[i].state == CHUNK_SHARD_DAMAGED)
-            exclude[n++] = p->shards[i].place.disk;
+        uint32_t number = p->shards[i].place.disk;
+        if (i == shard && p->shards[i].state != CHUNK_SHARD_DAMAGED)
+            continue;
+        exclude[n++] = number;
+        here = here || (!volume_host_disk(v->host, number) && disk_may_come(v->host, number));
     }
     struct placement_request request = {.count = 1,
         .count_min = 1,
@@ -198,6 +202,7 @@ static int choose_target(
         .reserve_percent = p->kind == SHARD_META ? 0 : 2,
         .exclude = exclude,
         .exclude_count = n,
+        .exclude_here = here,
         .chance = env_random_u64(),
         .now_ns = env_now_ns()};
     int r = placement_choose(v->host->disks, &request, ret_disk);

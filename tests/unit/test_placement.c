@@ -157,6 +157,31 @@ static void a_class_and_excluded_domains_are_kept_to(void **state)
     assert_int_equal(placement_choose(&all, &r, chosen), -EHOSTUNREACH);
 }
 
+/* A disk of this node that could not be opened is in no list, and may come back. */
+static void the_domain_of_this_node_can_be_taken(void **state)
+{
+    struct disk *chosen[DISKS_MAX];
+    make(8, 2);
+    disks[2].local = disks[3].local = true; /* node1, in rack0 with node0 */
+    for (uint64_t chance = 0; chance < 100; chance++) {
+        struct placement_request r = want(3, 3, DOMAIN_NODE);
+        r.exclude_here = true;
+        r.chance = chance;
+        assert_int_equal(placement_choose(&all, &r, chosen), 3);
+        for (unsigned i = 0; i < 3; i++)
+            assert_string_not_equal(chosen[i]->node, "node1");
+        r.count = r.count_min = 4;
+        assert_int_equal(placement_choose(&all, &r, chosen), -EHOSTUNREACH);
+        r.domain = DOMAIN_RACK;
+        r.count = r.count_min = 1;
+        assert_int_equal(placement_choose(&all, &r, chosen), 1);
+        assert_string_equal(chosen[0]->rack, "rack1");
+        r.domain = DOMAIN_DISK;
+        r.count = r.count_min = 8;
+        assert_int_equal(placement_choose(&all, &r, chosen), 8);
+    }
+}
+
 static void space_draws_shards(void **state)
 {
     unsigned hits[DISKS_MAX] = {0};
@@ -319,6 +344,7 @@ int main(void)
         cmocka_unit_test(only_disks_that_are_in_and_numbered_count),
         cmocka_unit_test(no_room_is_not_no_disks),
         cmocka_unit_test(a_class_and_excluded_domains_are_kept_to),
+        cmocka_unit_test(the_domain_of_this_node_can_be_taken),
         cmocka_unit_test(space_draws_shards),
         cmocka_unit_test(slow_disks_come_last),
         cmocka_unit_test(the_same_chance_chooses_the_same),

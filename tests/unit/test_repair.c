@@ -34,6 +34,11 @@ static uint64_t disk_missing_since_ns(void *ctx, uint32_t number)
     return number == missing_here ? missing_here_since_ns : 0;
 }
 
+static bool disk_expected(void *ctx, uint32_t number)
+{
+    return number == missing_here;
+}
+
 static void setup(void)
 {
     host = (struct volume_host){.store = store};
@@ -52,6 +57,7 @@ static void setup(void)
     host.repair_wait_ns = WAIT_NS;
     host.map.disk_removed = disk_removed;
     host.map.disk_missing_since_ns = disk_missing_since_ns;
+    host.map.disk_expected = disk_expected;
     missing_here = 0;
     host.map_cache = map_cache_new(MIB);
     struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 1, .log_copies_min = 2};
@@ -187,6 +193,57 @@ static void a_disk_that_is_missing_at_the_start_is_waited_for_too(void)
     env_sleep_ns(10 * SEC);
     assert_true(volume_stats(volume)->repaired_shards > 0);
     check_ok();
+}
+
+static struct fake_disk *disk_of(uint32_t number)
+{
+    return disks[number - 1];
+}
+
+/* Q3: "ok" would be said of two shards in one domain once it is back. */
+static void the_domain_of_a_disk_that_is_missing_here_stays_its(void)
+{
+    uint32_t pos = 0;
+    const struct place *p;
+    while ((p = idmap_next(&volume->state.places, &pos)) &&
+           (p->kind != SHARD_DATA || p->row_count == 0))
+        ;
+    CHECK(p);
+    uint64_t chunk = p->chunk;
+    struct fake_disk *missing = disk_of(p->shards[0].place.disk), *other = NULL, *away = NULL;
+    struct fake_disk *failing = disk_of(p->shards[1].place.disk);
+    for (unsigned i = 0; i < DISKS; i++) {
+        if (disks[i] != missing && disks[i] != failing) {
+            away = other;
+            other = disks[i];
+        }
+    }
+    volume->pool.domain = DOMAIN_NODE;
+    volume->pool.log_copies_min = 1; /* or nothing could be recorded */
+    missing->disk.local = other->disk.local = true;
+    failing->disk.local = away->disk.local = false;
+    strcpy(missing->disk.node, "n1");
+    strcpy(other->disk.node, "n1");
+    strcpy(failing->disk.node, "n2");
+    strcpy(away->disk.node, "n3");
+    go_away(away);
+    missing_here = missing->disk.number;
+    missing_here_since_ns = env_now_ns();
+    disk_list_remove(&present, &missing->disk);
+    failing->disk.state = DISK_FAILED; /* it is still read */
+    volume_disk_changed(volume);
+    env_sleep_ns(20 * SEC);
+    p = state_place(&volume->state, chunk);
+    assert_int_equal(
+        p->shards[1].place.disk, failing->disk.number); /* not this node's other disk */
+    come_back(away);
+    env_sleep_ns(60 * SEC);
+    p = state_place(&volume->state, chunk);
+    assert_int_equal(p->shards[1].place.disk, away->disk.number);
+    disk_list_add(&present, &missing->disk);
+    missing_here = 0;
+    volume_disk_changed(volume);
+    env_sleep_ns(20 * SEC);
 }
 
 /* More than a log holds, then time for what is done in the background. */
@@ -440,6 +497,7 @@ TEST(a_disk_that_stays_away_is_rebuilt_after_the_wait)
 TEST(a_failed_disk_is_rebuilt_at_once)
 TEST(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not)
 TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
+TEST(the_domain_of_a_disk_that_is_missing_here_stays_its)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(many_leftovers_do_not_hold_up_what_is_rebuilt)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
@@ -458,6 +516,7 @@ int main(void)
         cmocka_unit_test(a_failed_disk_is_rebuilt_at_once_),
         cmocka_unit_test(a_removed_disk_is_rebuilt_at_once_one_that_is_news_is_not_),
         cmocka_unit_test(a_disk_that_is_missing_at_the_start_is_waited_for_too_),
+        cmocka_unit_test(the_domain_of_a_disk_that_is_missing_here_stays_its_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(many_leftovers_do_not_hold_up_what_is_rebuilt_),
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
