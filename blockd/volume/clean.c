@@ -83,6 +83,16 @@ static bool cleanable(const struct place *p)
            !p->scratch_moved && p->row_count == p->rows_recorded && p->chunk_refs > 0;
 }
 
+/* Not where more shards are gone than the code can make up for: it cannot be moved, and keeps nothing else from being. */
+static bool recoverable(const struct volume *v, const struct place *p)
+{
+    unsigned there = 0;
+    for (unsigned i = 0; i < place_shards(p); i++)
+        there += p->shards[i].state != CHUNK_SHARD_LOST &&
+                 disk_usable(volume_disk(v, p->shards[i].place.disk));
+    return there >= p->code.k;
+}
+
 /* --- Target ------------------------------------------------------------------------------------ */
 
 /* Blocks that the rows still to come can take, of each shard. */
@@ -494,7 +504,7 @@ static unsigned count_small(const struct volume *v)
     unsigned count = 0;
     uint32_t pos = 0;
     for (struct place *p; (p = idmap_next(&v->state.places, &pos));)
-        count += cleanable(p) && is_small(p);
+        count += cleanable(p) && is_small(p) && recoverable(v, p);
     return count;
 }
 
@@ -517,7 +527,7 @@ static struct place *emptiest(
         uint32_t room = gather && is_small(p) ? SLAB_UNITS * SLAB_UNIT_BLOCKS * p->code.k : end;
         double share = room > 0 ? (double)p->scratch_live / room : 0;
         if (cleanable(p) && share < best_share && gains(p, end, gather) &&
-            p->scratch_largest <= live_max) {
+            p->scratch_largest <= live_max && recoverable(v, p)) {
             best = p;
             best_share = share;
         }
@@ -595,7 +605,7 @@ static int clean_meta(struct volume *v, bool aggressive)
     for (const struct lchunk *c; count < 16 && (c = idmap_next(&v->state.chunks, &pos));) {
         uint32_t end = place_linear_end(c->place, c->place->row_count);
         if (c->place->kind == SHARD_META && c->place->sealed && c->live > 0 &&
-            c->live * 100 < end * limit)
+            c->live * 100 < end * limit && recoverable(v, c->place))
             marked[count++] = c->index;
     }
     for (unsigned i = 0; i < count; i++) {

@@ -184,6 +184,58 @@ static void without_their_directory_the_volume_stays_closed(void)
     tear_down();
 }
 
+static void write_many(struct volume *v, uint64_t from, uint64_t end, uint8_t byte)
+{
+    for (; from < end; from += 16)
+        write_at(v, from, 16, byte);
+    CHECK(volume_destage(v) == 0);
+}
+
+static void own_again(void)
+{
+    CHECK(volume_close(volume) == 0);
+    CHECK(inherit() == 0);
+}
+
+/* The place with the fewest live blocks is lost: others are cleaned all the same. */
+static void a_lost_place_keeps_no_other_from_being_cleaned(void)
+{
+    set_up((struct shard_code){2, 1});
+    dead.host.bypass_bytes_min = heir.host.bypass_bytes_min = MIB;
+    write_many(old, 0, 1024, 1);
+    CHECK(inherit() == 0); /* a place is sealed at each open */
+    write_many(volume, 0, 512, 2);
+    own_again();
+    uint64_t oldest = UINT64_MAX;
+    for (unsigned lose = 0; lose < 2; lose++) {
+        for (unsigned i = 0; i < DISKS; i++) {
+            struct shard_info *list;
+            unsigned count;
+            CHECK(shard_list(&disks[i]->disk, id, &list, &count) == 0);
+            for (unsigned n = 0; n < count; n++) {
+                if (list[n].kind == SHARD_DATA && !list[n].tombstone && !lose)
+                    oldest = MIN(oldest, list[n].key.chunk);
+                if (list[n].kind == SHARD_DATA && lose && list[n].key.chunk == oldest)
+                    fake_disk_lose_shard(disks[i], list[n].key);
+            }
+            mem_free(list);
+        }
+    }
+    write_many(volume, 512, 960, 3);
+    write_many(volume, 0, 256, 3);
+    assert_int_equal(volume_clean(volume), 0);
+    assert_true(volume_stats(volume)->cleaned_chunks > 0);
+    unsigned failing = 0;
+    for (uint64_t block = 0; block < 1024; block++) {
+        int byte = byte_at(block);
+        failing += byte == -EIO;
+        CHECK(byte == -EIO || byte == (block < 256 ? 3 : block < 512 ? 2 : block < 960 ? 3 : 1));
+    }
+    assert_in_range(failing, 1, 511);
+    tear_down();
+}
+
+TEST(a_lost_place_keeps_no_other_from_being_cleaned)
 TEST(its_blocks_alone_fail)
 TEST(all_of_them_fail_where_no_shard_is_left)
 TEST(they_stay_lost_over_checkpoint_and_open)
@@ -197,6 +249,7 @@ int main(void)
     log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(its_blocks_alone_fail_),
+        cmocka_unit_test(a_lost_place_keeps_no_other_from_being_cleaned_),
         cmocka_unit_test(all_of_them_fail_where_no_shard_is_left_),
         cmocka_unit_test(they_stay_lost_over_checkpoint_and_open_),
         cmocka_unit_test(large_writes_are_named_too_),
