@@ -162,10 +162,11 @@ static void let_go(struct volume *v)
     (void)log_next_shrink(v);
 }
 
-/* E3 */
+/* E3. What is in the open log already needs no next one. */
 static bool destage_waits_for_space(const struct volume *v)
 {
-    return v->destage_stuck || (!v->wal_next && v->space_error == -ENOSPC);
+    bool log_waits = !v->wal_next && !list_empty(&v->commit_queue);
+    return v->destage_stuck || (log_waits && v->space_error == -ENOSPC);
 }
 
 static void destage_if_possible(struct volume *v)

@@ -18,7 +18,8 @@ static struct fake_disk *disks[DISKS];
 static struct volume_host host;
 static struct disk_list present;
 static struct volume *volume;
-static uint64_t log_bytes_max = 4 * MIB;
+static unsigned row_blocks = 32;
+static uint64_t log_bytes_max = 4 * MIB, bypass_bytes_min = 1 << 30; /* no large writes */
 static uint64_t others_blocks; /* of each disk, held by volumes of other nodes */
 
 static void setup(void)
@@ -35,9 +36,9 @@ static void setup(void)
     host.session = 5;
     host.disks = &present;
     host.budget = &budget;
-    host.row_blocks_max = 32;
+    host.row_blocks_max = row_blocks;
     host.log_bytes_max = log_bytes_max;
-    host.bypass_bytes_min = 1 << 30; /* no large writes */
+    host.bypass_bytes_min = bypass_bytes_min;
     host.repair_wait_ns = 600 * SEC;
     host.map_cache = map_cache_new(MIB);
     struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
@@ -145,6 +146,34 @@ static void what_others_free_meanwhile_is_space(void)
     assert_int_equal(fill(&took_ns), 0);
     assert_true(wrote);
     assert_in_range(took_ns, 4 * SEC, 10 * SEC);
+}
+
+/* E1: what is garbage only once large writes that wait for more of their kind are destaged. A log is not to be had
+ * either, and the open one has room. */
+static void write_large(unsigned first, unsigned end)
+{
+    void *buf = mem_alloc_pages(128 * BLOCK_BYTES);
+    memset(buf, 1, 128 * BLOCK_BYTES);
+    for (uint64_t row = first; row < end; row++)
+        assert_int_equal(volume_write(volume, row * 128 * BLOCK_BYTES, 128 * BLOCK_BYTES, buf, 0,
+                             (struct request_id){0}),
+            0);
+    mem_free_pages(buf, 128 * BLOCK_BYTES);
+}
+
+static void what_is_not_destaged_yet_is_looked_at(void)
+{
+    write_large(0, 30);
+    assert_int_equal(volume_clean(volume), 0);
+    write_large(0, 30); /* 64 rows would be destaged */
+    for (unsigned i = 0; i < DISKS; i++) {
+        disks[i]->used_blocks = disks[i]->capacity_blocks;
+        disks[i]->disk.free_bytes = 0;
+    }
+    log_roll_if_long(volume, 0); /* the next log is the open one, and has no successor */
+    write_large(50, 80);
+    for (unsigned i = 0; i < DISKS; i++)
+        disks[i]->used_blocks -= 16 * MIB / BLOCK_BYTES; /* for a clean end */
 }
 
 /* --- What has its space already ------------------------------------------------------------------- */
@@ -258,8 +287,17 @@ TEST(a_place_goes_after_its_last_reader)
 
 static void what_is_acknowledged_gets_home_to_full_disks_(void **state)
 {
+    row_blocks = 32;
     log_bytes_max = 64 * MIB;
+    bypass_bytes_min = 1 << 30;
     run(what_is_acknowledged_gets_home_to_full_disks);
+}
+
+static void what_is_not_destaged_yet_is_looked_at_(void **state)
+{
+    row_blocks = 128;
+    bypass_bytes_min = 32 * BLOCK_BYTES;
+    run(what_is_not_destaged_yet_is_looked_at);
 }
 
 int main(void)
@@ -270,6 +308,7 @@ int main(void)
         cmocka_unit_test(what_waits_for_a_disk_is_waited_for_),
         cmocka_unit_test(what_others_free_meanwhile_is_space_),
         cmocka_unit_test(a_place_goes_after_its_last_reader_),
+        cmocka_unit_test(what_is_not_destaged_yet_is_looked_at_),
         cmocka_unit_test(what_is_acknowledged_gets_home_to_full_disks_),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
