@@ -6,8 +6,8 @@
  *
  * Whether a disk is slow is told by its moving average beside that of the others, and by a floor
  * well above what any healthy disk under load has. The average of a disk that is left halves each
- * minute, so it is not taken again at once, but some time; where nothing better is there, leaving is
- * tried again less and less often.
+ * minute, so it is not taken again at once, but some time. What was being made on it just then is left a second later;
+ * where nothing better is there, leaving is tried again less and less often.
  */
 #include "blockd/cluster/placement.h"
 #include "blockd/volume/volume_impl.h"
@@ -15,7 +15,7 @@
 #include "common/log.h"
 
 #define CHECK_NS 100000000ull
-#define AGAIN_NS_MIN 5000000000ull
+#define AGAIN_NS_MIN 1000000000ull
 #define AGAIN_NS_MAX 300000000000ull
 
 static bool is_slow(const struct volume *v, uint32_t number, uint64_t limit_ns)
