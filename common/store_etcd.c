@@ -321,8 +321,8 @@ static int etcd_get(struct store *store, const char *key, struct store_value *re
 struct list_state {
     struct store_value *values;
     unsigned count;
-    uint64_t revision;
-    char *after; /* base64; NULL: from the beginning */
+    struct etcd_header header; /* the first page's */
+    char *after;               /* base64; NULL: from the beginning */
     unsigned page_keys;
     const char *behind; /* the caller's; NULL */
     unsigned max;
@@ -361,15 +361,15 @@ static MAY_SUSPEND int list_page(
     unsigned wanted = list->max - list->count; /* and the one that comes again */
     unsigned limit = wanted < list->page_keys ? wanted + 1 : list->page_keys;
     struct etcd_call call = {"/v3/kv/range",
-        etcd_json_list(prefix, list->after, limit, list->revision), etcd->request_timeout_ns,
+        etcd_json_list(prefix, list->after, limit, list->header.revision), etcd->request_timeout_ns,
         .repeatable = true};
     struct etcd_answer_json page;
     int r = etcd_call(etcd, &call, &page, ret_why);
     if (r < 0)
         return r;
     list_append(list, &page, prefix);
-    if (!list->revision)
-        list->revision = page.header.revision;
+    if (!list->header.revision)
+        list->header = page.header;
     /* A page that brings nothing new ends it, whatever the server says. */
     bool more = list->count < list->max && page.more && page.last_key &&
                 (!list->after || strcmp(list->after, page.last_key) != 0);
@@ -381,7 +381,7 @@ static MAY_SUSPEND int list_page(
 }
 
 int etcd_list(struct store_etcd *etcd, const char *prefix, const char *after, unsigned max,
-    struct store_value **ret_values, unsigned *ret_count, uint64_t *ret_revision)
+    struct store_value **ret_values, unsigned *ret_count, struct etcd_header *ret_header)
 {
     struct list_state list = {.page_keys = LIST_PAGE_KEYS, .behind = after, .max = max};
     list_reset(&list);
@@ -407,15 +407,15 @@ int etcd_list(struct store_etcd *etcd, const char *prefix, const char *after, un
     }
     *ret_values = list.values;
     *ret_count = list.count;
-    *ret_revision = list.revision;
+    *ret_header = list.header;
     return 0;
 }
 
 static int etcd_store_list(struct store *store, const char *prefix, const char *after, unsigned max,
     struct store_value **ret_values, unsigned *ret_count)
 {
-    uint64_t revision;
-    return etcd_list(etcd_of(store), prefix, after, max, ret_values, ret_count, &revision);
+    struct etcd_header header;
+    return etcd_list(etcd_of(store), prefix, after, max, ret_values, ret_count, &header);
 }
 
 static bool any_session_op(const struct store_op *ops, unsigned count)

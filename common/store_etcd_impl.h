@@ -56,9 +56,10 @@ void etcd_forget_token(struct store_etcd *etcd);
 bool etcd_is_token_refused(const struct etcd_answer_json *answer);
 /* `endpoint` does not answer: others are asked first, and its streams are ended. */
 void etcd_endpoint_failed(struct store_etcd *etcd, unsigned endpoint);
-/* As store_list_page; *ret_revision is that of the whole list. */
+/* As store_list_page; the revision in *ret_header is that of the whole list. */
 MAY_SUSPEND int etcd_list(struct store_etcd *etcd, const char *prefix, const char *after,
-    unsigned max, struct store_value **ret_values, unsigned *ret_count, uint64_t *ret_revision);
+    unsigned max, struct store_value **ret_values, unsigned *ret_count,
+    struct etcd_header *ret_header);
 
 /* --- store_etcd_session.c -------------------------------------------------------------------- */
 

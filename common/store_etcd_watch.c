@@ -133,13 +133,15 @@ static MAY_SUSPEND int look(struct etcd_watch *watch, uint64_t newer_than)
 {
     struct store_value *values;
     unsigned count;
-    uint64_t revision;
-    int r = etcd_list(watch->etcd, watch->prefix, NULL, UINT_MAX, &values, &count, &revision);
+    struct etcd_header header;
+    int r = etcd_list(watch->etcd, watch->prefix, NULL, UINT_MAX, &values, &count, &header);
     if (r < 0)
         return r;
+    /* Another cluster may be there before the first stream has begun. */
+    watch->cluster_id = header.cluster_id;
     for (unsigned i = 0; i < watch->key_count; i++)
         if (!listed(values, count, watch->keys[i]))
-            store_watch_tell(watch->watch, watch->keys[i], NULL, 0, revision);
+            store_watch_tell(watch->watch, watch->keys[i], NULL, 0, header.revision);
     keys_free(watch);
     for (unsigned i = 0; i < count; i++) {
         const struct store_value *value = &values[i];
@@ -149,7 +151,7 @@ static MAY_SUSPEND int look(struct etcd_watch *watch, uint64_t newer_than)
                 watch->watch, value->key, value->data, value->len_bytes, value->revision);
     }
     store_list_free(values, count);
-    watch->revision = revision;
+    watch->revision = header.revision;
     return 0;
 }
 

@@ -285,21 +285,25 @@ BODY(watch_recovers_from_a_compaction_it_was_cut_off_from)
 }
 
 /* E5: restored from an old backup, and already further than what the watch was told last. */
-BODY(watch_notices_another_history_that_is_ahead)
+static void notice_another_history(bool stream_has_begun)
 {
     struct etcd_member *member = &cluster.members[0];
     struct store *store = open_store();
     struct store_watch *watch;
+    const struct store_op clear[] = {
+        {STORE_DELETE, "d/3", NULL, 0, false}, {STORE_DELETE, "d/4", NULL, 0, false}};
+    CHECK(store_txn(store, NULL, 0, clear, 2, NULL) == 0); /* of the other body */
     told[0] = 0;
     put(store, "d/1", "a");
     uint64_t revision = put(store, "d/2", "b");
     CHECK(store_watch_start(store, "d/", 0, note_change, NULL, &watch) == 0);
-    await_told("d/1=a d/2=b ");
-    told[0] = 0;
-
     char command[128];
     unsigned port = member->client_port;
+    if (stream_has_begun)
+        env_sleep_ns(3 * SECOND_NS);
     member_kill(member);
+    await_told("d/1=a d/2=b ");
+    told[0] = 0;
     snprintf(command, sizeof(command), "rm -rf %s/m0", cluster.dir);
     CHECK(system(command) == 0);
     member_set_peer_port(member, free_port()); /* of another cluster */
@@ -317,6 +321,16 @@ BODY(watch_notices_another_history_that_is_ahead)
     put(store, "d/4", "d");
     await_told("-d/1 -d/2 d/3=c d/4=d ");
     store_close(store);
+}
+
+BODY(watch_notices_another_history_that_is_ahead)
+{
+    notice_another_history(true);
+}
+
+BODY(watch_notices_another_history_before_its_stream_has_begun)
+{
+    notice_another_history(false);
 }
 
 /* The last test of its member: nobody gets in without a password after it. */
@@ -713,6 +727,7 @@ int main(void)
         ONE(keys_of_a_session_that_is_not_kept_alive_vanish),
         ONE(watch_recovers_from_a_compaction_it_was_cut_off_from),
         ONE(watch_notices_another_history_that_is_ahead),
+        ONE(watch_notices_another_history_before_its_stream_has_begun),
         ONE(user_and_password_are_used_and_checked),
         cmocka_unit_test(garbage_answers_are_errors),
         cmocka_unit_test(session_is_valid_only_by_a_write_of_the_same_term_and_member),
