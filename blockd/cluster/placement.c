@@ -117,19 +117,25 @@ static bool class_matches(const struct disk *disk, const char *class_name)
     return class_name[0] == 0 || strcmp(disk->class_name, class_name) == 0;
 }
 
-/* One per failure domain: true when an earlier disk of the list has the same domain and counts. */
-static bool domain_seen(
-    const struct disk_list *disks, const struct placement_request *request, const struct disk *disk)
+static int compare_nodes(const void *a, const void *b)
 {
-    list_for_each (it, &disks->all) {
-        const struct disk *other = list_entry(it, struct disk, link);
-        if (other == disk)
-            return false;
-        if (placement_disk_up(other) && class_matches(other, request->class_name) &&
-            same_domain(disk, other, request->domain))
-            return true;
-    }
-    return false;
+    return strcmp((*(const struct disk *const *)a)->node, (*(const struct disk *const *)b)->node);
+}
+
+static int compare_racks(const void *a, const void *b)
+{
+    return strcmp((*(const struct disk *const *)a)->rack, (*(const struct disk *const *)b)->rack);
+}
+
+/* How many failure domains the disks are in; their order is lost. */
+static unsigned count_domains(const struct disk **disks, unsigned count, enum failure_domain domain)
+{
+    unsigned domains = count > 0;
+    if (domain == DOMAIN_NODE || domain == DOMAIN_RACK)
+        qsort(disks, count, sizeof(*disks), domain == DOMAIN_NODE ? compare_nodes : compare_racks);
+    for (unsigned i = 1; i < count; i++)
+        domains += !same_domain(disks[i - 1], disks[i], domain);
+    return domains;
 }
 
 /* The best local one comes first; what was before it keeps its order. */
@@ -148,10 +154,11 @@ static void move_local_first(struct candidate *candidates, unsigned count)
 int placement_choose(
     const struct disk_list *disks, const struct placement_request *request, struct disk **ret_disks)
 {
-    unsigned total = 0, domains_up = 0, n = 0;
+    unsigned total = 0, up = 0, n = 0;
     list_for_each (it, &disks->all)
         total++;
     CLEANUP_FREE struct candidate *candidates = mem_zalloc(total + 1, sizeof(*candidates));
+    CLEANUP_FREE const struct disk **disks_up = mem_zalloc(total + 1, sizeof(*disks_up));
     uint64_t slow_ns = placement_slow_limit_ns(disks, request->now_ns), chance = request->chance;
     list_for_each (it, &disks->all) {
         struct disk *disk = list_entry(it, struct disk, link);
@@ -159,8 +166,7 @@ int placement_choose(
         if (!placement_disk_up(disk) || !class_matches(disk, request->class_name) ||
             excluded(disks, request, disk))
             continue;
-        if (!domain_seen(disks, request, disk))
-            domains_up++;
+        disks_up[up++] = disk;
         uint64_t reserve = disk->size_bytes / 100 * request->reserve_percent;
         if (disk->free_bytes < reserve + request->shard_bytes)
             continue;
@@ -169,6 +175,7 @@ int placement_choose(
             .score = -log(u) / weight,
             .slow = disk_latency_ns(disk, request->now_ns) > slow_ns};
     }
+    unsigned domains_up = count_domains(disks_up, up, request->domain);
     if (domains_up < request->count_min)
         return -EHOSTUNREACH;
     unsigned wanted = MIN(request->count, domains_up);

@@ -215,7 +215,7 @@ MAY_SUSPEND static int reply_infos(
     return rc;
 }
 
-/* INFO answers from the list and leaves the volume alone: looking is no reason to take ownership.
+/* INFO answers from the store's record and leaves the volume alone: looking is no reason to take ownership.
  */
 MAY_SUSPEND static int option_info_or_go(struct handshake *h)
 {

@@ -336,6 +336,50 @@ static void racks_are_kept_apart_also_when_nodes_are_down(void **state)
     }
 }
 
+static bool counts(const struct disk *d, const struct placement_request *r)
+{
+    const struct disk *excluded = &disks[r->exclude[0] - 1];
+    if (!placement_disk_up(d) || (r->class_name[0] && strcmp(d->class_name, r->class_name) != 0))
+        return false;
+    return r->domain == DOMAIN_DISK
+               ? d != excluded
+               : strcmp(domain_of(d, r->domain), domain_of(excluded, r->domain)) != 0;
+}
+
+/* In any order of the list, with disks that are not up, of another class, and excluded with their domain. */
+static void domains_that_are_up_are_counted_once(void **state)
+{
+    const enum failure_domain domains[] = {DOMAIN_DISK, DOMAIN_NODE, DOMAIN_RACK};
+    struct rng rng;
+    rng_init(&rng, 1);
+    for (unsigned round = 0; round < 500; round++) {
+        make(DISKS_MAX, 1);
+        for (unsigned i = 0; i < DISKS_MAX; i++) {
+            sprintf(disks[i].node, "node%u", (unsigned)rng_below(&rng, 8));
+            sprintf(disks[i].rack, "rack%u", disks[i].node[4] % 3u);
+            disks[i].state = rng_below(&rng, 3) ? DISK_IN : DISK_MISSING;
+        }
+        uint32_t exclude = 1 + (uint32_t)rng_below(&rng, DISKS_MAX);
+        struct disk *chosen[DISKS_MAX];
+        struct placement_request r = want(1, 0, domains[round % 3]);
+        r.class_name = round % 2 ? "hdd" : "";
+        r.exclude = &exclude;
+        r.exclude_count = 1;
+        unsigned up = 0;
+        for (unsigned i = 0; i < DISKS_MAX; i++) {
+            bool first = counts(&disks[i], &r);
+            for (unsigned j = 0; j < i && first && r.domain != DOMAIN_DISK; j++)
+                first = !counts(&disks[j], &r) ||
+                        strcmp(domain_of(&disks[i], r.domain), domain_of(&disks[j], r.domain)) != 0;
+            up += first;
+        }
+        r.count_min = up;
+        assert_int_equal(placement_choose(&all, &r, chosen), MIN(up, 1u));
+        r.count_min = up + 1;
+        assert_int_equal(placement_choose(&all, &r, chosen), -EHOSTUNREACH);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -351,6 +395,7 @@ int main(void)
         cmocka_unit_test(one_copy_is_local_if_a_local_disk_can_take_it),
         cmocka_unit_test(racks_are_kept_apart_also_when_nodes_are_down),
         cmocka_unit_test(a_domain_with_one_good_disk_is_enough),
+        cmocka_unit_test(domains_that_are_up_are_counted_once),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
