@@ -11,6 +11,7 @@
 #include "blockd/disk/local_disk.h"
 #include "blockd/volume/map.h"
 #include "common/mem.h"
+#include "tests/sim/formatted_disk.h"
 
 static const struct uuid cluster = {.bytes = {1, 2, 3}};
 
@@ -252,31 +253,10 @@ void world_stop_clients(struct world *w)
 
 /* --- Worlds ------------------------------------------------------------------------------------ */
 
-static void format_main(void *arg)
-{
-    char *error = NULL;
-    struct uuid uuid;
-    CHECK(local_disk_format("/disk0", 0, cluster, cluster, "ssd", true, &uuid, &error) == 0);
-}
-
-static struct sim_image *formatted(void)
-{
-    static struct sim_image *image; /* once for all rounds: formatting writes the whole disk */
-    if (image)
-        return image;
-    struct sim *sim = sim_new(&(struct sim_options){.seed = 1});
-    struct env *node = sim_node_new(sim, "node");
-    struct sim_disk *disk = sim_disk_new(node, "/disk0", DISK_BYTES);
-    CHECK(sim_do(node, "format", format_main, NULL));
-    image = sim_disk_snapshot(disk);
-    sim_free(sim);
-    return image;
-}
-
 void world_init(
     struct world *w, uint64_t seed, struct shard_code code, unsigned disks, unsigned volumes)
 {
-    struct sim_image *image = formatted();
+    struct sim_image *image = formatted_disk(DISK_BYTES, cluster);
     *w = (struct world){.rng = rng_fork(seed, "world"),
         .sim = sim_new(&(struct sim_options){.seed = seed, .trace = sim_check_trace()}),
         .code = code,

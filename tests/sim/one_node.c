@@ -8,6 +8,7 @@
 #include "blockd/disk/local_disk.h"
 #include "blockd/volume/map.h"
 #include "common/mem.h"
+#include "tests/sim/formatted_disk.h"
 
 #define DISK_BYTES (64u << 20) /* the smallest */
 #define LINK_DELAY_NS_MAX 100000
@@ -22,31 +23,10 @@ static const char *disk_path(unsigned number, char *buf)
 
 /* --- The round --------------------------------------------------------------------------------- */
 
-static void format_main(void *arg)
-{
-    char *error = NULL;
-    struct uuid uuid;
-    CHECK(local_disk_format("/disk", 0, cluster, cluster, "ssd", true, &uuid, &error) == 0);
-}
-
-static struct sim_image *formatted(void)
-{
-    static struct sim_image *image; /* once for all rounds: formatting writes the whole disk */
-    if (image)
-        return image;
-    struct sim *sim = sim_new(&(struct sim_options){.seed = 1});
-    struct env *env = sim_node_new(sim, "node");
-    struct sim_disk *disk = sim_disk_new(env, "/disk", DISK_BYTES);
-    CHECK(sim_do(env, "format", format_main, NULL));
-    image = sim_disk_snapshot(disk);
-    sim_free(sim);
-    return image;
-}
-
 void one_node_init(struct one_node *n, uint64_t seed, struct shard_code code, unsigned disk_count)
 {
     CHECK(disk_count <= ONE_NODE_DISKS_MAX);
-    struct sim_image *image = formatted();
+    struct sim_image *image = formatted_disk(DISK_BYTES, cluster);
     *n = (struct one_node){.rng = rng_fork(seed, "one node"),
         .row_blocks_max = 16,
         .bypass_bytes_min = 1 << 30,

@@ -17,6 +17,7 @@
 #include "blockd/volume/volume.h"
 #include "common/log.h"
 #include "common/mem.h"
+#include "tests/sim/formatted_disk.h"
 #include "tests/sim/history.h"
 #include "tests/sim/link_disk.h"
 #include "tests/sim/sim_check.h"
@@ -589,31 +590,10 @@ static void change_disks(struct world *w, struct sim_disk **disks, bool *gone)
     }
 }
 
-static void format_main(void *arg)
-{
-    char *error = NULL;
-    struct uuid uuid;
-    CHECK(local_disk_format("/disk0", 0, cluster, cluster, "ssd", true, &uuid, &error) == 0);
-}
-
-static struct sim_image *formatted(void)
-{
-    static struct sim_image *image; /* once for all rounds: formatting writes the whole disk */
-    if (image)
-        return image;
-    struct sim *sim = sim_new(&(struct sim_options){.seed = 1});
-    struct env *node = sim_node_new(sim, "node");
-    struct sim_disk *disk = sim_disk_new(node, "/disk0", DISK_BYTES);
-    CHECK(sim_do(node, "format", format_main, NULL));
-    image = sim_disk_snapshot(disk);
-    sim_free(sim);
-    return image;
-}
-
 static void round_of(uint64_t seed)
 {
     static const struct shard_code codes[] = {{1, 1}, {1, 1}, {1, 2}, {2, 1}, {2, 2}, {4, 2}};
-    struct sim_image *image = formatted();
+    struct sim_image *image = formatted_disk(DISK_BYTES, cluster);
     struct sim *sim = sim_new(&(struct sim_options){.seed = seed, .trace = sim_check_trace()});
     struct sim_disk *disks[DISKS_MAX];
     bool gone[DISKS_MAX] = {0};
