@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "blockd/admin/methods.h"
+#include "blockd/cluster/peers.h"
 #include "blockd/nbd/server.h"
 #include "blockd/node.h"
 #include "blockd/volumes_refused.h"
@@ -76,10 +77,31 @@ static void disk_health(struct health *health, const struct disks_entry *entry)
     }
 }
 
+/* It says that it lives, and not to us. */
+static bool cut_off(const struct node *node, const struct member *member)
+{
+    return member->session && node->peers && strcmp(member->record.name, node->config->name) != 0 &&
+           !peer_connected(peers_find(node->peers, member->record.name));
+}
+
+static void cut_off_health(struct health *health, struct node *node, const struct member *member)
+{
+    unsigned disks = admin_node_disks(node, member->record.name);
+    const struct peer *peer = peers_find(node->peers, member->record.name);
+    CLEANUP_FREE char *text = mem_printf("node '%s' cannot be reached from here, and %u disk%s "
+                                         "with it: %s",
+        member->record.name, disks, disks == 1 ? "" : "s",
+        peer && peer->client ? rpc_client_problem(peer->client) : "its address is not known yet");
+    add_problem(health->problems, text);
+    worsen(health, disks > 0 ? "degraded" : "warning");
+}
+
 /* One sentence a node, not one a disk. */
 static void member_health(struct health *health, struct node *node, const struct member *member)
 {
     unsigned disks = admin_node_disks(node, member->record.name);
+    if (cut_off(node, member))
+        cut_off_health(health, node, member);
     if (member->session || strcmp(member->record.name, node->config->name) == 0)
         return;
     CLEANUP_FREE char *text = mem_printf("node '%s' is down (for %" PRIu64 " s)%s",
@@ -97,14 +119,13 @@ static void remote_disk_health(struct health *health, struct node *node, const s
 {
     const struct member *member = members_find(node->members, disk->node);
     if (disk->local || !disk->number || disk->state == DISK_IN || disk->state == DISK_OUT ||
-        !member || !member->session)
+        !member || !member->session || cut_off(node, member))
         return;
     CLEANUP_FREE char *text =
         mem_printf("disk %" PRIu32 " of node '%s' %s", disk->number, disk->node,
-            disk->state == DISK_FAILED ? "has failed; its data is rebuilt on the others"
-            : disk->home_state == DISK_MISSING
-                ? "is missing there"
-                : "cannot be reached: there is no connection to the node");
+            disk->state == DISK_FAILED         ? "has failed; its data is rebuilt on the others"
+            : disk->home_state == DISK_MISSING ? "is missing there"
+                                               : "has not told how it is yet");
     add_problem(health->problems, text);
     worsen(health, "degraded");
 }

@@ -88,6 +88,9 @@ def test_owner_cut_off_is_taken_over_and_never_answers_stale(make_cluster, figur
     new.connect_uri(cluster.n2.uri("v"))
     new.pwrite(b"b" * BLOCK, 0)
     figure("takeover from an owner that is cut off (TTL 3 s)", time.monotonic() - begin, TTL_S + 1)
+    for name in ("n2", "n3", "n4"):  # a sentence a node
+        cut = f"node '{name}' cannot be reached from here, and 1 disk with it"
+        wait_until(lambda cut=cut: cut in " ".join(cluster.n1.json("status")["problems"]), 20, cut)
     answer = nbd.Buffer(BLOCK)
     old.aio_pread(answer, 0)
     cluster.network.heal("n1")
