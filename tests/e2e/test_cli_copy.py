@@ -137,7 +137,7 @@ def test_a_volume_in_use_is_not_overwritten(node, scratch):
         ["qemu-io", "-f", "raw", node.uri("v")], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        wait_until(lambda: node.json("volume", "info", "v")["connections"] > 0, 10, "qemu-io")
+        wait_until(lambda: node.json("volume", "info", "v").get("connections", 0) > 0, 10, "qemu-io")
         done = node.cli_run("volume", "import", "v", image)
         assert done.returncode == 1 and "in use" in done.stderr and "--force" in done.stderr
         node.cli("volume", "import", "v", image, "--force")
@@ -182,7 +182,7 @@ def test_a_volume_made_for_a_failed_import_goes_again(node, scratch):
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until(lambda: names(node) == ["v"] and node.json("volume", "info", "v")["connections"] > 0, 10, "the volume")
+    wait_until(lambda: names(node) == ["v"] and node.json("volume", "info", "v").get("connections", 0) > 0, 10, "the volume")
     time.sleep(0.5)  # it waits for its standard input then
     importer.send_signal(signal.SIGTERM)
     assert "deleted again" in importer.communicate(timeout=300)[1] and importer.returncode == 1

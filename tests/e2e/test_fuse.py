@@ -102,7 +102,7 @@ def test_holes_and_space_come_back(node, fuse):
 def test_sigterm_of_the_mount_and_of_blockd_together(node, fuse):
     node.volume("s", 64)
     job = subprocess.Popen(["fio", "--name=j", f"--filename={fuse.path}/s", *VERIFY, "--loops=50"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_until(lambda: volume_state(node, "s")["connections"] > 0, 10, "fio")
+    wait_until(lambda: volume_state(node, "s").get("connections", 0) > 0, 10, "fio")
     fuse.process.send_signal(signal.SIGTERM)
     assert fuse.process.wait(120) == 0
     job.wait(120)
