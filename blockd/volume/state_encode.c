@@ -30,6 +30,17 @@ static void put(struct records *records, uint64_t value, unsigned bytes)
         records->bytes[records->len_bytes++] = (uint8_t)(value >> 8 * i);
 }
 
+static void put_bytes(struct records *records, const void *bytes, size_t len_bytes)
+{
+    size_t wanted = records->len_bytes + len_bytes;
+    if (wanted > records->capacity_bytes) {
+        records->capacity_bytes = MAX(wanted, records->capacity_bytes * 2);
+        records->bytes = mem_realloc(records->bytes, records->capacity_bytes);
+    }
+    memcpy(records->bytes + records->len_bytes, bytes, len_bytes);
+    records->len_bytes = wanted;
+}
+
 static size_t record_begin(struct records *records, enum record_type type)
 {
     put(records, type, 2);
@@ -154,8 +165,7 @@ static void record_item_again(struct records *records, const struct item *item)
     if (!item->blocks)
         return;
     size_t start = record_begin(records, REC_ITEM_BLOCKS);
-    for (uint32_t i = 0; i < item->blocks_len_bytes; i++)
-        put(records, item->blocks[i], 1);
+    put_bytes(records, item->blocks, item->blocks_len_bytes);
     record_end(records, start);
 }
 
