@@ -335,11 +335,11 @@ MAY_SUSPEND static int add_known(
     strcpy(record->path, path);
     strcpy(record->node, disks->options.node_name);
     struct disks_entry *entry = entry_new(disks, record);
-    entry->removing = true; /* what watches tell of the record meanwhile is old */
+    entry->taking = true; /* what watches tell of the record meanwhile is old */
     entry_present(entry, disk);
     disk->state = entry->state = DISK_OUT;
     int r = disk_record_take(disks->store, record);
-    entry->removing = entry->forgotten = false;
+    entry->taking = false;
     if (r == 0)
         disk->state = entry->state = record->state;
     else
@@ -563,7 +563,7 @@ static void look_for_record(void *arg)
 void disks_forgotten(struct disks *disks, uint32_t number)
 {
     struct disks_entry *entry = entry_of_number(disks, number);
-    if (!entry || entry->leaving || entry->forgotten)
+    if (!entry || entry->leaving || entry->forgotten || entry->taking)
         return;
     struct look *look = NEW(struct look);
     *look = (struct look){.disks = disks, .number = number};

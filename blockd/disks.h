@@ -45,6 +45,7 @@ struct disks_entry {
     unsigned holds;
     bool leaving;   /* is being removed: no new holds */
     bool removing;  /* its record is just being deleted by us */
+    bool taking;    /* its record is just becoming ours */
     bool recorded;  /* the watch has told of its record */
     bool forgotten; /* its record is gone (N4) */
 };
