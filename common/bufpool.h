@@ -34,5 +34,8 @@ void bufpool_put_run(struct bufpool *pool, void *run, size_t len_bytes);
 uint64_t bufpool_used_bytes(const struct bufpool *pool);
 uint64_t bufpool_cap_bytes(const struct bufpool *pool);
 void bufpool_set_cap_bytes(struct bufpool *pool, uint64_t cap_bytes);
+/* Runs that were put with a read left behind in them (env.h, T2), until it is back: in use by nobody, and beside the cap. Whoever
+ * lets reads be left behind does so only while this is 0, so that it is never more than the cap. */
+uint64_t bufpool_left_bytes(const struct bufpool *pool);
 /* Held from the system, in use or not. */
 uint64_t bufpool_held_bytes(const struct bufpool *pool);

@@ -24,6 +24,7 @@ void env_init(struct env *env, const struct env_ops *ops)
     *env = (struct env){.ops = ops};
     list_init(&env->mem_blocks);
     list_init(&env->mem_page_blocks);
+    list_init(&env->left);
 }
 
 void env_fini(struct env *env)
@@ -241,6 +242,7 @@ void env_io_submit(struct env_io *io)
     struct env *env = io->file->env;
     io->env = env;
     io->done_bytes = 0;
+    io->queued = io->abandoned = false;
     io->submitted_ns = env->ops->now_ns(env);
     io->file->ops->submit(io);
 }

@@ -74,6 +74,9 @@ struct env_io {
     void (*done)(struct env_io *io);
     int64_t result;
     uint64_t submitted_ns; /* set by env, for latency accounting */
+    /* Of a file with a deadline: the I/O works on `iov` itself, without a copy; see there. */
+    bool leave;
+    bool queued, abandoned; /* env's */
     struct env *env;
     struct list link;    /* env's */
     uint64_t done_bytes; /* env's */
@@ -92,9 +95,34 @@ enum env_open_flags {
  * written with zeros over its whole length (appends to unwritten extents cost 3x) and synced. */
 MAY_SUSPEND int env_file_open(
     const char *path, unsigned flags, uint64_t size_bytes, struct env_file **ret_file);
+/* A hung one (T1) goes on in the background until all its I/O is back. */
 MAY_SUSPEND void env_file_close(struct env_file *file);
 uint64_t env_file_size_bytes(const struct env_file *file);
 const char *env_file_path(const struct env_file *file);
+
+/* --- I/O that does not come back (env_deadline.c) --------------------------------------------------
+ * A device or its driver may hang: an I/O neither completes nor fails, and cannot be called back.
+ *
+ *  T1 Of a file with a deadline every I/O is answered. When one has been under way for the timeout, the file
+ *     is *hung*: all that is under way is answered -ETIMEDOUT, and so is whatever is submitted later.
+ *  T2 Memory that the kernel may still write is not used again before the I/O is back. So an I/O works on a copy, which
+ *     is kept until then; unless `leave` is set. A read with `leave` (one buffer) that hangs leaves that buffer behind:
+ *     env_memory_left() says so until its owner gives it away by env_memory_leave(). Pools and mem_free_pages
+ *     do that by themselves (M3); nobody else may read what is in it, not even when the I/O has come back meanwhile.
+ *     A write with `leave` may write anything where it should go, long after its -ETIMEDOUT.
+ *  T3 Only time that passes while the env runs counts, in steps of an eighth: a process that was stopped, or a machine
+ *     that slept, does not find all its disks hung.
+ *
+ * The file owns `inner` from here on. `timeout_ns` >= 8. */
+struct env_file *env_file_deadline(struct env_file *inner, uint64_t timeout_ns);
+/* hung(ctx) is called once, from the loop, before the first -ETIMEDOUT is given. */
+void env_file_on_hung(struct env_file *file, void (*hung)(void *ctx), void *ctx);
+
+/* Whether a read was left behind in any of this memory (T2). */
+bool env_memory_left(const void *ptr, size_t len_bytes);
+/* Takes memory of which that is so away from its owner; back(ctx) is called, from the loop or at once, when no I/O
+ * has it any more. */
+void env_memory_leave(void *ptr, size_t len_bytes, void (*back)(void *ctx), void *ctx);
 
 /* Fiber forms: one buffer. 0 or negative errno. */
 MAY_SUSPEND int env_file_read(

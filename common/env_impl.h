@@ -17,6 +17,10 @@ struct env_file {
 
 struct env_file_ops {
     void (*submit)(struct env_io *io);
+    /* Nobody waits for `io` any more, which itself stays; without `buffers_stay` its buffers may go, or carry
+     * something else (not those of a read). True: it was not under way yet, and done() will not be called.
+     * NULL (env_powercut): all buffers must stay. */
+    bool (*abandon)(struct env_io *io, bool buffers_stay);
     MAY_SUSPEND void (*close)(struct env_file *file);
 };
 
@@ -65,6 +69,7 @@ struct env {
     bool mem_track;
     struct list mem_blocks, mem_page_blocks;
     uint64_t mem_used_bytes;
+    struct list left; /* env_deadline.c: reads left behind (T2); most often none */
     const char *name; /* for log lines: the simulated node; NULL in production */
 };
 

@@ -15,7 +15,8 @@
  *  V2 After a failed sync what it covered stays volatile for ever: no later sync makes it durable,
  *     only writing it again does.
  *  V3 Bytes written are taken from the submitter's buffer when the write completes. The buffer must
- *     not change meanwhile (CHECKed, by hash). A read's buffer is garbage from its submission on.
+ *     not change meanwhile (CHECKed, by hash). A read's buffer is garbage from its submission on. Of a write with
+ *     `leave` that was given up (T2) garbage is written.
  *  V4 Within one direction of a stream bytes arrive in order and once, or the stream breaks.
  *  V5 No pointer value, address order or real clock enters a decision or the trace hash.
  *
@@ -184,6 +185,10 @@ void sim_disk_poke(struct sim_disk *disk, uint64_t off_bytes, const void *buf, s
 /* Pulled out: all I/O on it fails with -ENODEV, opening finds nothing; and back in. */
 void sim_disk_remove(struct sim_disk *disk);
 void sim_disk_return(struct sim_disk *disk);
+/* Hangs: no I/O comes back, those under way neither. And goes on: all of them do, in a while. */
+void sim_disk_hang(struct sim_disk *disk);
+void sim_disk_go_on(struct sim_disk *disk);
+bool sim_disk_hangs(const struct sim_disk *disk);
 /* Shorter: I/O beyond fails with -EIO and what was there is gone. Or longer, for files opened
  * afterwards. */
 void sim_disk_resize(struct sim_disk *disk, uint64_t size_bytes);

@@ -184,6 +184,27 @@ void sim_disk_return(struct sim_disk *disk)
     disk->removed = false;
 }
 
+void sim_disk_hang(struct sim_disk *disk)
+{
+    disk->hung = true;
+}
+
+bool sim_disk_hangs(const struct sim_disk *disk)
+{
+    return disk->hung;
+}
+
+void sim_disk_go_on(struct sim_disk *disk)
+{
+    disk->hung = false;
+    list_for_each (it, &disk->ios) {
+        struct sim_io *sio = list_entry(it, struct sim_io, disk_link);
+        if (sio->event.heap_index == 0)
+            sim_event_arm(disk->sim, &sio->event,
+                disk->sim->now_ns + rng_below(&disk->sim->disk_rng, 20000000));
+    }
+}
+
 void sim_disk_resize(struct sim_disk *disk, uint64_t size_bytes)
 {
     CHECK(size_bytes % SIM_PAGE_BYTES == 0);

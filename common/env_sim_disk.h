@@ -16,7 +16,7 @@ struct sim_disk {
     struct list faults;
     uint64_t faults_applied;
     unsigned open_count;
-    bool locked, removed;
+    bool locked, removed, hung;
     struct list ios; /* under way, by any node */
 };
 
@@ -39,6 +39,7 @@ struct sim_io {
     uint64_t hash;        /* of what is to be written (V3) */
     uint64_t sync_number; /* SYNC: the last write it covers */
     uint64_t len_bytes;
+    bool abandoned; /* a write whose buffers may be gone */
 };
 
 /* The rule that applies to the operation now, if any; DELAY rules apply at submission, others at

@@ -17,7 +17,16 @@
 static void io_each_page(
     const struct env_io *io, void (*visit)(void *ctx, uint64_t index, void *page), void *ctx)
 {
+    const struct sim_io *sio = io->impl;
     uint64_t index = 0;
+    if (sio->abandoned && io->op != ENV_IO_READ) {
+        uint8_t garbage[SIM_PAGE_BYTES];
+        for (; index < sio->len_bytes / SIM_PAGE_BYTES; index++) {
+            memset(garbage, 0xa5, sizeof(garbage));
+            visit(ctx, index, garbage);
+        }
+        return;
+    }
     for (unsigned i = 0; i < io->iov_count; i++) {
         char *at = io->iov[i].iov_base, *end = at + io->iov[i].iov_len;
         for (; at < end; at += SIM_PAGE_BYTES)
@@ -192,7 +201,7 @@ static int io_perform(struct sim_io *sio)
         return do_sync(sio, rule);
     case ENV_IO_WRITE:
     case ENV_IO_WRITE_DSYNC:
-        CHECK_MSG(io_hash(io) == sio->hash,
+        CHECK_MSG(sio->abandoned || io_hash(io) == sio->hash,
             "buffer of a write to %s at %lu changed while under way (V3)", disk->path,
             io->off_bytes);
         return do_write(sio, rule);
@@ -254,6 +263,8 @@ static void io_fire(struct sim_event *event)
 {
     struct sim_io *sio = container_of(event, struct sim_io, event);
     struct env_io *io = sio->io;
+    if (sio->disk->hung)
+        return; /* until sim_disk_go_on() */
     if (!io_hook_lets_pass(sio))
         return;
     int error = io_perform(sio);
@@ -314,6 +325,14 @@ static void file_submit(struct env_io *io)
     sim_event_arm(node->sim, &sio->event, node->sim->now_ns + io_duration_ns(sio));
 }
 
+/* The kernel has it, whatever becomes of the submitter. */
+static bool file_abandon(struct env_io *io, bool buffers_stay)
+{
+    struct sim_io *sio = io->impl;
+    sio->abandoned = !buffers_stay;
+    return false;
+}
+
 /* --- Files -------------------------------------------------------------- */
 
 static void file_free(struct sim_file *file)
@@ -334,7 +353,8 @@ static MAY_SUSPEND void file_close(struct env_file *env_file)
     file_free(file);
 }
 
-static const struct env_file_ops file_ops = {.submit = file_submit, .close = file_close};
+static const struct env_file_ops file_ops = {
+    .submit = file_submit, .abandon = file_abandon, .close = file_close};
 
 int sim_file_open(struct env *env, const char *path, unsigned flags, uint64_t size_bytes,
     struct env_file **ret_file)

@@ -29,6 +29,7 @@
 /* Two mappings each (F3), of the 65,530 that a process may have; made as they are needed. */
 #define FIBER_COUNT_DEFAULT 16384
 #define RING_ENTRIES_DEFAULT 4096
+#define IO_WORKERS_MAX 256
 
 /* --- Submission -------------------------------------------------------------------------------- */
 
@@ -75,6 +76,7 @@ void uring_op_submit(struct env_uring *uring, struct uring_op *op)
 void uring_io_queue(struct env_uring *uring, struct env_io *io)
 {
     struct io_uring_sqe *sqe = list_empty(&uring->io_backlog) ? take_io_sqe(uring) : NULL;
+    io->queued = sqe == NULL;
     if (sqe)
         io_fill(io, sqe);
     else
@@ -86,8 +88,11 @@ static void fill_from_backlog(struct env_uring *uring)
     struct io_uring_sqe *sqe;
     while (!list_empty(&uring->op_backlog) && (sqe = take_sqe(uring)))
         op_fill(list_entry(list_pop_front(&uring->op_backlog), struct uring_op, link), sqe);
-    while (!list_empty(&uring->io_backlog) && (sqe = take_io_sqe(uring)))
-        io_fill(list_entry(list_pop_front(&uring->io_backlog), struct env_io, link), sqe);
+    while (!list_empty(&uring->io_backlog) && (sqe = take_io_sqe(uring))) {
+        struct env_io *io = list_entry(list_pop_front(&uring->io_backlog), struct env_io, link);
+        io->queued = false;
+        io_fill(io, sqe);
+    }
 }
 
 void uring_io_complete_later(struct env_io *io, int64_t result)
@@ -253,10 +258,15 @@ static int read_boot_id(uint8_t ret_id[16])
 
 /* --- The loop ---------------------------------------------------------------------------------- */
 
+static struct env_io *io_of(uint64_t user_data)
+{
+    return (struct env_io *)(uintptr_t)(user_data & ~USER_DATA_IO);
+}
+
 static void complete(uint64_t user_data, int res)
 {
     if (user_data & USER_DATA_IO) {
-        uring_io_complete((struct env_io *)(uintptr_t)(user_data & ~USER_DATA_IO), res);
+        uring_io_complete(io_of(user_data), res);
     } else {
         struct uring_op *op = (struct uring_op *)(uintptr_t)user_data;
         op->done(op, res);
@@ -272,7 +282,10 @@ static unsigned take_completions(struct env_uring *uring)
             uint64_t user_data = cqes[i]->user_data;
             int res = cqes[i]->res;
             uring->in_flight--;
-            uring->io_in_flight -= (user_data & USER_DATA_IO) != 0;
+            if (user_data & USER_DATA_IO) {
+                uring->io_in_flight--;
+                uring->io_abandoned -= io_of(user_data)->abandoned;
+            }
             if (!uring->stopping)
                 complete(user_data, res);
         }
@@ -289,6 +302,7 @@ static void run_completed(struct env_uring *uring)
     list_splice_back(&batch, &uring->io_completed);
     while ((link = list_pop_front(&batch))) {
         struct env_io *io = list_entry(link, struct env_io, link);
+        uring->io_abandoned -= io->abandoned;
         io->done(io);
     }
 }
@@ -385,15 +399,20 @@ static int ring_init(struct env_uring *uring, unsigned entries, unsigned fiber_c
         return rc;
     }
     io_uring_register_ring_fd(&uring->ring); /* saves a file look-up per enter; fine without */
+    /* What the kernel cannot submit without waiting has a worker of its own: on a device that hangs (T1) until it is
+     * back. The few that a small machine has by default would be used up soon, and all disks' flushes need one. */
+    unsigned workers[2] = {IO_WORKERS_MAX, 0}; /* threads as they are needed; 0 = as it is */
+    io_uring_register_iowq_max_workers(&uring->ring, workers);
     return 0;
 }
 
 /* The kernel must be done with our memory before it goes (U1): cancel what would wait for ever,
- * then wait for the rest, running no callbacks. */
+ * then wait for the rest, running no callbacks. What was abandoned has memory of its own, which goes with the
+ * process and no sooner. */
 static void drain(struct env_uring *uring)
 {
     bool cancel_sent = false;
-    while (uring->in_flight > 0) {
+    while (uring->in_flight > uring->io_abandoned) {
         if (!cancel_sent) {
             struct io_uring_sqe *sqe = io_uring_get_sqe(&uring->ring);
             if (sqe) {

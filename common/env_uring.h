@@ -3,7 +3,8 @@
  * What the files of the production env share. Only env_uring*.c and env_powercut.c include this.
  *
  *  U1 Whatever the kernel was told of (an op, its buffers) stays until its completion was taken: a
- *     deadline or a close cancels and then waits for the completion.
+ *     deadline or a close cancels and then waits for the completion. But for disk I/O that was abandoned (T2 in
+ *     env.h), which has memory of its own: nobody waits for it, not even the end of the env.
  *  U2 The completion queue has room for two operations of every fiber (one and its cancel) and for
  *     `io_in_flight_max` disk I/Os, so it cannot overflow. Disk I/Os beyond that, and whatever finds no
  *     submission entry, wait in a list, in order. Only disk I/Os are limited: they end by themselves,
@@ -42,6 +43,7 @@ struct env_uring {
     struct io_uring ring;
     unsigned in_flight; /* all, disk I/Os included */
     unsigned io_in_flight, io_in_flight_max;
+    unsigned io_abandoned;    /* of those in flight: nobody waits for them (T1) */
     struct list op_backlog;   /* uring_op.link */
     struct list io_backlog;   /* env_io.link */
     struct list io_completed; /* env_io.link: results known without the kernel */

@@ -117,6 +117,10 @@ static void io_continue(struct env_io *io)
 
 void uring_io_complete(struct env_io *io, int res)
 {
+    if (io->abandoned) { /* its buffers may be gone: there is no going on */
+        io_finish(io, res < 0 ? res : -ETIMEDOUT);
+        return;
+    }
     if (res == -EINTR || res == -EAGAIN) { /* the kernel did nothing yet: no device error */
         uring_io_queue(uring_of(io->env), io);
         return;
@@ -147,6 +151,19 @@ static void file_submit(struct env_io *io)
     uring_io_queue(uring_of(io->env), io);
 }
 
+static bool file_abandon(struct env_io *io, bool buffers_stay)
+{
+    if (!io->queued) {
+        io->abandoned = true;
+        uring_of(io->env)->io_abandoned++;
+        return false;
+    }
+    list_remove(&io->link);
+    uring_file_of(io->file)->in_flight--;
+    free(io->impl);
+    return true;
+}
+
 static void file_close(struct env_file *file)
 {
     struct uring_file *f = uring_file_of(file);
@@ -158,6 +175,7 @@ static void file_close(struct env_file *file)
 
 static const struct env_file_ops file_ops = {
     .submit = file_submit,
+    .abandon = file_abandon,
     .close = file_close,
 };
 

@@ -11,6 +11,7 @@
  *
  *  M1 A block is freed on the env that allocated it (CHECKed), or it was allocated before any env
  * was. M2 Whether an env tracks is fixed before its first allocation.
+ *  M3 Pages in which a read was left behind (T2) are freed when no I/O has them any more.
  */
 #include "common/mem.h"
 
@@ -206,10 +207,33 @@ void *mem_alloc_pages(size_t len_bytes)
     return base + before_bytes;
 }
 
+struct pages_left {
+    void *ptr;
+    size_t len_bytes;
+};
+
+static void pages_back(void *ctx)
+{
+    struct pages_left *pages = ctx;
+    mem_free_pages(pages->ptr, pages->len_bytes);
+    mem_free(pages);
+}
+
+static void leave_pages(void *ptr, size_t len_bytes)
+{
+    struct pages_left *pages = NEW(struct pages_left);
+    *pages = (struct pages_left){ptr, len_bytes};
+    env_memory_leave(ptr, len_bytes, pages_back, pages);
+}
+
 void mem_free_pages(void *ptr, size_t len_bytes)
 {
     if (!ptr)
         return;
+    if (env_memory_left(ptr, len_bytes)) { /* M3 */
+        leave_pages(ptr, len_bytes);
+        return;
+    }
     struct env *env = fiber_env();
     len_bytes = ROUND_UP(MAX(len_bytes, 1ul), PAGE_BYTES);
     size_t before_bytes = env_tracks(env) ? PAGE_BYTES : 0;
