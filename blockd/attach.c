@@ -288,9 +288,15 @@ void attach_put(struct attachment *attachment)
 
 int attach_read(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf)
 {
+    return attach_read_leaving(attachment, off_bytes, len_bytes, buf, false);
+}
+
+int attach_read_leaving(
+    struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf, bool leave)
+{
     if (!attachment->volume)
         return forwarded_read(attachment->remote, off_bytes, len_bytes, buf);
-    return volume_read(attachment->volume, off_bytes, len_bytes, buf);
+    return volume_read_leaving(attachment->volume, off_bytes, len_bytes, buf, leave);
 }
 
 int attach_write(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,

@@ -83,6 +83,8 @@ MAY_SUSPEND void attach_put(struct attachment *attachment);
 /* As volume_*; errors too. Of a forwarded volume -ENOSPC etc. come from its owner. */
 MAY_SUSPEND int attach_read(
     struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf);
+MAY_SUSPEND int attach_read_leaving(
+    struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes, void *buf, bool leave);
 MAY_SUSPEND int attach_write(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,
     const void *buf, unsigned flags, struct request_id id);
 MAY_SUSPEND int attach_trim(struct attachment *attachment, uint64_t off_bytes, uint64_t len_bytes,

@@ -260,10 +260,19 @@ MAY_SUSPEND static void do_read(
         reply(request, served, wanted->len_bytes ? -EINVAL : 0, 0, NULL);
         return;
     }
-    struct out *out = out_new(served->session, wanted->len_bytes);
-    int r = request->cancelled
-                ? -ECANCELED
-                : volume_read(served->volume, wanted->off_bytes, wanted->len_bytes, out->run);
+    struct out *out;
+    int r;
+    bool again = false;
+    do {
+        out = out_new(served->session, wanted->len_bytes);
+        bool leave = out->pooled && bufpool_left_bytes(served->session->attach->buffers) == 0;
+        r = request->cancelled ? -ECANCELED
+                               : volume_read_leaving(served->volume, wanted->off_bytes,
+                                     wanted->len_bytes, out->run, leave);
+        again = env_memory_left(out->run, out->run_bytes); /* a disk hangs: T2 */
+        if (again)
+            out_free(out);
+    } while (again);
     if (r < 0)
         out_free(out);
     else

@@ -272,6 +272,8 @@ static void read_tunables(struct node_config *config)
     config->scrub_rate_bytes = config_size_bytes(file, "scrub", "rate", 8 * MIB, 0, TIB);
     config->scrub_interval_ns =
         config_duration_ns(file, "scrub", "interval", 7 * DAY_NS, SECOND_NS, 365 * DAY_NS);
+    config->io_timeout_ns =
+        config_duration_ns(file, "disk", "io_timeout", 30 * SECOND_NS, SECOND_NS, 3600 * SECOND_NS);
     config->repair_wait_ns =
         config_duration_ns(file, "repair", "wait", 600 * SECOND_NS, 0, 365 * DAY_NS);
 }

@@ -32,6 +32,7 @@ struct node_config {
     uint64_t bypass_min_bytes, flush_after_ns, idle_close_ns;
     uint64_t scrub_rate_bytes, scrub_interval_ns;
     uint64_t repair_wait_ns;
+    uint64_t io_timeout_ns;    /* of local disks */
     uint64_t hold_timeout_ns;  /* 0 = for ever */
     uint64_t handoff_after_ns; /* UINT64_MAX = never by itself */
     unsigned forwarded_max;    /* attach_options.executing_max; not in the file: for tests */

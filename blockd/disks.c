@@ -13,6 +13,7 @@
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
+#define OPEN_WARN_NS (60 * SECOND_NS) /* reading the table of a large disk takes seconds */
 
 struct disks {
     struct store *store;
@@ -21,6 +22,7 @@ struct disks {
     struct disk_list present;
     struct list removed; /* struct disk.link: failed and forgotten, closed at the end */
     unsigned present_count;
+    struct env_timer opening_timer;
     struct fiber_mutex changing; /* one add or remove at a time */
     struct fiber_queue released;
     unsigned looks; /* fibers of disks_forgotten() */
@@ -165,7 +167,8 @@ static void disk_failed(void *ctx, struct disk *disk, int error)
     entry_set(entry, DISK_FAILED,
         mem_printf("disk %" PRIu32 " (%s) has failed: %s; its data is rebuilt on the others: "
                    "replace it, then 'holdfast disk remove %" PRIu32 " --force'",
-            entry->record.number, entry->record.path, strerror(-error), entry->record.number));
+            entry->record.number, entry->record.path, local_disk_strerror(error),
+            entry->record.number));
     tell_changed(disks);
 }
 
@@ -183,6 +186,7 @@ static int open_disk(
 {
     struct local_disk_options options = {
         .trailer_cache_bytes = disks->options.trailer_cache_bytes / (disks->present_count + 1),
+        .io_timeout_ns = disks->options.io_timeout_ns,
         .failed = disk_failed,
         .damaged = disk_damaged,
         .ctx = disks,
@@ -199,10 +203,27 @@ static void missing(struct disks_entry *entry, const char *reason)
             entry->record.number, reason, entry->record.number));
 }
 
+/* Reads and writes have a deadline; the kernel's open() of a device that hangs has none. */
+static void say_what_hangs(struct env_timer *timer)
+{
+    struct disks *disks = container_of(timer, struct disks, opening_timer);
+    list_for_each (it, &disks->entries) {
+        const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (entry->opening)
+            log_error(
+                "disk %" PRIu32 " (%s): the kernel has not opened it yet: the device or its "
+                "driver hangs (see the kernel's log). The start waits for it; pull it out, or "
+                "reset the machine",
+                entry->record.number, entry->record.path);
+    }
+    env_timer_arm(timer, env_now_ns() + OPEN_WARN_NS);
+}
+
 static void entry_open(struct disks_entry *entry)
 {
     struct disk *disk;
     CLEANUP_FREE char *error = NULL;
+    entry->opening = true;
     if (open_disk(entry->disks, entry->record.path, &disk, &error) < 0) {
         missing(entry, error);
     } else if (!uuid_equal(&disk->uuid, &entry->record.uuid)) {
@@ -212,6 +233,7 @@ static void entry_open(struct disks_entry *entry)
     } else {
         entry_present(entry, disk);
     }
+    entry->opening = false;
     if (entry->state == DISK_MISSING)
         log_error("%s", entry->problem);
 }
@@ -236,7 +258,9 @@ static void open_entries(struct disks *disks)
         fiber_group_add(&group, 1);
         fiber_spawn("disk open", entry_open_fiber, arg);
     }
+    env_timer_arm(&disks->opening_timer, env_now_ns() + OPEN_WARN_NS);
     fiber_group_wait(&group);
+    env_timer_cancel(&disks->opening_timer);
 }
 
 int disks_open_all(struct disks *disks, char **ret_error)
@@ -286,7 +310,7 @@ int disks_format(struct disks *disks, const char *path, uint64_t size_bytes, con
     if (r < 0)
         return r;
     struct local_disk_superblock super;
-    r = local_disk_probe(path, &super, ret_error);
+    r = local_disk_probe(path, disks->options.io_timeout_ns, &super, ret_error);
     if (r == 0)
         *ret_size_bytes = super.size_bytes;
     return r;
@@ -397,7 +421,7 @@ static int refuse_present(struct disks *disks, const char *path, char **ret_erro
     struct disks_entry *entry = entry_find(disks, path);
     struct local_disk_superblock super;
     if (!entry || !entry->disk) {
-        if (local_disk_probe(path, &super, ret_error) < 0)
+        if (local_disk_probe(path, disks->options.io_timeout_ns, &super, ret_error) < 0)
             return -EINVAL;
         entry = entry_of_uuid(disks, &super.disk);
     }
@@ -597,6 +621,7 @@ struct disks *disks_new(struct store *store, const struct disks_options *options
     list_init(&disks->entries);
     disk_list_init(&disks->present);
     list_init(&disks->removed);
+    env_timer_init(&disks->opening_timer, say_what_hangs);
     fiber_mutex_init(&disks->changing);
     fiber_queue_init(&disks->released);
     return disks;

@@ -29,6 +29,7 @@ struct disks_options {
     bool
         alone; /* the store is this node's alone: disks of another name are of its own earlier one */
     uint64_t trailer_cache_bytes; /* of all disks together */
+    uint64_t io_timeout_ns;       /* as in local_disk.h */
     /* A disk came, went or failed; blocks are damaged. From the env's loop or a fiber. */
     void (*changed)(void *ctx);
     void (*damaged)(void *ctx, struct disk *disk, struct shard_key key, uint32_t block);
@@ -43,6 +44,7 @@ struct disks_entry {
     enum disk_state state;
     char *problem; /* a sentence with the way out; NULL when all is well */
     unsigned holds;
+    bool opening;
     bool leaving;   /* is being removed: no new holds */
     bool removing;  /* its record is just being deleted by us */
     bool taking;    /* its record is just becoming ours */

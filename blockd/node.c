@@ -52,6 +52,7 @@ static int start_disks(struct node *node, char **ret_error)
         .node = node->identity.node.uuid,
         .alone = node->config->store_type == STORE_TYPE_EMBEDDED,
         .trailer_cache_bytes = node->config->trailer_cache_bytes,
+        .io_timeout_ns = node->config->io_timeout_ns,
         .changed = disks_changed,
         .damaged = disk_damaged,
         .ctx = node};

@@ -208,6 +208,7 @@ static bool read_start(struct read_op *op)
         .count = op->wire.count,
         .iov = &op->iov,
         .iov_count = len_bytes > 0 ? 1 : 0,
+        .leave = bufpool_left_bytes(op->io.service->read_pool) == 0,
         .ret_entries = op->entries,
         .done = read_done,
     };

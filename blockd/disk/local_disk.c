@@ -300,9 +300,22 @@ void local_retire(struct local_disk *disk, int error, const char *what)
     log_error(
         "disk %s: %s: %s; the disk is retired: it takes no more writes until blockd opens it anew, "
         "its data is rebuilt elsewhere",
-        local_disk_path(&disk->base), what, strerror(-error));
+        local_disk_path(&disk->base), what, local_disk_strerror(error));
     if (disk->options.failed != NULL)
         disk->options.failed(disk->options.ctx, &disk->base, error);
+}
+
+static void file_hung(void *ctx)
+{
+    local_retire(ctx, -ETIMEDOUT, "it hangs");
+}
+
+const char *local_disk_strerror(int error)
+{
+    if (error == -ETIMEDOUT)
+        return "an I/O does not come back within [disk] io_timeout: the device or its driver hangs "
+               "(see the kernel's log)";
+    return strerror(-error);
 }
 
 void local_disk_fail(struct disk *base, int error)
@@ -326,6 +339,8 @@ struct local_disk *local_disk_new(
     memcpy(disk->base.class_name, super->class_name, sizeof(disk->base.class_name));
     list_init(&disk->base.link);
     disk->file = file;
+    if (options->io_timeout_ns > 0)
+        env_file_on_hung(file, file_hung, disk);
     disk->super = *super;
     disk->options = *options;
     env_boot_id(disk->boot_id);
@@ -389,6 +404,8 @@ MAY_SUSPEND void local_disk_close(struct disk *base)
         if (local_write_superblocks(file, &disk->super) < 0)
             log_warn("disk %s: writing the superblock at close failed", local_disk_path(base));
     }
+    if (disk->options.io_timeout_ns > 0)
+        env_file_on_hung(file, NULL, NULL);
     local_disk_delete(disk);
     env_file_close(file);
 }

@@ -10,6 +10,7 @@
 
 struct local_disk_options {
     uint64_t trailer_cache_bytes; /* cap of this disk's cached CRCs */
+    uint64_t io_timeout_ns; /* an I/O that takes longer retires the disk (D19); 0 = none does */
     bool verify_appends; /* compare payloads with the owner's CRCs (-EBADMSG): the check of a wire,
                             needless inside one process */
     /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged.
@@ -40,9 +41,9 @@ MAY_SUSPEND int local_disk_format(const char *path, uint64_t size_bytes, struct 
  * fail the open: its shard is "damaged", never absent, its slot stays reserved. */
 MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
     const struct local_disk_options *options, struct disk **ret_disk, char **ret_error);
-/* Reads only the superblock, for `disk list` and messages. */
-MAY_SUSPEND int local_disk_probe(
-    const char *path, struct local_disk_superblock *ret_super, char **ret_error);
+/* Reads only the superblock, for `disk list` and messages; each read within io_timeout_ns. */
+MAY_SUSPEND int local_disk_probe(const char *path, uint64_t io_timeout_ns,
+    struct local_disk_superblock *ret_super, char **ret_error);
 /* No operation may be in flight. */
 MAY_SUSPEND void local_disk_close(struct disk *disk);
 
@@ -59,6 +60,8 @@ unsigned local_disk_list_page(struct disk *disk, uint64_t volume, uint32_t *curs
     struct shard_info *ret_list, unsigned max);
 /* For tests: CHECKs that the table's index agrees with its entries (D18). */
 void local_disk_check(struct disk *disk);
+/* What `failed` was told, as text: strerror, but for an I/O that hangs. */
+const char *local_disk_strerror(int error);
 /* Retires the disk now, as after a write error. */
 void local_disk_fail(struct disk *disk, int error);
 void local_disk_set_trailer_cache(struct disk *disk, uint64_t cap_bytes);

@@ -314,6 +314,7 @@ static void submit(struct active *active, struct shard_append *append)
         .iov_count = 1 + append->payload_count,
         .off_bytes = slot_block_off(disk, active_slot(active), append->off_blocks),
         .done = append_done,
+        .leave = true, /* D19 */
     };
     env_io_submit(&op->io);
 }

@@ -75,7 +75,7 @@ static int refuse_used(struct env_file *file, char **ret_error)
     }
     mem_free_pages(start, SIGNATURE_BYTES);
     if (r < 0) {
-        *ret_error = mem_printf("%s: cannot be read: %s", path, strerror(-r));
+        *ret_error = mem_printf("%s: cannot be read: %s", path, local_disk_strerror(r));
         return r;
     }
     if (found == NULL)
@@ -89,6 +89,8 @@ static int refuse_used(struct env_file *file, char **ret_error)
 /* --- Writing ---------------------------------------------------------------------------------- */
 
 #define FILL_BYTES (1u << 20)
+#define FORMAT_TIMEOUT_NS \
+    120000000000ull /* a flush after much that was written may take its time */
 #define FILL_DEPTH 4
 
 struct fill {
@@ -252,7 +254,7 @@ static int format_file(struct env_file *file, bool created, uint64_t size_bytes,
     }
     r = write_disk(file, &super, created);
     if (r < 0)
-        *ret_error = mem_printf("%s: formatting failed: %s", path, strerror(-r));
+        *ret_error = mem_printf("%s: formatting failed: %s", path, local_disk_strerror(r));
     return r;
 }
 
@@ -272,6 +274,7 @@ MAY_SUSPEND int local_disk_format(const char *path, uint64_t size_bytes, struct 
     int r = open_target(path, size_bytes, &file, &created, ret_error);
     if (r < 0)
         return r;
+    file = env_file_deadline(file, FORMAT_TIMEOUT_NS);
     r = format_file(file, created, size_bytes, &identity, force, ret_error);
     env_file_close(file);
     if (r == 0)

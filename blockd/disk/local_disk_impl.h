@@ -171,9 +171,10 @@ void local_disk_delete(struct local_disk *disk);
 void local_append_later(struct local_disk *disk, struct shard_append *append, int result);
 void local_read_later(struct local_disk *disk, struct shard_read *read, int result);
 void local_sync_later(struct local_disk *disk, struct shard_sync *sync, int result);
+/* The device is not to be had, now or any more (D19: it hangs). */
 static inline bool error_is_gone(int error)
 {
-    return error == -ENODEV || error == -ENXIO || error == -ESHUTDOWN;
+    return error == -ENODEV || error == -ENXIO || error == -ESHUTDOWN || error == -ETIMEDOUT;
 }
 
 /* --- local_disk_open.c, local_disk_format.c --------------------------------------------------- */

@@ -63,7 +63,7 @@ static int explain(const struct candidates *candidates, const char *path, char *
     if (candidates->read_error != 0 && error_is_gone(candidates->read_error)) {
         *ret_error =
             mem_printf("%s: the device cannot be read: %s; check its cable and the kernel log",
-                path, strerror(-candidates->read_error));
+                path, local_disk_strerror(candidates->read_error));
         return -EHOSTUNREACH;
     }
     *ret_error = candidates->any_damaged || candidates->read_error != 0
@@ -183,8 +183,8 @@ static int open_file(struct env_file *file, const struct uuid *cluster,
     super.incarnation++;
     r = local_write_superblocks(file, &super);
     if (r < 0) {
-        *ret_error = mem_printf(
-            "%s: writing the superblock failed: %s; the device is not used", path, strerror(-r));
+        *ret_error = mem_printf("%s: writing the superblock failed: %s; the device is not used",
+            path, local_disk_strerror(r));
         return -EIO;
     }
     struct local_disk *disk = local_disk_new(file, &super, options);
@@ -208,6 +208,8 @@ MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
     int r = env_file_open(path, ENV_OPEN_EXCLUSIVE_LOCK, 0, &file);
     if (r < 0)
         return explain_open(path, r, ret_error);
+    if (options->io_timeout_ns > 0)
+        file = env_file_deadline(file, options->io_timeout_ns);
     struct local_disk *disk;
     r = open_file(file, &cluster, options, &disk, ret_error);
     if (r < 0) {
@@ -222,13 +224,15 @@ MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
     return 0;
 }
 
-MAY_SUSPEND int local_disk_probe(
-    const char *path, struct local_disk_superblock *ret_super, char **ret_error)
+MAY_SUSPEND int local_disk_probe(const char *path, uint64_t io_timeout_ns,
+    struct local_disk_superblock *ret_super, char **ret_error)
 {
     struct env_file *file;
     int r = env_file_open(path, ENV_OPEN_READ_ONLY, 0, &file);
     if (r < 0)
         return explain_open(path, r, ret_error);
+    if (io_timeout_ns > 0)
+        file = env_file_deadline(file, io_timeout_ns);
     struct superblock super;
     unsigned bad_copies;
     r = local_read_superblock(file, &super, &bad_copies, ret_error);

@@ -14,6 +14,8 @@
 #include "common/mem.h"
 #include "common/planted.h"
 
+#define COPIED_BLOCKS_MAX 4u /* up to here a copy is cheaper than to care for the buffer (D19) */
+
 struct read_op {
     struct list link; /* in the pool */
     struct active *active;
@@ -265,6 +267,7 @@ static void submit(struct active *active, struct shard_read *read)
         .iov_count = read->iov_count,
         .off_bytes = slot_block_off(disk, slot, read->off_blocks),
         .done = data_read,
+        .leave = read->leave && read->count > COPIED_BLOCKS_MAX,
     };
     if (!active->loaded)
         submit_trailers(op);

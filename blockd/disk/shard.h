@@ -150,6 +150,8 @@ struct shard_read {
     uint32_t count;
     const struct iovec *iov; /* aligned, whole blocks */
     unsigned iov_count;
+    bool leave; /* the disk may leave the buffers behind with an I/O that hangs: -EHOSTUNREACH, and
+                   env_memory_left() is true of them (env.h, T2) */
     struct shard_entry *ret_entries; /* NULL, or room for `count`: what is recorded for each block
                                         (headers: address UINT64_MAX) */
     void (*done)(struct shard_read *read);

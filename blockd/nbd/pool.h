@@ -15,13 +15,15 @@
 
 struct nbd_pool {
     struct list free[NBD_POOL_CLASSES];
+    struct list left; /* put, and not back from an I/O that hangs (env.h, T2) */
+    uint64_t left_bytes;
     uint64_t cached_bytes, cached_bytes_max;
     uint64_t used_bytes; /* handed out */
     uint64_t bytes_max;  /* beyond this sum of both nothing is kept */
 };
 
 void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max, uint64_t bytes_max);
-/* All buffers must be back (CHECKed). */
+/* All buffers must be back (CHECKed), but for those left to I/Os that hang. */
 void nbd_pool_fini(struct nbd_pool *pool);
 
 /* The size of the buffer that nbd_pool_get(len_bytes) gives; len_bytes in 1..32 MiB. */

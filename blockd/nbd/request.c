@@ -9,6 +9,7 @@
 #include "blockd/nbd/connection.h"
 #include "common/bytes.h"
 #include "common/check.h"
+#include "common/env.h"
 #include "common/mem.h"
 
 /* From this length on a read asks for holes first, so that they need not be sent as zeroes. */
@@ -137,15 +138,32 @@ MAY_SUSPEND static int find_pieces(struct nbd_request *request, struct attachmen
     return 0;
 }
 
-MAY_SUSPEND static int do_read(struct nbd_request *request, struct attachment *attachment)
+MAY_SUSPEND static int read_pieces(
+    struct nbd_request *request, struct attachment *attachment, bool leave)
 {
-    int rc = find_pieces(request, attachment);
+    int rc = 0;
     for (unsigned i = 0; rc == 0 && i < request->piece_count; i++) {
         const struct nbd_piece *piece = &request->pieces[i];
         if (piece->hole)
             continue;
-        rc = attach_read(attachment, request->header.off_bytes + piece->off_bytes, piece->len_bytes,
-            (char *)request->buf + piece->off_bytes);
+        rc = attach_read_leaving(attachment, request->header.off_bytes + piece->off_bytes,
+            piece->len_bytes, (char *)request->buf + piece->off_bytes, leave);
+    }
+    return rc;
+}
+
+MAY_SUSPEND static int do_read(struct nbd_request *request, struct attachment *attachment)
+{
+    struct nbd_pool *pool = &request->connection->server->pool;
+    int rc = find_pieces(request, attachment);
+    if (rc == 0)
+        rc = read_pieces(request, attachment, pool->left_bytes == 0);
+    /* Left behind with a read of a disk that hangs (T2). */
+    while (request->buf && env_memory_left(request->buf, request->buf_bytes)) {
+        nbd_pool_put(pool, request->buf, request->buf_bytes);
+        request->buf = nbd_pool_get(pool, request->buf_bytes);
+        if (rc == 0)
+            rc = read_pieces(request, attachment, false);
     }
     if (rc == 0)
         request->connection->server->stats.read_bytes += request->header.len_bytes;

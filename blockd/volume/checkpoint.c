@@ -65,7 +65,7 @@ static void live_clear(struct volume *v)
 static int page_read(void *ctx, uint64_t pointer, uint64_t page_address, void *buf)
 {
     struct volume *v = ctx;
-    return read_mapped(v, pointer, 1, page_address, buf);
+    return read_mapped(v, pointer, 1, page_address, buf, false);
 }
 
 static int claim_meta(struct volume *v, struct place **ret_place)

@@ -234,7 +234,8 @@ static int gather(struct cleaner *c, uint64_t chunk_index, uint32_t linear, uint
     if (content) {
         memcpy(data, content, BLOCK_BYTES);
     } else {
-        int r = read_mapped(v, map_entry(MAP_MAPPED, 0, chunk_index, linear), 1, address, data);
+        int r =
+            read_mapped(v, map_entry(MAP_MAPPED, 0, chunk_index, linear), 1, address, data, false);
         if (r < 0)
             return r;
     }

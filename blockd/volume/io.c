@@ -84,7 +84,8 @@ int lookup_committed(struct volume *v, uint64_t block, uint64_t len_max, struct 
     return map_lookup(v->map, block, run.len, ret_run);
 }
 
-int read_mapped(struct volume *v, uint64_t entry, uint32_t count, uint64_t block, void *buf)
+int read_mapped(
+    struct volume *v, uint64_t entry, uint32_t count, uint64_t block, void *buf, bool leave)
 {
     uint32_t linear = map_entry_linear(entry);
     if (map_entry_layer(entry) != 0)
@@ -98,7 +99,7 @@ int read_mapped(struct volume *v, uint64_t entry, uint32_t count, uint64_t block
         struct chunk_place place;
         place_expand(&v->state, chunk->place, &place);
         chunk->place->readers++;
-        int r = row_read(&v->row_io, &place, at, run, block, buf);
+        int r = row_read_leaving(&v->row_io, &place, at, run, block, buf, leave);
         struct place *p = state_place(&v->state, place_chunk);
         CHECK(p && p->readers > 0); /* a place with readers is not freed */
         if (--p->readers == 0 && p->freeing)
@@ -119,18 +120,20 @@ struct read_job {
     uint32_t count;
     uint64_t entry;
     void *buf;
+    bool leave; /* it may be left behind (T2) */
     struct fiber_group *group;
 };
 
-static int read_blocks(struct volume *v, uint64_t block, uint64_t count, void *buf, unsigned tries);
+static int read_blocks(
+    struct volume *v, uint64_t block, uint64_t count, void *buf, bool leave, unsigned tries);
 
 /* Reads a run; when its place was freed under it, looks the blocks up again. */
-static int read_run(
-    struct volume *v, uint64_t entry, uint32_t count, uint64_t block, void *buf, unsigned tries)
+static int read_run(struct volume *v, uint64_t entry, uint32_t count, uint64_t block, void *buf,
+    bool leave, unsigned tries)
 {
-    int r = read_mapped(v, entry, count, block, buf);
+    int r = read_mapped(v, entry, count, block, buf, leave);
     if (r == -ENOENT && tries > 0)
-        return read_blocks(v, block, count, buf, tries - 1);
+        return read_blocks(v, block, count, buf, leave, tries - 1);
     if (r == -ENOENT) {
         log_error_limited("volume %s: block %llu: the map names chunk %llu, which is not there",
             v->root.name, (unsigned long long)block, (unsigned long long)map_entry_chunk(entry));
@@ -143,16 +146,21 @@ static void read_job_run(void *arg)
 {
     struct read_job job = *(struct read_job *)arg;
     mem_free(arg);
-    fiber_group_done(
-        job.group, read_run(job.volume, job.entry, job.count, job.block, job.buf, LOOKUP_TRIES));
+    fiber_group_done(job.group,
+        read_run(job.volume, job.entry, job.count, job.block, job.buf, job.leave, LOOKUP_TRIES));
 }
 
 static void read_job_start(struct volume *v, struct fiber_group *group, uint64_t entry,
-    uint32_t count, uint64_t block, void *buf)
+    uint32_t count, uint64_t block, void *buf, bool leave)
 {
     struct read_job *job = NEW(struct read_job);
-    *job = (struct read_job){
-        .volume = v, .block = block, .count = count, .entry = entry, .buf = buf, .group = group};
+    *job = (struct read_job){.volume = v,
+        .block = block,
+        .count = count,
+        .entry = entry,
+        .buf = buf,
+        .leave = leave,
+        .group = group};
     fiber_group_add(group, 1);
     fiber_spawn("read run", read_job_run, job);
 }
@@ -193,7 +201,8 @@ static int find_version(
     }
 }
 
-static int read_blocks(struct volume *v, uint64_t block, uint64_t count, void *buf, unsigned tries)
+static int read_blocks(
+    struct volume *v, uint64_t block, uint64_t count, void *buf, bool leave, unsigned tries)
 {
     struct fiber_group group;
     fiber_group_init(&group);
@@ -208,11 +217,11 @@ static int read_blocks(struct volume *v, uint64_t block, uint64_t count, void *b
         } else if (found.kind == MEMTABLE_MAPPED) {
             found.len = MIN(found.len, (uint64_t)16384);
             if (found.len == count && group.pending == 0)
-                error = read_run(v, found.entry, (uint32_t)found.len, block, buf, tries);
+                error = read_run(v, found.entry, (uint32_t)found.len, block, buf, leave, tries);
             else if (group.pending >= READ_JOBS_MAX || fiber_helpers(1) == 0)
-                error = read_run(v, found.entry, (uint32_t)found.len, block, buf, tries);
+                error = read_run(v, found.entry, (uint32_t)found.len, block, buf, leave, tries);
             else
-                read_job_start(v, &group, found.entry, (uint32_t)found.len, block, buf);
+                read_job_start(v, &group, found.entry, (uint32_t)found.len, block, buf, leave);
         }
         block += found.len;
         count -= found.len;
@@ -241,7 +250,7 @@ static int read_bounced(struct volume *v, uint64_t off, uint64_t len, void *buf)
     while (len > 0 && r == 0) {
         uint64_t block = off / BLOCK_BYTES, skip = off % BLOCK_BYTES;
         uint64_t n = MIN(len, bounce_bytes - skip);
-        r = read_blocks(v, block, DIV_ROUND_UP(skip + n, BLOCK_BYTES), bounce, LOOKUP_TRIES);
+        r = read_blocks(v, block, DIV_ROUND_UP(skip + n, BLOCK_BYTES), bounce, false, LOOKUP_TRIES);
         if (r == 0)
             memcpy(buf, bounce + skip, n);
         off += n;
@@ -252,10 +261,10 @@ static int read_bounced(struct volume *v, uint64_t off, uint64_t len, void *buf)
     return r;
 }
 
-static int read_range(struct volume *v, uint64_t off, uint64_t len, void *buf)
+static int read_range(struct volume *v, uint64_t off, uint64_t len, void *buf, bool leave)
 {
     if (off % BLOCK_BYTES == 0 && len % BLOCK_BYTES == 0 && aligned(buf))
-        return read_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, buf, LOOKUP_TRIES);
+        return read_blocks(v, off / BLOCK_BYTES, len / BLOCK_BYTES, buf, leave, LOOKUP_TRIES);
     return read_bounced(v, off, len, buf);
 }
 
@@ -286,6 +295,11 @@ static int look_again(struct volume *v, struct again *again, int r)
 
 int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
 {
+    return volume_read_leaving(v, off, len, buf, false);
+}
+
+int volume_read_leaving(struct volume *v, uint64_t off, uint64_t len, void *buf, bool leave)
+{
     int r = check_range(v, off, len);
     if (r < 0 || (r = io_enter(v)) < 0)
         return r;
@@ -294,7 +308,7 @@ int volume_read(struct volume *v, uint64_t off, uint64_t len, void *buf)
     struct again again = {0};
     if (r == 0 && len > 0) {
         do
-            r = read_range(v, off, len, buf);
+            r = read_range(v, off, len, buf, leave);
         while ((r = look_again(v, &again, r)) == 1);
     }
     if (v->halted)
@@ -404,7 +418,7 @@ static int write_partial(struct volume *v, uint64_t off, unsigned len, const uin
     list_push_back(&v->partials, &partial.link);
     do {
         partial.touched = false;
-        r = look_again(v, &again, read_blocks(v, partial.block, 1, data[0], LOOKUP_TRIES));
+        r = look_again(v, &again, read_blocks(v, partial.block, 1, data[0], false, LOOKUP_TRIES));
     } while (!request_given_up(request) &&
              (r == 1 || (r == 0 && partial.touched && !PLANTED(lost_update))));
     list_remove(&partial.link);

@@ -73,6 +73,10 @@ MAY_SUSPEND int row_write(const struct row_io *io, const struct chunk_place *pla
  * rows are read in parallel; a failed shard is decoded around. */
 MAY_SUSPEND int row_read(const struct row_io *io, const struct chunk_place *place, uint32_t linear,
     uint32_t count, uint64_t address, void *buf);
+/* With `leave`, buf may be left behind with a read that hangs: whatever the answer is, env_memory_left() says
+ * whether what is in it counts (env.h, T2). */
+MAY_SUSPEND int row_read_leaving(const struct row_io *io, const struct chunk_place *place,
+    uint32_t linear, uint32_t count, uint64_t address, void *buf, bool leave);
 
 struct row_directory {
     uint64_t base_seq;

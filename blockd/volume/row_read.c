@@ -23,6 +23,7 @@ struct row_piece {
     struct fiber_group *group;
     struct chunk_position position;
     uint32_t count;
+    bool leave;       /* the buffer may be left behind (T2) */
     unsigned shard;   /* asked: the data shard itself, or for copies any */
     uint64_t address; /* UINT64_MAX = not to be checked */
 };
@@ -87,6 +88,7 @@ static void piece_submit(const struct row_io *io, const struct chunk_place *plac
         .count = piece->count,
         .iov = &piece->iov,
         .iov_count = 1,
+        .leave = piece->leave,
         .ret_entries = piece->address == UINT64_MAX ? NULL : entries,
         .done = piece_done,
     };
@@ -133,8 +135,9 @@ static void recover_failed(void *ctx, unsigned i)
 }
 
 static void init_piece(struct row_piece *piece, struct chunk_position position, uint32_t count,
-    uint64_t address, void *buf)
+    uint64_t address, void *buf, bool leave)
 {
+    piece->leave = leave;
     piece->position = position;
     piece->count = count;
     piece->address = address;
@@ -142,13 +145,13 @@ static void init_piece(struct row_piece *piece, struct chunk_position position, 
 }
 
 static MAY_SUSPEND int read_one(const struct row_io *io, const struct chunk_place *place,
-    struct chunk_position position, uint32_t count, uint64_t address, void *buf)
+    struct chunk_position position, uint32_t count, uint64_t address, void *buf, bool leave)
 {
     struct shard_entry entries[STACK_ENTRIES];
     struct row_piece piece;
     struct fiber_group group;
     fiber_group_init(&group);
-    init_piece(&piece, position, count, address, buf);
+    init_piece(&piece, position, count, address, buf, leave);
     piece.read.ret_entries = NULL;
     piece_submit(io, place, &piece, entries, &group);
     fiber_group_wait(&group);
@@ -170,7 +173,7 @@ static unsigned count_pieces(const struct chunk_place *place, uint32_t linear, u
 }
 
 static MAY_SUSPEND int read_many(const struct row_io *io, const struct chunk_place *place,
-    uint32_t linear, uint32_t count, uint64_t address, void *buf)
+    uint32_t linear, uint32_t count, uint64_t address, void *buf, bool leave)
 {
     struct row_reader reader = {
         .io = io, .place = place, .piece_count = count_pieces(place, linear, count)};
@@ -185,7 +188,7 @@ static MAY_SUSPEND int read_many(const struct row_io *io, const struct chunk_pla
         struct chunk_position position = chunk_locate(place, linear + done);
         uint32_t run = MIN(position.run_blocks, count - done);
         init_piece(&pieces[i], position, run, address == UINT64_MAX ? address : address + done,
-            (char *)buf + (size_t)done * BLOCK_BYTES);
+            (char *)buf + (size_t)done * BLOCK_BYTES, leave);
         piece_submit(io, place, &pieces[i], entries + done, &reader.group);
         done += run;
     }
@@ -201,9 +204,15 @@ static MAY_SUSPEND int read_many(const struct row_io *io, const struct chunk_pla
 int row_read(const struct row_io *io, const struct chunk_place *place, uint32_t linear,
     uint32_t count, uint64_t address, void *buf)
 {
+    return row_read_leaving(io, place, linear, count, address, buf, false);
+}
+
+int row_read_leaving(const struct row_io *io, const struct chunk_place *place, uint32_t linear,
+    uint32_t count, uint64_t address, void *buf, bool leave)
+{
     CHECK(count > 0);
     struct chunk_position position = chunk_locate(place, linear);
     if (count <= position.run_blocks && count <= STACK_ENTRIES)
-        return read_one(io, place, position, count, address, buf);
-    return read_many(io, place, linear, count, address, buf);
+        return read_one(io, place, position, count, address, buf, leave);
+    return read_many(io, place, linear, count, address, buf, leave);
 }

@@ -173,6 +173,10 @@ enum volume_io_flags {
 
 MAY_SUSPEND int volume_read(
     struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, void *buf);
+/* With `leave`, buf may be left behind with a read of a disk that hangs: whatever the answer is, where env_memory_left() is
+ * true of it take other memory and read again (env.h, T2). Without, what a disk gives is copied. */
+MAY_SUSPEND int volume_read_leaving(
+    struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, void *buf, bool leave);
 MAY_SUSPEND int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes,
     const void *buf, unsigned flags, struct request_id id);
 /* Reads as zeroes afterwards (also trim: deterministic). Always possible, also when full or

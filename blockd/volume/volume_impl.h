@@ -477,4 +477,4 @@ MAY_SUSPEND int lookup_committed(
     struct volume *volume, uint64_t block, uint64_t len_max, struct map_run *ret_run);
 /* Reads a run that a map entry names. -ENOENT: freed meanwhile, look up again. */
 MAY_SUSPEND int read_mapped(
-    struct volume *volume, uint64_t entry, uint32_t count, uint64_t block, void *buf);
+    struct volume *volume, uint64_t entry, uint32_t count, uint64_t block, void *buf, bool leave);

@@ -465,6 +465,12 @@ int volume_read(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, v
     return 0;
 }
 
+int volume_read_leaving(
+    struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, void *buf, bool leave)
+{
+    return volume_read(volume, off_bytes, len_bytes, buf);
+}
+
 int volume_write(struct volume *volume, uint64_t off_bytes, uint64_t len_bytes, const void *buf,
     unsigned flags, struct request_id id)
 {

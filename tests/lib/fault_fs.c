@@ -2,7 +2,8 @@
  *
  * A file system whose disks fail: fault_fs BACKING MOUNTPOINT shows the files of the directory BACKING and
  * stays in the foreground. While BACKING/.fail exists its words say what fails with EIO, by the kernel, for
- * every file: "read", "write", "sync"; or "slow": each write takes 200 ms.
+ * every file: "read", "write", "sync"; "slow": each write takes 200 ms; "hang": no read, write or sync comes back while
+ * the word is there.
  */
 #define FUSE_USE_VERSION 314
 #include <errno.h>
@@ -26,6 +27,12 @@ static bool fails(const char *what)
     close(fd);
     words[n > 0 ? n : 0] = 0;
     return strstr(words, what);
+}
+
+static void hang(void)
+{
+    while (fails("hang"))
+        usleep(20000);
 }
 
 static const char *name_of(const char *path)
@@ -70,6 +77,7 @@ static int fs_release(const char *path, struct fuse_file_info *info)
 static int fs_read(
     const char *path, char *buf, size_t len_bytes, off_t off_bytes, struct fuse_file_info *info)
 {
+    hang();
     ssize_t n = fails("read") ? -1 : pread((int)info->fh, buf, len_bytes, off_bytes);
     return n < 0 ? -EIO : (int)n;
 }
@@ -77,6 +85,7 @@ static int fs_read(
 static int fs_write(const char *path, const char *buf, size_t len_bytes, off_t off_bytes,
     struct fuse_file_info *info)
 {
+    hang();
     if (fails("slow"))
         usleep(200000);
     ssize_t n = fails("write") ? -1 : pwrite((int)info->fh, buf, len_bytes, off_bytes);
@@ -85,6 +94,7 @@ static int fs_write(const char *path, const char *buf, size_t len_bytes, off_t o
 
 static int fs_fsync(const char *path, int data_only, struct fuse_file_info *info)
 {
+    hang();
     return fails("sync") ? -EIO : 0;
 }
 
@@ -109,9 +119,18 @@ static int fs_unlink(const char *path)
     return or_errno(unlinkat(backing, name_of(path), 0));
 }
 
+/* Beyond this many the kernel makes their submitter wait, who is the daemon's one thread; a block device does not. */
+static void *fs_init(struct fuse_conn_info *connection, struct fuse_config *config)
+{
+    connection->max_background = 4096;
+    connection->congestion_threshold = 4096;
+    return NULL;
+}
+
 int main(int argc, char **argv)
 {
-    static const struct fuse_operations operations = {.getattr = fs_getattr,
+    static const struct fuse_operations operations = {.init = fs_init,
+        .getattr = fs_getattr,
         .open = fs_open,
         .create = fs_create,
         .release = fs_release,

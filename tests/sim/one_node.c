@@ -122,8 +122,11 @@ void one_node_add_disk(struct one_node *n, unsigned number)
 {
     char path[32], *error = NULL;
     struct disk *disk;
-    struct local_disk_options options = {
-        .trailer_cache_bytes = 64 * 1024, .failed = disk_failed, .damaged = disk_damaged, .ctx = n};
+    struct local_disk_options options = {.trailer_cache_bytes = 64 * 1024,
+        .io_timeout_ns = n->io_timeout_ns,
+        .failed = disk_failed,
+        .damaged = disk_damaged,
+        .ctx = n};
     int r = local_disk_open(disk_path(number, path), cluster, &options, &disk, &error);
     CHECK_MSG(r == 0, "open %s: %s", path, error);
     disk->number = number;

@@ -33,7 +33,7 @@ struct fixture {
     unsigned failed_calls, damaged_calls;
     struct shard_key damaged_key;
     uint32_t damaged_block;
-    uint64_t cache_bytes;
+    uint64_t cache_bytes, io_timeout_ns;
     bool verify_appends;
 };
 
@@ -92,6 +92,7 @@ static inline int fixture_open_status(struct fixture *f, char **ret_error)
 {
     struct local_disk_options options = {
         .trailer_cache_bytes = f->cache_bytes,
+        .io_timeout_ns = f->io_timeout_ns,
         .verify_appends = f->verify_appends,
         .failed = fixture_failed,
         .damaged = fixture_damaged,

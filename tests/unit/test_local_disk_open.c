@@ -115,7 +115,7 @@ static void newer(struct fixture *f)
     expect_refused(f, -EOPNOTSUPP, "newer version");
     struct local_disk_superblock super;
     char *error = NULL;
-    assert_int_equal(local_disk_probe(FIXTURE_PATH, &super, &error), -EOPNOTSUPP);
+    assert_int_equal(local_disk_probe(FIXTURE_PATH, 0, &super, &error), -EOPNOTSUPP);
     expect_sentence(error, "newer version");
 }
 
@@ -173,13 +173,13 @@ static void probes(struct fixture *f)
 {
     struct local_disk_superblock super;
     char *error = NULL;
-    assert_int_equal(local_disk_probe(FIXTURE_PATH, &super, &error), 0);
+    assert_int_equal(local_disk_probe(FIXTURE_PATH, 0, &super, &error), 0);
     assert_memory_equal(&super.cluster, &f->cluster, 16);
     assert_memory_equal(&super.node, &f->node_uuid, 16);
     assert_string_equal(super.class_name, "ssd");
     assert_int_equal(super.size_bytes, 64 * MIB);
     assert_int_equal(super.incarnation, 1);
-    assert_int_equal(local_disk_probe("/dev/none", &super, &error), -ENOENT);
+    assert_int_equal(local_disk_probe("/dev/none", 0, &super, &error), -ENOENT);
     mem_free(error);
 }
 
@@ -261,7 +261,7 @@ static void forge(struct fixture *f, unsigned from, unsigned to, void (*change)(
 {
     struct local_disk_superblock super;
     char *error = NULL;
-    assert_int_equal(local_disk_probe(FIXTURE_PATH, &super, &error), 0);
+    assert_int_equal(local_disk_probe(FIXTURE_PATH, 0, &super, &error), 0);
     uint8_t entry[TABLE_ENTRY_BYTES];
     sim_disk_peek(f->medium, 2 * MIB + from * TABLE_ENTRY_BYTES, entry, sizeof(entry));
     put_le32(entry + 4, to);
@@ -419,7 +419,7 @@ static void format_files(struct fixture *f)
     mem_free(error);
     assert_int_equal(format(f, "/new", 65 * MIB + 123, false, &error), 0);
     struct local_disk_superblock super;
-    assert_int_equal(local_disk_probe("/new", &super, &error), 0);
+    assert_int_equal(local_disk_probe("/new", 0, &super, &error), 0);
     assert_int_equal(super.size_bytes, 65 * MIB);
     assert_int_equal(format(f, "/new", 0, false, &error), -EEXIST);
     mem_free(error);

@@ -35,6 +35,7 @@ static void everything_has_a_default(void **state)
     assert_int_equal(config.log_level, LOG_LEVEL_INFO);
     assert_int_equal(config.row_blocks, 0); /* the engine's own */
     assert_int_equal(config.idle_close_ns, 600000000000);
+    assert_int_equal(config.io_timeout_ns, 30000000000);
     node_config_fini(&config);
 }
 
@@ -43,7 +44,8 @@ static void paths_and_caches_follow_what_they_derive_from(void **state)
     struct node_config config =
         parse("[node]\nname=n2\nrun_dir=/a/\nstate_dir=/b//\nmemory=4GiB\n"
               "[nbd]\nlisten=unix:/x tcp:127.0.0.1:10809\nlisten = tcp:[::1]:0\n"
-              "[volume]\nrow_blocks=16\nidle_close=1s\n[scrub]\nrate=0\n[repair]\nwait=0\n");
+              "[volume]\nrow_blocks=16\nidle_close=1s\n[scrub]\nrate=0\n[repair]\nwait=0\n"
+              "[disk]\nio_timeout=1s\n");
     assert_string_equal(config.name, "n2");
     assert_string_equal(config.admin_address, "unix:/a/admin.sock");
     assert_string_equal(config.store_path, "/b/store");
@@ -54,6 +56,7 @@ static void paths_and_caches_follow_what_they_derive_from(void **state)
     assert_int_equal(config.row_blocks, 16);
     assert_int_equal(config.scrub_rate_bytes, 0);
     assert_int_equal(config.repair_wait_ns, 0);
+    assert_int_equal(config.io_timeout_ns, 1000000000);
     node_config_fini(&config);
 }
 

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/env.h"
 #include "common/mem.h"
 #include "tests/sim/cluster/cluster.h"
 
@@ -136,8 +137,13 @@ static void do_read(struct life *l)
             return;
         uint64_t since = history_now(history);
         uint32_t size = history_size(history);
-        int r = attach_read(
-            l->attachment, (uint64_t)first * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, l->buf);
+        int r = attach_read_leaving(l->attachment, (uint64_t)first * BLOCK_BYTES,
+            (uint64_t)count * BLOCK_BYTES, l->buf, true);
+        if (env_memory_left(l->buf, WRITE_BLOCKS_MAX * BLOCK_BYTES)) { /* T2 */
+            mem_free_pages(l->buf, WRITE_BLOCKS_MAX * BLOCK_BYTES);
+            l->buf = mem_alloc_pages(WRITE_BLOCKS_MAX * BLOCK_BYTES);
+            continue;
+        }
         if (!answered(l, r))
             continue;
         if (check_size(l, size, first + count, r))

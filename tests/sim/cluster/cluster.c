@@ -50,6 +50,7 @@ static void make_machine(struct cluster *c, unsigned number)
     node->config.bypass_min_bytes = 16 * 1024;
     node->config.map_cache_bytes = 64 * 1024;
     node->config.flush_after_ns = 300 * CLUSTER_MS;
+    node->config.io_timeout_ns = CLUSTER_IO_TIMEOUT_S * CLUSTER_S;
     node->config.repair_wait_ns = 3 * CLUSTER_S;
     node->config.handoff_after_ns = 500 * CLUSTER_MS;
     node->config.scrub_interval_ns = 60 * CLUSTER_S;

@@ -26,6 +26,7 @@ enum {
     CLUSTER_BLOCKS = 256, /* of a volume, before it grows */
     CLUSTER_BLOCKS_MAX = 640,
 };
+#define CLUSTER_IO_TIMEOUT_S 3 /* [disk] io_timeout */
 #define CLUSTER_MS 1000000ull
 #define CLUSTER_S 1000000000ull
 

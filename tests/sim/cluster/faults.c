@@ -24,7 +24,7 @@ static const char *const names[FAULT_KINDS] = {
     [FAULT_DISK_SLOW] = "slow disk",
     [FAULT_DISK_FLIP] = "flipped bits",
     [FAULT_DISK_MISDIRECT] = "misdirected write",
-    [FAULT_DISK_GONE] = "disk pulled out",
+    [FAULT_DISK_GONE] = "disk pulled out, or hangs",
     [FAULT_DISK_FULL] = "full disks",
     [FAULT_STORE_DOWN] = "store outage",
     [FAULT_STORE_UNKNOWN] = "store: outcome unknown",
@@ -134,6 +134,17 @@ static void end_all(struct cluster *c, bool power)
 
 /* --- Disks ------------------------------------------------------------------------------------- */
 
+/* For a while, shorter or longer than the deadline, or until it is quiet. */
+static void hang(struct cluster *c, struct sim_disk *disk)
+{
+    sim_part_says(", hangs");
+    sim_disk_hang(disk);
+    if (!rng_one_in(&c->fault_rng, 2))
+        return;
+    cluster_run_for(c, rng_below(&c->fault_rng, 3 * CLUSTER_IO_TIMEOUT_S * 1000) * CLUSTER_MS);
+    sim_disk_go_on(disk);
+}
+
 static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
 {
     struct cluster *c = node->cluster;
@@ -160,7 +171,9 @@ static bool disk_fault(struct cluster_node *node, enum cluster_fault kind)
         fault.target_off_bytes = UINT64_MAX;
         break;
     case FAULT_DISK_GONE:
-        if (sim_disk_find(node->env, sim_disk_path(disk)))
+        if (rng_one_in(&c->fault_rng, 2))
+            hang(c, disk);
+        else if (sim_disk_find(node->env, sim_disk_path(disk)))
             sim_disk_remove(disk);
         return true;
     default:
@@ -348,6 +361,8 @@ void cluster_heal(struct cluster *c)
         bool again = false;
         for (unsigned d = 0; d < c->disks_per_node; d++) {
             sim_disk_clear_faults(node->disks[d]);
+            again = again || sim_disk_hangs(node->disks[d]);
+            sim_disk_go_on(node->disks[d]);
             if (!sim_disk_find(node->env, sim_disk_path(node->disks[d]))) {
                 sim_disk_return(node->disks[d]);
                 again = true;

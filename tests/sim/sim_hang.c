@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * Up to m disks of a volume hang while it is written and read: no I/O on them comes back, for a while or for ever.
+ * They are retired after their timeout (D19), every request is answered soon after it, nothing is lost, and the
+ * close ends. What comes back late changes nothing: readers let their buffers be left behind (T2), as NBD does.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "blockd/disk/local_disk.h"
+#include "common/log.h"
+#include "common/mem.h"
+#include "tests/sim/one_node.h"
+
+#define MS 1000000ull
+#define SEC 1000000000ull
+#define TIMEOUT_NS (2 * SEC)
+#define ANSWER_NS (TIMEOUT_NS * 5 / 4 + 5 * SEC)
+
+enum { WRITERS = 4, READERS = 4, READ_BLOCKS_MAX = 48 };
+
+static struct world {
+    struct one_node node;
+    unsigned hang_count, hangs[2]; /* disks */
+    uint64_t after_ns;             /* from the start of the load */
+    uint64_t back_after_ns;        /* from the hang; UINT64_MAX: not before the process has ended */
+    bool stopping;
+    unsigned running;
+    uint64_t worst_ns;
+} world;
+
+static void note(uint64_t begin_ns, const char *what)
+{
+    uint64_t taken_ns = env_now_ns() - begin_ns;
+    world.worst_ns = MAX(world.worst_ns, taken_ns);
+    CHECK_MSG(taken_ns < ANSWER_NS, "a %s took %llu ms", what, (unsigned long long)(taken_ns / MS));
+}
+
+static void pause_somewhat(void)
+{
+    env_sleep_ns(rng_below(&world.node.rng, 30 * MS));
+}
+
+static void writer(void *arg)
+{
+    struct one_node *n = &world.node;
+    while (!world.stopping) {
+        /* Small ones by the log, large ones as rows. */
+        uint32_t count = 1 + (uint32_t)rng_below(
+                                 &n->rng, rng_one_in(&n->rng, 4) ? ONE_NODE_WRITE_BLOCKS_MAX : 8);
+        uint64_t begin_ns = env_now_ns();
+        CHECK(one_node_write(n, (uint32_t)rng_below(&n->rng, ONE_NODE_BLOCKS - count), count));
+        note(begin_ns, "write");
+        begin_ns = env_now_ns();
+        if (rng_one_in(&n->rng, 8))
+            CHECK(one_node_flush(n) == 0);
+        note(begin_ns, "flush");
+        pause_somewhat();
+    }
+    world.running--;
+}
+
+static void reader(void *arg)
+{
+    struct one_node *n = &world.node;
+    void *buf = mem_alloc_pages(READ_BLOCKS_MAX * BLOCK_BYTES);
+    while (!world.stopping) {
+        uint32_t count = 1 + (uint32_t)rng_below(&n->rng, READ_BLOCKS_MAX);
+        uint32_t first = (uint32_t)rng_below(&n->rng, ONE_NODE_BLOCKS - count);
+        uint64_t since = history_now(n->history), begin_ns = env_now_ns();
+        int r = volume_read_leaving(
+            n->volume, (uint64_t)first * BLOCK_BYTES, (uint64_t)count * BLOCK_BYTES, buf, true);
+        note(begin_ns, "read");
+        if (env_memory_left(buf, READ_BLOCKS_MAX * BLOCK_BYTES)) {
+            mem_free_pages(buf, READ_BLOCKS_MAX * BLOCK_BYTES);
+            buf = mem_alloc_pages(READ_BLOCKS_MAX * BLOCK_BYTES);
+            continue;
+        }
+        CHECK_MSG(r == 0, "read: %s", strerror(-r));
+        pause_somewhat(); /* a late read would be seen */
+        history_read(n->history, since, first, count, buf);
+    }
+    mem_free_pages(buf, READ_BLOCKS_MAX * BLOCK_BYTES);
+    world.running--;
+}
+
+static void hang_all(bool hang)
+{
+    for (unsigned i = 0; i < world.hang_count; i++) {
+        struct sim_disk *disk = one_node_sim_disk(&world.node, world.hangs[i]);
+        if (hang)
+            sim_disk_hang(disk);
+        else
+            sim_disk_go_on(disk);
+    }
+}
+
+/* Those that hung, or were not used meanwhile, and no others. */
+static void expect_retired(void)
+{
+    unsigned failed = 0;
+    list_for_each (it, &world.node.disks.all) {
+        const struct disk *disk = list_entry(it, struct disk, link);
+        bool hung = disk->number == world.hangs[0] ||
+                    (world.hang_count > 1 && disk->number == world.hangs[1]);
+        CHECK(disk->state == DISK_IN || hung);
+        failed += disk->state == DISK_FAILED;
+    }
+    CHECK_MSG(failed > 0, "no disk is retired");
+}
+
+static void close_disks(void)
+{
+    while (!list_empty(&world.node.disks.all)) {
+        struct disk *disk = list_entry(world.node.disks.all.next, struct disk, link);
+        disk_list_remove(&world.node.disks, disk);
+        local_disk_close(disk);
+    }
+}
+
+static void life(void *arg)
+{
+    struct one_node *n = arg;
+    one_node_open(n);
+    one_node_write_some(n, 60, 32);
+    world.running = WRITERS + READERS;
+    for (unsigned i = 0; i < WRITERS; i++)
+        fiber_spawn("writer", writer, NULL);
+    for (unsigned i = 0; i < READERS; i++)
+        fiber_spawn("reader", reader, NULL);
+    env_sleep_ns(world.after_ns);
+    hang_all(true);
+    uint64_t rest_ns = TIMEOUT_NS * 2;
+    if (world.back_after_ns != UINT64_MAX) {
+        env_sleep_ns(world.back_after_ns);
+        hang_all(false);
+    }
+    env_sleep_ns(rest_ns);
+    if (world.back_after_ns > TIMEOUT_NS * 5 / 4)
+        expect_retired();
+    world.stopping = true;
+    while (world.running > 0)
+        env_sleep_ns(10 * MS);
+    uint64_t begin_ns = env_now_ns();
+    int r = volume_close(n->volume);
+    CHECK_MSG(r == 0, "close: %s", strerror(-r));
+    n->volume = NULL;
+    close_disks();
+    note(begin_ns, "close");
+}
+
+static void round_of(uint64_t seed)
+{
+    static const struct shard_code codes[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}};
+    struct rng rng = rng_fork(seed, "hang");
+    struct shard_code code = codes[rng_below(&rng, 4)];
+    unsigned disks = code.k + 2u * code.m + (unsigned)rng_below(&rng, 2);
+    world = (struct world){.after_ns = rng_below(&rng, 2 * SEC),
+        .hang_count = 1 + (unsigned)rng_below(&rng, code.m),
+        .back_after_ns = rng_one_in(&rng, 2) ? UINT64_MAX : rng_below(&rng, 2 * TIMEOUT_NS)};
+    world.hangs[0] = 1 + (unsigned)rng_below(&rng, disks);
+    world.hangs[1] = 1 + world.hangs[0] % disks;
+    one_node_init(&world.node, seed, code, disks);
+    world.node.io_timeout_ns = TIMEOUT_NS;
+    world.node.bypass_bytes_min = 16 * BLOCK_BYTES;
+    one_node_must(&world.node, "life", life);
+    hang_all(false);
+    sim_run_for(world.node.sim, SEC);
+    one_node_kill(&world.node);
+    one_node_must(&world.node, "recover", one_node_recover);
+    one_node_kill(&world.node);
+    one_node_fini(&world.node);
+}
+
+int main(int argc, char **argv)
+{
+    log_set_level(getenv("SIM_LOG") ? LOG_LEVEL_DEBUG : LOG_LEVEL_ERROR);
+    return sim_check_main(argc, argv, &(struct sim_check){.round = round_of, .rounds = 30});
+}

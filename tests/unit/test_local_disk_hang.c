@@ -1,0 +1,247 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * A device that hangs: its I/O neither comes back nor fails (D19).
+ */
+#include "disk_fixture.h"
+
+#define MIB (1ull << 20)
+#define SEC 1000000000ull
+#define TIMEOUT_NS (2 * SEC)
+
+static const struct shard_key A = {.volume = 7, .chunk = (1ull << 32) | 1, .index = 2}; /* open */
+static const struct shard_key B = {.volume = 7, .chunk = (1ull << 32) | 2, .index = 3}; /* sealed */
+static const struct shard_key N = {.volume = 7, .chunk = (1ull << 32) | 9, .index = 0}; /* absent */
+
+static void make_shards(struct fixture *f)
+{
+    f->io_timeout_ns = TIMEOUT_NS;
+    fixture_close(f);
+    fixture_open(f);
+    const struct shard_key keys[] = {A, B};
+    for (unsigned i = 0; i < 2; i++) {
+        assert_int_equal(create_simple(f->disk, keys[i], SHARD_DATA, 200), 0);
+        assert_int_equal(append_blocks(f->disk, keys[i], 1, 0, 60, 0, 0), 0);
+        assert_int_equal(shard_sync(f->disk, keys[i], 1, 61), 0);
+    }
+    assert_int_equal(shard_seal(f->disk, B, 1, 61), 0);
+}
+
+/* --- Each operation is the first to meet it ---------------------------------------------------- */
+
+static int do_append(struct fixture *f)
+{
+    return append_blocks(f->disk, A, 1, 61, 5, 0, 0);
+}
+
+static int do_append_durable(struct fixture *f)
+{
+    return append_blocks(f->disk, A, 1, 61, 5, 0, SHARD_APPEND_DSYNC);
+}
+
+static int do_sync(struct fixture *f)
+{
+    return shard_sync(f->disk, A, 1, 67);
+}
+
+static int do_create(struct fixture *f)
+{
+    return create_simple(f->disk, N, SHARD_DATA, 10);
+}
+
+static int do_fence(struct fixture *f)
+{
+    struct shard_info info;
+    return shard_fence(f->disk, A, 2, &info);
+}
+
+static int do_seal(struct fixture *f)
+{
+    return shard_seal(f->disk, A, 1, 61);
+}
+
+static int do_remove(struct fixture *f)
+{
+    return shard_remove(f->disk, B, 0, 1);
+}
+
+static int do_read(struct fixture *f)
+{
+    return read_and_compare(f->disk, A, 0, 61, 0);
+}
+
+static int do_read_with_trailer(struct fixture *f)
+{
+    return read_and_compare(f->disk, B, 0, 61, 0);
+}
+
+static int do_walk(struct fixture *f)
+{
+    struct shard_info info;
+    return shard_stat(f->disk, A, &info);
+}
+
+static int do_scrub(struct fixture *f)
+{
+    uint64_t bytes;
+    return local_disk_scrub_shard(f->disk, B, &bytes);
+}
+
+static const struct operation {
+    int (*run)(struct fixture *f);
+    int answer;
+    bool reopened; /* beforehand: what is open is not loaded then */
+} operations[] = {
+    {do_append, -EIO, false},
+    {do_append_durable, -EIO, false},
+    {do_sync, -EIO, false},
+    {do_create, -EIO, false},
+    {do_fence, -EIO, false},
+    {do_seal, -EIO, false},
+    {do_remove, -EIO, false},
+    {do_read, -EHOSTUNREACH, false},
+    {do_read_with_trailer, -EHOSTUNREACH, true},
+    {do_walk, -EHOSTUNREACH, true},
+    {do_append, -EHOSTUNREACH, true},
+    {do_scrub, -EHOSTUNREACH, false},
+};
+static const struct operation *operation;
+
+static void expect_retired(struct fixture *f)
+{
+    uint64_t now_ns = env_now_ns();
+    assert_int_equal(f->failed_calls, 1);
+    assert_int_equal(f->disk->state, DISK_FAILED);
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(operations[i].run(f), operations[i].answer);
+    assert_true(env_now_ns() - now_ns < SEC); /* without waiting again */
+}
+
+static void meets_it_first(struct fixture *f)
+{
+    if (operation->run == do_sync)
+        assert_int_equal(do_append(f), 0);
+    if (operation->reopened) {
+        fixture_close(f);
+        fixture_open(f);
+    }
+    uint64_t start_ns = env_now_ns();
+    sim_disk_hang(f->medium);
+    assert_int_equal(operation->run(f), operation->answer);
+    uint64_t taken_ns = env_now_ns() - start_ns;
+    assert_true(taken_ns >= TIMEOUT_NS && taken_ns < 2 * TIMEOUT_NS);
+    expect_retired(f);
+    sim_disk_go_on(f->medium); /* all of it comes back, late */
+    env_sleep_ns(SEC);
+    expect_retired(f);
+    fixture_close(f);
+
+    /* Whatever was written late: what was durable is there, the rest is there or is not. */
+    env_sleep_ns(SEC);
+    fixture_open(f);
+    int r = read_and_compare(f->disk, B, 0, 61, 0);
+    assert_true(r == 0 || (r == -ENOENT && operation->run == do_remove));
+    assert_int_equal(read_and_compare(f->disk, A, 0, 61, 0), 0);
+    fixture_close(f);
+}
+
+static void test_each_operation_is_answered_and_the_disk_retired(void **state)
+{
+    for (unsigned i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+        struct fixture f;
+        operation = &operations[i];
+        fixture_init(&f, 1 + i, 64 * MIB);
+        assert_true(fixture_run(&f, make_shards));
+        assert_true(fixture_run(&f, meets_it_first));
+        fixture_fini(&f);
+    }
+}
+
+/* --- Many at once ------------------------------------------------------------------------------ */
+
+struct many {
+    struct fixture *fixture;
+    unsigned running, failed;
+};
+
+static void one_of_many(void *arg)
+{
+    struct many *many = arg;
+    unsigned i = many->running++;
+    many->failed += operations[i % 8].run(many->fixture) < 0;
+    many->running--;
+}
+
+static void many_at_once(struct fixture *f)
+{
+    struct many many = {.fixture = f};
+    sim_disk_hang(f->medium);
+    uint64_t start_ns = env_now_ns();
+    for (unsigned i = 0; i < 40; i++) {
+        fiber_spawn("one of many", one_of_many, &many);
+        env_sleep_ns(10000000);
+    }
+    while (many.running > 0)
+        env_sleep_ns(10000000);
+    assert_int_equal(many.failed, 40);
+    assert_true(env_now_ns() - start_ns < 2 * TIMEOUT_NS);
+    fixture_close(f); /* before anything is back */
+    sim_disk_go_on(f->medium);
+    env_sleep_ns(SEC);
+    fixture_open(f);
+    assert_int_equal(read_and_compare(f->disk, A, 0, 61, 0), 0);
+    fixture_close(f);
+}
+
+static void test_what_waits_is_answered_together_and_the_close_ends(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, many_at_once));
+    fixture_fini(&f);
+}
+
+/* --- Open, close, probe ------------------------------------------------------------------------ */
+
+static void open_hangs(struct fixture *f)
+{
+    char *error = NULL;
+    fixture_close(f);
+    sim_disk_hang(f->medium);
+    assert_int_equal(fixture_open_status(f, &error), -EHOSTUNREACH);
+    assert_non_null(strstr(error, FIXTURE_PATH));
+    assert_non_null(strstr(error, "does not come back"));
+    mem_free(error);
+    sim_disk_go_on(f->medium);
+    env_sleep_ns(SEC);
+    struct local_disk_superblock super;
+    sim_disk_hang(f->medium);
+    assert_int_equal(local_disk_probe(FIXTURE_PATH, TIMEOUT_NS, &super, &error), -EHOSTUNREACH);
+    mem_free(error);
+    sim_disk_go_on(f->medium);
+    env_sleep_ns(SEC);
+    fixture_open(f);
+    sim_disk_hang(f->medium);
+    uint64_t start_ns = env_now_ns();
+    fixture_close(f); /* the first to meet it */
+    assert_true(env_now_ns() - start_ns < 2 * TIMEOUT_NS);
+}
+
+static void test_open_and_close_of_a_disk_that_hangs_end(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, open_hangs));
+    fixture_fini(&f);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_each_operation_is_answered_and_the_disk_retired),
+        cmocka_unit_test(test_what_waits_is_answered_together_and_the_close_ends),
+        cmocka_unit_test(test_open_and_close_of_a_disk_that_hangs_end),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
