@@ -18,7 +18,7 @@ TIMEOUT_S = 3  # well above what a busy machine's disks take for a flush
 def hanging(make_node):
     """(node, mount, disk): four disks of a 2+1 pool, the last one on the mount."""
     node = make_node(disks=3, code="2+1", config={"disk": {"io_timeout": f"{TIMEOUT_S}s"}})
-    mount = FaultFs(node.dir)
+    mount = FaultFs(node.dir, requests_max=4096)
     disk = mount.path / "disk"
     node.cli("disk", "format", disk, "--size", f"{node.disk_mib}MiB")
     node.cli("disk", "add", disk)

@@ -11,11 +11,13 @@
 #include <fuse.h>
 #include <stdbool.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
 static int backing;
+static unsigned background_max; /* 0: as libfuse has it */
 
 static bool fails(const char *what)
 {
@@ -122,8 +124,8 @@ static int fs_unlink(const char *path)
 /* Beyond this many the kernel makes their submitter wait, who is the daemon's one thread; a block device does not. */
 static void *fs_init(struct fuse_conn_info *connection, struct fuse_config *config)
 {
-    connection->max_background = 4096;
-    connection->congestion_threshold = 4096;
+    if (background_max > 0)
+        connection->max_background = connection->congestion_threshold = background_max;
     return NULL;
 }
 
@@ -141,10 +143,12 @@ int main(int argc, char **argv)
         .fallocate = fs_fallocate,
         .truncate = fs_truncate,
         .unlink = fs_unlink};
-    if (argc != 3) {
-        fprintf(stderr, "usage: fault_fs BACKING MOUNTPOINT\n");
+    if (argc != 3 && argc != 4) {
+        fprintf(stderr, "usage: fault_fs BACKING MOUNTPOINT [REQUESTS]\n");
         return 2;
     }
+    if (argc == 4)
+        background_max = (unsigned)atoi(argv[3]);
     backing = open(argv[1], O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (backing < 0) {
         perror(argv[1]);

@@ -11,11 +11,11 @@ from .process import spawn, wait_until
 class FaultFs:
     """A mount (tests/lib/fault_fs.c) of a directory of its own below `directory`."""
 
-    def __init__(self, directory):
+    def __init__(self, directory, requests_max=None):
         self.backing, self.path = directory / "fault.backing", directory / "fault"
         self.backing.mkdir()
         self.path.mkdir()
-        self.process = spawn([BUILD / "tests/lib/fault_fs", self.backing, self.path], directory / "fault_fs.log")
+        self.process = spawn([BUILD / "tests/lib/fault_fs", self.backing, self.path, *([str(requests_max)] if requests_max else [])], directory / "fault_fs.log")
         wait_until(lambda: os.path.ismount(self.path), 10, "fault_fs to be mounted")
 
     def fail(self, what):
