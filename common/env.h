@@ -112,6 +112,8 @@ const char *env_file_path(const struct env_file *file);
  *     A write with `leave` may write anything where it should go, long after its -ETIMEDOUT.
  *  T3 Only time that passes while the env runs counts, in steps of an eighth: a process that was stopped, or a machine
  *     that slept, does not find all its disks hung.
+ *  T4 At most 128 I/Os of a file are with the kernel at a time; the others wait for their turn, which is no part of T1's time.
+ *     Otherwise one disk that hangs would keep all of io_uring's workers, and the flushes of all others would hang too.
  *
  * The file owns `inner` from here on. `timeout_ns` >= 8. */
 struct env_file *env_file_deadline(struct env_file *inner, uint64_t timeout_ns);

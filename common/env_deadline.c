@@ -17,6 +17,7 @@
 #define TICKS 8
 #define PAGE_BYTES 4096u
 #define SPARE_PAGES_MAX 64
+#define BELOW_MAX 128
 
 struct deadline_file {
     struct env_file file;
@@ -26,6 +27,8 @@ struct deadline_file {
     struct env_timer later;             /* answers what is refused, from the loop */
     struct list under_way, away, spare; /* guarded; away: given up and not back */
     struct list refused;                /* env_io.link */
+    struct list waiting;                /* env_io.link: BELOW_MAX are under way (T4) */
+    unsigned below;                     /* in `under_way` */
     struct list spare_pages;            /* the link is in the page */
     unsigned spare_page_count;
     bool hung, closed;
@@ -202,6 +205,8 @@ static void given_up_done(struct guarded *g)
         fiber_spawn("late close", late_close, f);
 }
 
+static void send_down(struct deadline_file *f, struct env_io *io);
+
 static void guarded_done(struct env_io *inner)
 {
     struct guarded *g = container_of(inner, struct guarded, inner);
@@ -219,6 +224,10 @@ static void guarded_done(struct env_io *inner)
     }
     list_remove(&g->link);
     list_push_front(&f->spare, &g->link);
+    f->below--;
+    struct list *next = list_pop_front(&f->waiting);
+    if (next)
+        send_down(f, list_entry(next, struct env_io, link));
     outer->done(outer);
 }
 
@@ -255,13 +264,8 @@ static void refuse(struct deadline_file *f, struct env_io *io)
         env_timer_arm(&f->later, io->submitted_ns);
 }
 
-static void deadline_submit(struct env_io *io)
+static void send_down(struct deadline_file *f, struct env_io *io)
 {
-    struct deadline_file *f = deadline_file_of(io->file);
-    if (f->hung) {
-        refuse(f, io);
-        return;
-    }
     struct list *link = list_pop_front(&f->spare);
     struct guarded *g = link ? list_entry(link, struct guarded, link) : mem_alloc(sizeof(*g));
     g->inner = (struct env_io){.op = io->op,
@@ -279,9 +283,21 @@ static void deadline_submit(struct env_io *io)
     g->left = NULL;
     choose_memory(g, io);
     list_push_back(&f->under_way, &g->link);
+    f->below++;
     if (!env_timer_armed(&f->timer))
         env_timer_arm(&f->timer, io->submitted_ns + f->tick_ns);
     f->inner->ops->submit(&g->inner);
+}
+
+static void deadline_submit(struct env_io *io)
+{
+    struct deadline_file *f = deadline_file_of(io->file);
+    if (f->hung)
+        refuse(f, io);
+    else if (f->below == BELOW_MAX)
+        list_push_back(&f->waiting, &io->link);
+    else
+        send_down(f, io);
 }
 
 /* --- The deadline -------------------------------------------------------------------------------- */
@@ -320,6 +336,9 @@ static void hang(struct deadline_file *f)
         f->on_hung(f->ctx);
     while (!list_empty(&f->under_way))
         give_up(list_entry(f->under_way.next, struct guarded, link));
+    struct list *link;
+    while ((link = list_pop_front(&f->waiting)))
+        refuse(f, list_entry(link, struct env_io, link));
 }
 
 static void tick(struct env_timer *timer)
@@ -339,8 +358,8 @@ static void tick(struct env_timer *timer)
 static MAY_SUSPEND void deadline_close(struct env_file *file)
 {
     struct deadline_file *f = deadline_file_of(file);
-    CHECK_MSG(list_empty(&f->under_way) && list_empty(&f->refused), "%s closed with I/O in flight",
-        file->path);
+    CHECK_MSG(list_empty(&f->under_way) && list_empty(&f->refused) && list_empty(&f->waiting),
+        "%s closed with I/O in flight", file->path);
     env_timer_cancel(&f->timer);
     env_timer_cancel(&f->later);
     spares_free(f);
@@ -364,6 +383,7 @@ struct env_file *env_file_deadline(struct env_file *inner, uint64_t timeout_ns)
     list_init(&f->away);
     list_init(&f->spare);
     list_init(&f->refused);
+    list_init(&f->waiting);
     list_init(&f->spare_pages);
     env_timer_init(&f->timer, tick);
     env_timer_init(&f->later, answer_refused);

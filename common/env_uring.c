@@ -29,7 +29,7 @@
 /* Two mappings each (F3), of the 65,530 that a process may have; made as they are needed. */
 #define FIBER_COUNT_DEFAULT 16384
 #define RING_ENTRIES_DEFAULT 4096
-#define IO_WORKERS_MAX 256
+#define IO_WORKERS_MAX 512 /* four disks that hang (T4) may have theirs each */
 
 /* --- Submission -------------------------------------------------------------------------------- */
 
@@ -400,7 +400,7 @@ static int ring_init(struct env_uring *uring, unsigned entries, unsigned fiber_c
     }
     io_uring_register_ring_fd(&uring->ring); /* saves a file look-up per enter; fine without */
     /* What the kernel cannot submit without waiting has a worker of its own: on a device that hangs (T1) until it is
-     * back. The few that a small machine has by default would be used up soon, and all disks' flushes need one. */
+     * back. The few that a small machine has by default would be used up soon, and all disks' flushes need one (T4). */
     unsigned workers[2] = {IO_WORKERS_MAX, 0}; /* threads as they are needed; 0 = as it is */
     io_uring_register_iowq_max_workers(&uring->ring, workers);
     return 0;

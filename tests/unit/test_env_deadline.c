@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Files with a deadline, on simulated disks that hang (T1-T3 in env.h).
+ * Files with a deadline, on simulated disks that hang (T1-T4 in env.h).
  */
 #include "tests/unit/sim_fixture.h"
 
 #include "common/bufpool.h"
+#include "common/env_sim_disk.h"
 
 #define TIMEOUT_NS (2 * SEC)
 
@@ -331,6 +332,88 @@ static void test_a_pause_of_the_process_is_no_hang(void **state)
     sim_free(sim);
 }
 
+/* --- T4 -------------------------------------------------------------------------------------------- */
+
+#define MANY 300
+#define BELOW_MAX 128
+
+static struct one many[MANY];
+
+static unsigned below(void)
+{
+    unsigned count = 0;
+    list_for_each (it, &disk()->ios)
+        count++;
+    return count;
+}
+
+static void submit_many(struct env_file *file, char *buf)
+{
+    for (unsigned i = 0; i < MANY; i++) {
+        submit(&many[i], file, i % 2 ? ENV_IO_READ : ENV_IO_WRITE, buf, PAGE, false);
+        assert_true(below() <= BELOW_MAX);
+    }
+    assert_int_equal(below(), BELOW_MAX);
+}
+
+static void few_at_a_time(void *arg)
+{
+    struct env_file *file = open_with_deadline();
+    char *buf = mem_alloc_pages(PAGE);
+    memset(buf, 6, PAGE);
+    for (unsigned round = 0; round < 3; round++) {
+        submit_many(file, buf);
+        for (unsigned i = 0; i < MANY; i++) {
+            assert_int_equal(await(&many[i]), PAGE);
+            assert_true(below() <= BELOW_MAX);
+        }
+        assert_int_equal(below(), 0);
+    }
+    assert_int_equal(env_file_sync(file), 0);
+
+    sim_disk_hang(disk());
+    uint64_t start_ns = env_now_ns();
+    submit_many(file, buf);
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(await(&many[i]), -ETIMEDOUT);
+    assert_true(env_now_ns() - start_ns < TIMEOUT_NS * 5 / 4);
+    assert_int_equal(below(), BELOW_MAX);
+    sim_disk_go_on(disk());
+    env_sleep_ns(SEC);
+    assert_int_equal(below(), 0);
+    mem_free_pages(buf, PAGE);
+    env_file_close(file);
+}
+
+static void test_few_are_with_the_kernel_at_a_time(void **state)
+{
+    with_disk(few_at_a_time);
+}
+
+/* Who waits for its turn is not the one who hangs: a disk that does one after the other may take longer for all. */
+static void many_on_a_slow_disk(void *arg)
+{
+    struct env_file *file = open_with_deadline();
+    char *buf = mem_alloc_pages(PAGE);
+    sim_disk_fault(disk(), &(struct sim_fault){.ops = SIM_OP_READ,
+                               .kind = SIM_FAULT_DELAY,
+                               .delay_ns = TIMEOUT_NS * 3 / 4,
+                               .times = MANY});
+    for (unsigned i = 0; i < MANY; i++)
+        submit(&many[i], file, ENV_IO_READ, buf, PAGE, false);
+    uint64_t start_ns = env_now_ns();
+    for (unsigned i = 0; i < MANY; i++)
+        assert_int_equal(await(&many[i]), PAGE);
+    assert_true(env_now_ns() - start_ns > TIMEOUT_NS * 2);
+    mem_free_pages(buf, PAGE);
+    env_file_close(file);
+}
+
+static void test_waiting_for_a_turn_is_no_hang(void **state)
+{
+    with_disk(many_on_a_slow_disk);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -342,6 +425,8 @@ int main(void)
         cmocka_unit_test(test_a_read_left_behind_is_known_of_when_it_is_back_too),
         cmocka_unit_test(test_memory_left_behind_outlives_its_pool),
         cmocka_unit_test(test_a_pause_of_the_process_is_no_hang),
+        cmocka_unit_test(test_few_are_with_the_kernel_at_a_time),
+        cmocka_unit_test(test_waiting_for_a_turn_is_no_hang),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
