@@ -3,6 +3,8 @@
  * Up to m disks of a volume hang while it is written and read: no I/O on them comes back, for a while or for ever.
  * They are retired after their timeout (D19), every request is answered soon after it, nothing is lost, and the
  * close ends. What comes back late changes nothing: readers let their buffers be left behind (T2), as NBD does.
+ * In some rounds all disks do, as when the storage that all are on stalls: all are retired, and the next process finds
+ * all that was acknowledged.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -150,8 +152,66 @@ static void life(void *arg)
     note(begin_ns, "close");
 }
 
+/* --- All of them --------------------------------------------------------------------------------- */
+
+static void stalled_writer(void *arg)
+{
+    struct one_node *n = &world.node;
+    for (;;) {
+        uint32_t count = 1 + (uint32_t)rng_below(
+                                 &n->rng, rng_one_in(&n->rng, 4) ? ONE_NODE_WRITE_BLOCKS_MAX : 8);
+        if (!one_node_write(n, (uint32_t)rng_below(&n->rng, ONE_NODE_BLOCKS - count), count))
+            return;
+        if (rng_one_in(&n->rng, 8))
+            one_node_flush(n);
+        pause_somewhat();
+    }
+}
+
+static void stalled_life(void *arg)
+{
+    struct one_node *n = arg;
+    one_node_open(n);
+    for (unsigned i = 0; i < WRITERS; i++)
+        fiber_spawn("writer", stalled_writer, NULL);
+    env_sleep_ns(world.after_ns);
+    for (unsigned i = 1; i <= n->disk_count; i++)
+        sim_disk_hang(one_node_sim_disk(n, i));
+    env_sleep_ns(TIMEOUT_NS / 2 + rng_below(&n->rng, 2 * TIMEOUT_NS));
+    for (unsigned i = 1; i <= n->disk_count; i++) {
+        sim_disk_go_on(one_node_sim_disk(n, i));
+        env_sleep_ns(rng_below(&n->rng, 100 * MS));
+    }
+    env_sleep_ns(rng_below(&n->rng, rng_one_in(&n->rng, 2) ? 20 * MS : 20 * SEC));
+}
+
+static void stalled_round(uint64_t seed, struct rng *rng)
+{
+    static const struct shard_code codes[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}};
+    struct shard_code code = codes[rng_below(rng, 4)];
+    world = (struct world){.after_ns = rng_below(rng, 2 * SEC)};
+    one_node_init(&world.node, seed, code, code.k + 2u * code.m);
+    world.node.io_timeout_ns = TIMEOUT_NS;
+    world.node.bypass_bytes_min = 16 * BLOCK_BYTES;
+    for (unsigned i = 0; i < 2; i++) {
+        one_node_must(&world.node, "stalled life", stalled_life);
+        if (rng_one_in(rng, 2))
+            one_node_kill(&world.node);
+        else
+            one_node_power_cut(&world.node, SIM_CUT_RANDOM);
+        one_node_must(&world.node, "recover", one_node_recover);
+        one_node_kill(&world.node);
+    }
+    one_node_fini(&world.node);
+}
+
 static void round_of(uint64_t seed)
 {
+    struct rng stall = rng_fork(seed, "stall");
+    if (rng_one_in(&stall, 4)) {
+        stalled_round(seed, &stall);
+        return;
+    }
     static const struct shard_code codes[] = {{1, 1}, {2, 1}, {1, 2}, {2, 2}};
     struct rng rng = rng_fork(seed, "hang");
     struct shard_code code = codes[rng_below(&rng, 4)];
