@@ -6,6 +6,7 @@
  * Invariants
  *  Q4 What nothing names is removed: only shards of an earlier epoch, only by the serving owner (S24). The owner
  *     before may have been in the middle of a create, and not know yet that it is deposed: hence the second look.
+ *     What is named by its instance stays on a disk of whatever number: numbers may be lost with the store.
  *  Q6 What the manifest names is there, and as long as the place that was sealed. A disk that was away when its
  *     places were sealed, by a takeover, may lack rows that nobody flushed: its machine lost power too. It says
  *     so nowhere, and a parity shard is never read. It is recorded as damaged or lost, and repaired (S23).
@@ -22,11 +23,11 @@
 
 /* --- What nothing names ------------------------------------------------------------------------ */
 
-static bool named(const struct volume *v, const struct shard_info *info, uint32_t disk)
+static bool named(const struct volume *v, const struct shard_info *info)
 {
     const struct place *p = state_place(&v->state, info->key.chunk);
-    if (p)
-        return info->key.index < place_shards(p) && p->shards[info->key.index].place.disk == disk &&
+    if (p) /* an instance is one shard (S9): also where its disk has got another number */
+        return info->key.index < place_shards(p) &&
                p->shards[info->key.index].place.instance == info->instance;
     list_for_each (it, &v->state.wals) {
         const struct wal *wal = list_entry(it, struct wal, link);
@@ -45,8 +46,7 @@ static void remove_unnamed(
 {
     unsigned removed = 0;
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
-        if (list[i].epoch >= v->root.epoch + PLANTED(reconcile_own_epoch) ||
-            named(v, &list[i], number))
+        if (list[i].epoch >= v->root.epoch + PLANTED(reconcile_own_epoch) || named(v, &list[i]))
             continue;
         struct disk *disk = volume_disk(v, number);
         if (!disk_usable(disk))

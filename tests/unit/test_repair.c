@@ -433,6 +433,42 @@ static void what_was_rebuilt_goes_from_the_disk_that_is_back(void)
     check_ok();
 }
 
+static void swap_numbers(struct disk *one, struct disk *other)
+{
+    uint32_t number = one->number, another = other->number;
+    disk_list_set_number(&present, one, 0);
+    disk_list_set_number(&present, other, number);
+    disk_list_set_number(&present, one, another);
+}
+
+/* Q4: disks that were added anew after a restore of the store, in another order (R49). */
+static void what_is_on_a_disk_with_another_number_is_not_removed(void)
+{
+    uint64_t id = volume->root.id;
+    CLEANUP_FREE char *error = NULL;
+    CHECK(volume_close(volume) == 0);
+    CHECK_MSG(volume_open(&host, id, &volume, &error) == 0, "%s", error);
+    struct shard_key key = {.volume = id};
+    struct disk *on[2] = {NULL};
+    uint32_t pos = 0;
+    for (const struct place *p; (p = idmap_next(&volume->state.places, &pos));)
+        if (p->kind == SHARD_DATA && p->row_count > 0 && p->epoch < volume->root.epoch) {
+            key.chunk = p->chunk;
+            for (unsigned i = 0; i < 2; i++)
+                on[i] = &disks[p->shards[i].place.disk - 1]->disk;
+        }
+    CHECK(on[0] && on[1]);
+    swap_numbers(on[0], on[1]);
+    volume_disk_changed(volume);
+    env_sleep_ns(200 * SEC);
+    for (unsigned i = 0; i < 2; i++) {
+        struct shard_info found;
+        key.index = (uint8_t)i;
+        CHECK_MSG(shard_stat(on[i], key, &found) == 0, "shard %u", i);
+    }
+    swap_numbers(on[0], on[1]);
+}
+
 static bool written;
 
 static void write_and_destage(void *arg)
@@ -504,6 +540,7 @@ TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
 TEST(what_is_left_of_lost_shards_is_not_taken_for_room)
 TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
+TEST(what_is_on_a_disk_with_another_number_is_not_removed)
 TEST(a_log_leaves_a_missing_disk_at_once)
 TEST(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away)
 TEST(many_places_to_repair_cost_a_look_each)
@@ -523,6 +560,7 @@ int main(void)
         cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
         cmocka_unit_test(what_is_left_of_lost_shards_is_not_taken_for_room_),
         cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
+        cmocka_unit_test(what_is_on_a_disk_with_another_number_is_not_removed_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
         cmocka_unit_test(a_manifest_that_could_be_better_does_not_wait_for_a_store_that_is_away_),
         cmocka_unit_test(many_places_to_repair_cost_a_look_each_),
