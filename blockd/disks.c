@@ -81,6 +81,7 @@ static struct disks_entry *entry_new(struct disks *disks, const struct disk_reco
     entry->disks = disks;
     entry->record = *record;
     entry->state = DISK_MISSING;
+    entry->histories = store_histories(disks->store);
     struct list *at = &disks->entries;
     list_for_each (it, &disks->entries)
         if (list_entry(it, struct disks_entry, link)->record.number > record->number) {
@@ -571,6 +572,34 @@ struct look {
     uint32_t number;
 };
 
+/* N6 */
+MAY_SUSPEND static void record_again(struct disks *disks, uint32_t number)
+{
+    fiber_mutex_lock(&disks->changing);
+    struct disks_entry *entry = entry_of_number(disks, number);
+    if (entry && !entry->leaving && !entry->forgotten) {
+        struct disk_record record = entry->record;
+        entry->holds++;
+        int r = disk_record_again(disks->store, &disks->options.cluster, &record, entry->disk);
+        entry->holds--;
+        if (r == 0)
+            entry->histories = store_histories(disks->store);
+        if (r == 0)
+            log_warn("disk %" PRIu32 " (%s): the store has been set back (restored from a "
+                     "backup?) and had no record of it: it is recorded again",
+                number, record.path);
+        else if (r == -EEXIST && !entry->forgotten)
+            forget(entry);
+        else
+            log_error("disk %" PRIu32
+                      " (%s): the store has been set back (restored from a backup?) and takes "
+                      "no record of it: %s; 'holdfast disk add %s' after the daemon's restart, "
+                      "once the store answers, gives it another number",
+                number, record.path, store_strerror(r), record.path);
+    }
+    fiber_mutex_unlock(&disks->changing);
+}
+
 static void look_for_record(void *arg)
 {
     struct look look = *(struct look *)arg;
@@ -578,8 +607,12 @@ static void look_for_record(void *arg)
     bool gone = disk_record_is_gone(look.disks->store, &look.disks->options.cluster,
         look.disks->options.node_name, look.number);
     struct disks_entry *entry = entry_of_number(look.disks, look.number);
-    if (gone && entry && !entry->leaving && !entry->forgotten)
-        forget(entry);
+    if (gone && entry && !entry->leaving && !entry->forgotten) {
+        if (entry->histories == store_histories(look.disks->store) || entry->removing)
+            forget(entry);
+        else
+            record_again(look.disks, look.number);
+    }
     look.disks->looks--;
     fiber_queue_wake_all(&look.disks->released);
 }
@@ -598,8 +631,10 @@ void disks_forgotten(struct disks *disks, uint32_t number)
 void disks_recorded(struct disks *disks, uint32_t number)
 {
     struct disks_entry *entry = entry_of_number(disks, number);
-    if (entry)
-        entry->recorded = true;
+    if (!entry)
+        return;
+    entry->recorded = true;
+    entry->histories = store_histories(disks->store);
 }
 
 void disks_all_recorded(struct disks *disks)

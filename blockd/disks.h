@@ -13,6 +13,8 @@
  *     number means nothing to the others, and what they find on it after us is nothing.
  *  N5 A disk has one record, found by its UUID: one that is carried here from a node that is down, or whose
  *     making got no answer, keeps its number, and so what volumes have on it.
+ *  N6 A store that was set back (restored from a snapshot) and has no record of a disk that is in use here says nothing of
+ *     that disk: its record is put again, under its number.
  */
 #pragma once
 
@@ -45,11 +47,12 @@ struct disks_entry {
     char *problem; /* a sentence with the way out; NULL when all is well */
     unsigned holds;
     bool opening;
-    bool leaving;   /* is being removed: no new holds */
-    bool removing;  /* its record is just being deleted by us */
-    bool taking;    /* its record is just becoming ours */
-    bool recorded;  /* the watch has told of its record */
-    bool forgotten; /* its record is gone (N4) */
+    bool leaving;       /* is being removed: no new holds */
+    bool removing;      /* its record is just being deleted by us */
+    bool taking;        /* its record is just becoming ours */
+    bool recorded;      /* the watch has told of its record */
+    bool forgotten;     /* its record is gone (N4) */
+    uint64_t histories; /* the store's when it had the record last (N6) */
 };
 
 struct disks *disks_new(struct store *store, const struct disks_options *options);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "common/check.h"
 #include "common/env.h"
 #include "common/log.h"
 #include "common/mem.h"
@@ -125,6 +126,71 @@ int disk_record_take(struct store *store, const struct disk_record *wanted)
             continue;
         r = have.number == wanted->number ? change(store, wanted, &value) : -ECANCELED;
         store_value_fini(&value);
+    }
+    return r;
+}
+
+/* It has no record: of its number neither. */
+MAY_SUSPEND static int put_absent(
+    struct store *store, const struct uuid *cluster_uuid, const struct disk_record *record)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value, other;
+    struct cluster_record cluster;
+    CLEANUP_FREE char *error = NULL;
+    int r = store_get(store, key_cluster(), &value);
+    if (r < 0)
+        return r;
+    r = cluster_record_decode(value.data, &cluster, &error);
+    if (r == 0 && !uuid_equal(&cluster.uuid, cluster_uuid))
+        r = -EXDEV;
+    if (r == 0 && store_get(store, key_disk(record->number, key), &other) == 0) {
+        store_value_fini(&other);
+        r = -EEXIST;
+    }
+    if (r == 0) {
+        cluster.disk_number_next = MAX(cluster.disk_number_next, record->number + 1); /* N1 */
+        CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
+        CLEANUP_FREE char *text = disk_record_encode(record, NULL);
+        struct store_compare compares[] = {{key_cluster(), value.revision}, {key, 0}};
+        struct store_op ops[] = {
+            {STORE_PUT, key_cluster(), cluster_text, strlen(cluster_text), false},
+            {STORE_PUT, key, text, strlen(text), false}};
+        r = store_txn(store, compares, 2, ops, 2, NULL);
+    }
+    store_value_fini(&value);
+    return r;
+}
+
+MAY_SUSPEND static int again_try(struct store *store, const struct uuid *cluster_uuid,
+    const struct disk_record *record, bool here)
+{
+    struct disk_record have;
+    struct store_value value;
+    int r = find(store, &record->uuid, &have, &value);
+    if (r == -ENOENT)
+        return put_absent(store, cluster_uuid, record);
+    if (r < 0)
+        return r;
+    bool ours = strcmp(have.node, record->node) == 0;
+    if (have.number != record->number || (!ours && !here))
+        r = -EEXIST;
+    else if (!ours)
+        r = change(store, record, &value);
+    store_value_fini(&value);
+    return r;
+}
+
+int disk_record_again(struct store *store, const struct uuid *cluster_uuid,
+    const struct disk_record *record, bool here)
+{
+    int r = -ETIMEDOUT;
+    for (unsigned tries = 0;
+         (r == -ETIMEDOUT || r == -EHOSTUNREACH || r == -ECANCELED) && tries < TAKE_TRIES;
+         tries++) {
+        if (tries > 0)
+            env_sleep_ns(r == -ECANCELED ? TAKE_PAUSE_NS / 20 : TAKE_PAUSE_NS);
+        r = again_try(store, cluster_uuid, record, here);
     }
     return r;
 }

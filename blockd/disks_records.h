@@ -16,6 +16,11 @@ MAY_SUSPEND int disk_record_check_left(struct store *store, const struct disk_re
     const char *node_name, const char *path, char **ret_error);
 /* Puts the record of that number and UUID as it shall be, and tries for a while to learn whether it is. */
 MAY_SUSPEND int disk_record_take(struct store *store, const struct disk_record *wanted);
+/* N6. Puts the record again that the store had; *record's number is not given to others from then on. `here`: the
+ * disk is open here, so it is ours whatever node the store's record names. -EEXIST: the store has another
+ * disk of that number, this one by another number, or another node's; others: it did not answer. */
+MAY_SUSPEND int disk_record_again(struct store *store, const struct uuid *cluster_uuid,
+    const struct disk_record *record, bool here);
 MAY_SUSPEND int disk_record_move(struct store *store, struct disk_record *record, const char *path);
 MAY_SUSPEND int disk_record_delete(struct store *store, uint32_t number);
 /* Whether the store is that cluster's and has no such disk of that node: one that is empty, or another cluster's, says

@@ -89,6 +89,26 @@ static bool is_self(const struct members *members, const char *name)
     return strcmp(name, members->options.self.node_name) == 0;
 }
 
+/* B6: not removed, but of a time before it joined? */
+static void self_gone(struct members *members)
+{
+    if (members->self_record.name[0] &&
+        members->self_histories != store_histories(members->options.store)) {
+        members->self_again = true;
+        return;
+    }
+    log_error("this node was removed from the cluster by another one ('holdfast node "
+              "remove'); once its daemon is restarted, 'holdfast cluster join' takes it "
+              "back");
+}
+
+static void self_told(struct members *members, const struct node_record *record)
+{
+    members->self_record = *record;
+    members->self_histories = store_histories(members->options.store);
+    members->self_again = false;
+}
+
 static void node_told(void *ctx, const struct store_value *value)
 {
     struct members *members = ctx;
@@ -98,9 +118,7 @@ static void node_told(void *ctx, const struct store_value *value)
     CLEANUP_FREE char *error = NULL;
     if (!value->data) {
         if (member && is_self(members, name))
-            log_error("this node was removed from the cluster by another one ('holdfast node "
-                      "remove'); once its daemon is restarted, 'holdfast cluster join' takes it "
-                      "back");
+            self_gone(members);
         if (member)
             member_free(member);
     } else if (node_record_decode(value->data, &record, &error) < 0 ||
@@ -113,7 +131,9 @@ static void node_told(void *ctx, const struct store_value *value)
             member = member_new(members, &record);
         member->record = record;
         member_judge(members, member);
-        if (members->options.peers && !is_self(members, name))
+        if (is_self(members, name))
+            self_told(members, &record);
+        else if (members->options.peers)
             peers_set(members->options.peers, &record);
     }
     members_disks_judge(members, name);

@@ -18,6 +18,9 @@
  *  B4 The list of disks only grows while a volume is open; a removed disk stays with number 0.
  *  B5 A session is put only while the node's record is there: a node that was removed while it was away serves
  *     nothing that others could not take over.
+ *  B6 What a store that was set back (restored from a snapshot) does not have was not removed: a node puts its own
+ *     record again, and those of its disks (disks.h, N6). So disks of other nodes count as removed only when their nodes have
+ *     had time for that.
  */
 #pragma once
 

@@ -16,6 +16,7 @@
 #include "common/mem.h"
 
 #define SECOND_NS 1000000000ull
+#define AGAIN_NS (60 * SECOND_NS) /* for nodes to put their records again (B6) */
 
 /* --- Judging ----------------------------------------------------------------------------------- */
 
@@ -144,7 +145,9 @@ static void disk_recorded(struct members *members, const struct disk_record *rec
     if (entry)
         entry->record = *record;
     else
-        (void)entry_new(members, record);
+        entry = entry_new(members, record);
+    entry->histories = store_histories(members->options.store);
+    entry->gone_ns = 0;
     members_disks_judge(members, record->node);
 }
 
@@ -163,7 +166,9 @@ void members_disk_told(void *ctx, const struct store_value *value)
     }
     uint32_t number = (uint32_t)strtoul(value->key + strlen(KEY_PREFIX_DISKS), NULL, 10);
     struct remote_entry *entry = entry_find(members, number);
-    if (entry)
+    if (entry && entry->histories != store_histories(members->options.store))
+        entry->gone_ns = env_now_ns();
+    else if (entry)
         entry_remove(members, entry);
     else
         disks_forgotten(members->options.disks, number);
@@ -235,6 +240,21 @@ static struct peer *unneeded_peer(struct members *members)
     return NULL;
 }
 
+/* B6: nobody has put its record again. */
+static void remove_gone(struct members *members)
+{
+    bool removed = false;
+    list_for_each (it, &members->remotes) {
+        struct remote_entry *entry = list_entry(it, struct remote_entry, link);
+        if (entry->removed || !entry->gone_ns || env_now_ns() < entry->gone_ns + AGAIN_NS)
+            continue;
+        entry_remove(members, entry);
+        removed = true;
+    }
+    if (removed)
+        members_tell(members);
+}
+
 void members_refresh_run(void *arg)
 {
     struct members *members = arg;
@@ -244,6 +264,7 @@ void members_refresh_run(void *arg)
             peers_remove(members->options.peers, peer->name);
         list_for_each (it, peers_all(members->options.peers))
             refresh_start(members, list_entry(it, struct peer, link));
+        remove_gone(members);
         (void)fiber_queue_wait_until(&members->wake, env_now_ns() + SECOND_NS);
     }
     while (!list_empty(&members->refreshes))

@@ -17,8 +17,10 @@ struct session_entry {
 struct remote_entry {
     struct list link; /* by number */
     struct disk_record record;
-    struct disk *disk; /* NULL until its node's peer is known */
-    bool removed;      /* B4: the disk stays, with number 0 */
+    struct disk *disk;  /* NULL until its node's peer is known */
+    bool removed;       /* B4: the disk stays, with number 0 */
+    uint64_t histories; /* the store's when it had the record last */
+    uint64_t gone_ns;   /* since when it has none, and another history (B6); 0 = it has one */
 };
 
 struct members {
@@ -35,6 +37,9 @@ struct members {
     uint64_t histories_told; /* of the store, likewise */
     bool telling_renewed;
     uint64_t lost_ns;
+    struct node_record self_record; /* as last told */
+    uint64_t self_histories;        /* the store's then */
+    bool self_again;                /* is to be put again (B6) */
 
     struct list remotes; /* struct remote_entry.link */
     uint32_t disk_number_max;

@@ -200,12 +200,41 @@ static void renew(struct members *members)
     members_tell(members);
 }
 
+/* B6. Tried again until the store has it, or somebody else's of that name. */
+MAY_SUSPEND static void self_again(struct members *members)
+{
+    struct store *store = members->options.store;
+    char key[KEY_BYTES_MAX];
+    struct node_record record = members->self_record;
+    struct store_value value;
+    struct cluster_record cluster;
+    CLEANUP_FREE char *error = NULL;
+    if (store_get(store, key_cluster(), &value) < 0)
+        return;
+    struct store_compare compares[] = {
+        {key_cluster(), value.revision}, {key_node(record.name, key), 0}};
+    int r = cluster_record_decode(value.data, &cluster, &error);
+    store_value_fini(&value);
+    if (r < 0 || !uuid_equal(&cluster.uuid, &members->options.self.cluster))
+        return;
+    CLEANUP_FREE char *text = node_record_encode(&record, NULL);
+    struct store_op op = {STORE_PUT, key, text, strlen(text), false};
+    r = store_txn(store, compares, 2, &op, 1, NULL);
+    if (r == 0)
+        members->self_again = false;
+    if (r == 0)
+        log_warn("the store has been set back (restored from a backup?) and had no record of this "
+                 "node: it is recorded again");
+}
+
 void members_session_run(void *arg)
 {
     struct members *members = arg;
     while (!members->stopping) {
         if (members->session && lost(members))
             lose(members);
+        if (members->self_again)
+            self_again(members);
         if (!members->session)
             renew(members);
         tell_if_renewed(members);

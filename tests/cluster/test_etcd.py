@@ -156,6 +156,10 @@ def test_a_handoff_is_not_begun_while_etcd_is_away(make_cluster):
     load.verify(cluster.n3.uri("v"))
 
 
+def in_use(node):
+    return sorted((disk["number"], disk["node"]) for disk in node.disks() if disk["state"] == "in")
+
+
 def restore_etcd(cluster, snapshot):
     """As docs/OPERATIONS.md says: all of etcd is lost, and set up anew from a snapshot under daemons that run on."""
     etcd = cluster.etcd
@@ -181,10 +185,17 @@ def test_etcd_restored_from_a_snapshot_under_a_running_cluster(make_cluster):
         cluster.etcd.ctl("e1", "snapshot", "save", snapshot, check=True)
         cluster.n1.cli("volume", "move", "moves", "--to", "n3")
         cluster.n1.volume("late", 64)
+        cluster.n2.add_disk(1)
+        disks = sorted((disk["number"], disk["node"]) for disk in cluster.n2.disks())
         restore_etcd(cluster, snapshot)
         settle(load, 2 * TTL_S)
         load.stop()
     load.verify(cluster.n3.uri("stays"))
+    # A disk that was added later is recorded again by its node: it is what it was, and nobody gets its number.
+    for node in (cluster.n1, cluster.n2):
+        wait_until(lambda n=node: in_use(n) == disks, 20, "all disks to be in use")
+    cluster.n3.add_disk(1)
+    assert len(disks) == 4 and max(disk["number"] for disk in cluster.n3.disks()) == disks[-1][0] + 1
     # What was made later is gone; what moved is where it moved to, for its owner has written its root again.
     wait_until(lambda: {volume["name"] for volume in cluster.n2.volumes()} == {"stays", "moves"}, 20, "the list of then")
     wait_until(lambda: cluster.n2.owner_of("moves") == "n3", 20, "the owner of 'moves' to say so")

@@ -358,6 +358,71 @@ static int store_that_lost_everything_takes_no_disk_away_body(void *arg)
     return 0;
 }
 
+static char *cluster_text(void)
+{
+    struct store_value value;
+    CHECK(store_get(store, key_cluster(), &value) == 0);
+    char *text = mem_strdup(value.data);
+    store_value_fini(&value);
+    return text;
+}
+
+static void put_text(const char *key, const char *text)
+{
+    struct store_op op = {STORE_PUT, key, text, strlen(text), false};
+    CHECK(store_txn(store, NULL, 0, &op, 1, NULL) == 0);
+}
+
+static void put_record(const struct disk_record *record)
+{
+    char key[KEY_BYTES_MAX];
+    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
+    put_text(key_disk(record->number, key), text);
+}
+
+/* N6: the store is restored from a snapshot of before disks 2 and 3 were added and disk 1 was carried here. */
+static int disks_that_are_younger_than_a_restored_store_stay_body(void *arg)
+{
+    char key[KEY_BYTES_MAX];
+    for (unsigned i = 0; i < 4; i++)
+        CHECK(format((const char *[]){"a", "b", "c", "d"}[i], false, NULL) == 0);
+    CHECK(add("c", NULL) == 1);
+    CLEANUP_FREE char *then = cluster_text();
+    CHECK(add("a", NULL) == 2 && add("b", NULL) == 3);
+    make_shard(2);
+    struct disk_record carried = entry(1)->record, found;
+    strcpy(carried.node, "n2");
+    put_text(key_cluster(), then);
+    delete_key(key_disk(2, key));
+    delete_key(key_disk(3, key));
+    put_record(&carried);
+    store_mem_set_back(mem);
+    for (uint32_t number = 1; number <= 3; number++)
+        disks_forgotten(disks, number);
+    env_sleep_ns(100 * 1000000);
+    for (uint32_t number = 1; number <= 3; number++) {
+        CHECK(entry(number)->state == DISK_IN && entry(number)->disk->state == DISK_IN);
+        CHECK(disk_record_find(store, &entry(number)->record.uuid, &found) == 0);
+        CHECK(found.number == number && strcmp(found.node, "n1") == 0);
+    }
+    CHECK(add("d", NULL) == 4); /* N1 */
+
+    delete_key(key_disk(2, key)); /* in the history of now: N4 */
+    disks_forgotten(disks, 2);
+    env_sleep_ns(100 * 1000000);
+    CHECK(entry(2)->state == DISK_FAILED && entry(3)->state == DISK_IN);
+
+    struct disk_record other = entry(3)->record; /* its number was given away meanwhile */
+    other.uuid = uuid_random();
+    strcpy(other.node, "n2");
+    put_record(&other);
+    store_mem_set_back(mem);
+    disks_forgotten(disks, 3);
+    env_sleep_ns(100 * 1000000);
+    CHECK(entry(3)->state == DISK_FAILED && entry(1)->state == DISK_IN);
+    return 0;
+}
+
 static int run_body(void *arg)
 {
     int (*body)(void *) = *(int (**)(void *))arg;
@@ -397,6 +462,7 @@ TEST(disk_that_is_carried_is_there_before_its_record_says_so)
 TEST(disk_that_is_carried_to_another_node_keeps_its_number)
 TEST(disk_that_another_node_has_taken_takes_no_writes)
 TEST(store_that_lost_everything_takes_no_disk_away)
+TEST(disks_that_are_younger_than_a_restored_store_stay)
 
 int main(void)
 {
@@ -413,6 +479,7 @@ int main(void)
         T(disk_that_is_carried_to_another_node_keeps_its_number),
         T(disk_that_another_node_has_taken_takes_no_writes),
         T(store_that_lost_everything_takes_no_disk_away),
+        T(disks_that_are_younger_than_a_restored_store_stay),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -125,12 +125,13 @@ static void on_renewed(void *ctx, uint64_t session)
 
 static struct fixture *current;
 
-static void publish(struct node *node, const char *rack)
+static struct uuid publish(struct node *node, const char *rack)
 {
     struct identity identity;
     CLEANUP_FREE char *error = NULL;
     CHECK(identity_alone(node->store, node->name, NULL, &identity, &error) == 0);
     CHECK(identity_publish(node->store, &identity.node, "tcp:10.0.0.9:1", rack, &error) == 0);
+    return identity.cluster.uuid;
 }
 
 static void node_up(struct node *node)
@@ -151,7 +152,7 @@ static void node_up(struct node *node)
     strcpy(options.self.node_name, node->name);
     options.self.incarnation = env_random_u64();
     env_boot_id(options.self.boot_id);
-    publish(node, "r1");
+    options.self.cluster = publish(node, "r1");
     CHECK_MSG(members_start(&options, &node->members, &error) == 0, "%s", error);
     members_wait(node->members);
 }
@@ -583,6 +584,57 @@ static void a_node_that_was_removed_gets_no_session_again(void **state)
     fixture_free(f);
 }
 
+static void set_store_back(void *arg)
+{
+    store_mem_set_back(current->mem);
+}
+
+/* B6: of a snapshot of before it joined. */
+static void a_node_that_is_younger_than_a_restored_store_stays(void **state)
+{
+    struct fixture *f = fixture_new(14);
+    start(f, 0);
+    start(f, 2);
+    on(f, 0, set_store_back);
+    on(f, 0, remove_node_3);
+    on(f, 0, end_session_of_3);
+    (void)sim_run_for(f->sim, 2 * SEC);
+    assert_int_not_equal(members_session(f->nodes[2].members), 0);
+    assert_non_null(see(f, 0, "n3"));
+    assert_int_equal(see(f, 0, "n3")->session, members_session(f->nodes[2].members));
+    on(f, 0, remove_node_3); /* in the history of now */
+    on(f, 0, end_session_of_3);
+    (void)sim_run_for(f->sim, 5 * SEC);
+    assert_int_equal(members_session(f->nodes[2].members), 0);
+    fixture_free(f);
+}
+
+/* B6 */
+static void a_disk_that_a_restored_store_does_not_know_is_not_removed_at_once(void **state)
+{
+    struct fixture *f = fixture_new(15);
+    start(f, 0);
+    start(f, 1);
+    on(f, 1, put_disk);
+    (void)sim_run_for(f->sim, 2 * SEC);
+    struct disk *disk = see_disk(f, 0, 7);
+    for (unsigned again = 0; again < 2; again++) {
+        on(f, 0, set_store_back);
+        on(f, 1, delete_disk);
+        (void)sim_run_for(f->sim, 5 * SEC);
+        assert_ptr_equal(see_disk(f, 0, 7), disk);
+        assert_int_equal(disk->state, DISK_IN);
+        if (again)
+            break;
+        on(f, 1, put_disk);
+        (void)sim_run_for(f->sim, 90 * SEC);
+        assert_ptr_equal(see_disk(f, 0, 7), disk);
+    }
+    (void)sim_run_for(f->sim, 90 * SEC); /* nobody has put it again */
+    assert_null(see_disk(f, 0, 7));
+    fixture_free(f);
+}
+
 static void each_volume_is_cared_for_by_one_node_that_is_up(void **state)
 {
     struct fixture *f = fixture_new(11);
@@ -654,6 +706,8 @@ int main(void)
         cmocka_unit_test(a_node_that_starts_waits_for_those_that_are_up),
         cmocka_unit_test(a_removed_node_is_forgotten_with_its_peer),
         cmocka_unit_test(a_node_that_was_removed_gets_no_session_again),
+        cmocka_unit_test(a_node_that_is_younger_than_a_restored_store_stays),
+        cmocka_unit_test(a_disk_that_a_restored_store_does_not_know_is_not_removed_at_once),
         cmocka_unit_test(each_volume_is_cared_for_by_one_node_that_is_up),
         cmocka_unit_test(without_the_store_it_does_not_start_and_says_why),
     };
