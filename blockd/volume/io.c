@@ -45,10 +45,28 @@ void io_leave(struct volume *v)
         fiber_queue_wake_all(&v->idle_waiters);
 }
 
-static int check_range(const struct volume *v, uint64_t off_bytes, uint64_t len_bytes)
+static bool is_within(const struct volume *v, uint64_t off_bytes, uint64_t len_bytes)
 {
     uint64_t size = v->state.size_bytes;
-    return off_bytes > size || len_bytes > size - off_bytes ? -EINVAL : 0;
+    return off_bytes <= size && len_bytes <= size - off_bytes;
+}
+
+/* -EINVAL: beyond the end, which is an answer from what the volume has, as a read is: an owner that somebody has
+ * deposed may know a size of before (X3). */
+MAY_SUSPEND static int check_range(struct volume *v, uint64_t off_bytes, uint64_t len_bytes)
+{
+    if (is_within(v, off_bytes, len_bytes))
+        return 0;
+    int r = io_enter(v);
+    if (r < 0)
+        return r;
+    r = ownership_wait(v);
+    if (v->halted)
+        r = -ESHUTDOWN;
+    else if (r == 0 && !is_within(v, off_bytes, len_bytes))
+        r = -EINVAL;
+    io_leave(v);
+    return r;
 }
 
 static void note_latency(uint64_t *sum, uint64_t *buckets, uint64_t start_ns)

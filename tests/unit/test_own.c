@@ -607,6 +607,29 @@ BODY(opens_without_disks_use_up_no_epoch)
     assert_int_equal(volume_close(w), 0);
 }
 
+/* X3, H5: another node has the volume, and it has grown there. */
+BODY(beyond_the_end_says_only_who_still_owns_it)
+{
+    struct volume *v = must_acquire(&a), *w;
+    struct volume_extent extent;
+    unsigned count;
+    uint64_t end = root_now().size_bytes;
+    assert_int_equal(volume_write(v, end, BLOCK_BYTES, page, 0, (struct request_id){0}), -EINVAL);
+    assert_int_equal(volume_read(v, end, BLOCK_BYTES, page), -EINVAL);
+    a.valid_until_ns = 0;
+    session_put(0xa, false);
+    w = must_acquire(&b);
+    assert_int_equal(volume_grow(w, 2 * end), 0);
+    assert_int_equal(volume_write(w, end, BLOCK_BYTES, page, 0, (struct request_id){0}), 0);
+    assert_int_equal(volume_block_status(v, end, BLOCK_BYTES, &extent, 1, &count), -ESHUTDOWN);
+    assert_int_equal(
+        volume_write(v, end, BLOCK_BYTES, page, 0, (struct request_id){0}), -ESHUTDOWN);
+    assert_int_equal(volume_read(v, end, BLOCK_BYTES, page), -ESHUTDOWN);
+    volume_close(v);
+    assert_int_equal(volume_close(w), 0);
+    a.valid_until_ns = UINT64_MAX;
+}
+
 int main(void)
 {
     setenv("CMOCKA_TEST_ABORT", "1", 1); /* no way back from a failed assertion inside a fiber */
@@ -628,6 +651,7 @@ int main(void)
         cmocka_unit_test(a_fence_of_the_very_epoch_halts_the_volume),
         cmocka_unit_test(a_log_fenced_by_the_very_epoch_halts_the_volume),
         cmocka_unit_test(opens_without_disks_use_up_no_epoch),
+        cmocka_unit_test(beyond_the_end_says_only_who_still_owns_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
