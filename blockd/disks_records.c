@@ -14,6 +14,22 @@
 #define TAKE_TRIES 20u
 #define TAKE_PAUSE_NS 500000000ull
 
+/* Which no record has: a cluster's record that was put back by hand may name one that was given out. */
+MAY_SUSPEND static int next_number(
+    struct store *store, struct cluster_record *cluster, uint32_t *ret_number)
+{
+    char key[KEY_BYTES_MAX];
+    struct store_value value;
+    int r;
+    do {
+        *ret_number = cluster->disk_number_next++;
+        r = store_get(store, key_disk(*ret_number, key), &value);
+        if (r == 0)
+            store_value_fini(&value);
+    } while (r == 0);
+    return r == -ENOENT ? 0 : r;
+}
+
 /* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
 static int make_try(struct store *store, struct disk_record *record)
 {
@@ -30,7 +46,11 @@ static int make_try(struct store *store, struct disk_record *record)
         return r;
     }
     char key[KEY_BYTES_MAX];
-    record->number = cluster.disk_number_next++;
+    r = next_number(store, &cluster, &record->number);
+    if (r < 0) {
+        store_value_fini(&value);
+        return r;
+    }
     CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
     CLEANUP_FREE char *text = disk_record_encode(record, NULL);
     struct store_compare compares[] = {

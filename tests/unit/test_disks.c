@@ -423,6 +423,18 @@ static int disks_that_are_younger_than_a_restored_store_stay_body(void *arg)
     return 0;
 }
 
+/* N1, also where the record of the cluster was put back and those of the disks were not. */
+static int numbers_that_disks_have_are_passed_over_body(void *arg)
+{
+    for (unsigned i = 0; i < 3; i++)
+        CHECK(format((const char *[]){"a", "b", "c"}[i], false, NULL) == 0);
+    CLEANUP_FREE char *then = cluster_text();
+    CHECK(add("a", NULL) == 1 && add("b", NULL) == 2);
+    put_text(key_cluster(), then);
+    CHECK(add("c", NULL) == 3);
+    return 0;
+}
+
 static int run_body(void *arg)
 {
     int (*body)(void *) = *(int (**)(void *))arg;
@@ -463,6 +475,7 @@ TEST(disk_that_is_carried_to_another_node_keeps_its_number)
 TEST(disk_that_another_node_has_taken_takes_no_writes)
 TEST(store_that_lost_everything_takes_no_disk_away)
 TEST(disks_that_are_younger_than_a_restored_store_stay)
+TEST(numbers_that_disks_have_are_passed_over)
 
 int main(void)
 {
@@ -480,6 +493,7 @@ int main(void)
         T(disk_that_another_node_has_taken_takes_no_writes),
         T(store_that_lost_everything_takes_no_disk_away),
         T(disks_that_are_younger_than_a_restored_store_stay),
+        T(numbers_that_disks_have_are_passed_over),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
