@@ -11,7 +11,6 @@
 #include <stdbool.h>
 
 #include "common/check.h"
-#include "common/env.h"
 #include "common/fiber_switch.h"
 #include "common/list.h"
 #include "common/mem.h"
@@ -36,16 +35,7 @@ struct bufpool {
     struct list partial, unused; /* slab.link */
     unsigned unused_count;
     struct list runs[RUN_CLASSES]; /* free runs; the link lies in the run itself */
-    struct list left;              /* left_run.link */
-    uint64_t left_bytes;           /* in `left`; neither used nor held */
-};
-
-/* A run that was put while an I/O that hangs still has it (M3): gone until that is back. */
-struct left_run {
-    struct list link;
-    struct bufpool *pool; /* NULL: that is gone */
-    void *run;
-    size_t bytes;
+    struct mem_left left; /* put, and not back from I/O that hangs; neither used nor held */
 };
 
 #ifdef FIBER_ASAN
@@ -64,7 +54,7 @@ struct bufpool *bufpool_new(uint64_t cap_bytes)
     list_init(&pool->unused);
     for (unsigned i = 0; i < RUN_CLASSES; i++)
         list_init(&pool->runs[i]);
-    list_init(&pool->left);
+    mem_left_init(&pool->left);
     return pool;
 }
 
@@ -201,27 +191,6 @@ void *bufpool_get_run(struct bufpool *pool, size_t len_bytes)
     return run;
 }
 
-static void left_run_back(void *ctx)
-{
-    struct left_run *left = ctx;
-    if (left->pool)
-        left->pool->left_bytes -= left->bytes;
-    list_remove(&left->link);
-    mem_free_pages(left->run, left->bytes);
-    mem_free(left);
-}
-
-static void leave_run(struct bufpool *pool, void *run, size_t bytes)
-{
-    struct left_run *left = NEW(struct left_run);
-    *left = (struct left_run){.pool = pool, .run = run, .bytes = bytes};
-    list_push_back(&pool->left, &left->link);
-    pool->left_bytes += bytes;
-    pool->used_bytes -= bytes;
-    pool->held_bytes -= bytes;
-    env_memory_leave(run, bytes, left_run_back, left);
-}
-
 void bufpool_put_run(struct bufpool *pool, void *run, size_t len_bytes)
 {
     if (!run)
@@ -229,11 +198,11 @@ void bufpool_put_run(struct bufpool *pool, void *run, size_t len_bytes)
     unsigned class = run_class(len_bytes);
     size_t bytes = (size_t)BUFPOOL_BLOCK_BYTES << class;
     CHECK_MSG(pool->used_bytes >= bytes, "more put than got");
-    if (env_memory_left(run, bytes)) {
-        leave_run(pool, run, bytes);
+    pool->used_bytes -= bytes;
+    if (mem_left_take(&pool->left, run, bytes)) {
+        pool->held_bytes -= bytes;
         return;
     }
-    pool->used_bytes -= bytes;
     if (pool->used_bytes + pool->cached_bytes + bytes > pool->cap_bytes) {
         run_release(pool, run, bytes);
         return;
@@ -248,9 +217,7 @@ void bufpool_free(struct bufpool *pool)
 {
     if (!pool)
         return;
-    struct list *link;
-    while ((link = list_pop_front(&pool->left)))
-        list_entry(link, struct left_run, link)->pool = NULL;
+    mem_left_fini(&pool->left);
     CHECK_MSG(pool->used_bytes == 0, "%llu bytes were not put back",
         (unsigned long long)pool->used_bytes);
     pool->cap_bytes = 0;
@@ -278,7 +245,7 @@ void bufpool_set_cap_bytes(struct bufpool *pool, uint64_t cap_bytes)
 
 uint64_t bufpool_left_bytes(const struct bufpool *pool)
 {
-    return pool->left_bytes;
+    return pool->left.bytes;
 }
 
 uint64_t bufpool_held_bytes(const struct bufpool *pool)

@@ -208,6 +208,8 @@ void *mem_alloc_pages(size_t len_bytes)
 }
 
 struct pages_left {
+    struct list link;
+    struct mem_left *left; /* NULL: nobody counts them, or not any more */
     void *ptr;
     size_t len_bytes;
 };
@@ -215,25 +217,46 @@ struct pages_left {
 static void pages_back(void *ctx)
 {
     struct pages_left *pages = ctx;
+    if (pages->left)
+        pages->left->bytes -= pages->len_bytes;
+    list_remove(&pages->link);
     mem_free_pages(pages->ptr, pages->len_bytes);
     mem_free(pages);
 }
 
-static void leave_pages(void *ptr, size_t len_bytes)
+void mem_left_init(struct mem_left *left)
 {
+    list_init(&left->pages);
+    left->bytes = 0;
+}
+
+void mem_left_fini(struct mem_left *left)
+{
+    struct list *link;
+    while ((link = list_pop_front(&left->pages)))
+        list_entry(link, struct pages_left, link)->left = NULL;
+    left->bytes = 0;
+}
+
+bool mem_left_take(struct mem_left *left, void *ptr, size_t len_bytes)
+{
+    if (!env_memory_left(ptr, len_bytes))
+        return false;
     struct pages_left *pages = NEW(struct pages_left);
-    *pages = (struct pages_left){ptr, len_bytes};
+    *pages = (struct pages_left){.left = left, .ptr = ptr, .len_bytes = len_bytes};
+    list_init(&pages->link);
+    if (left) {
+        list_push_back(&left->pages, &pages->link);
+        left->bytes += len_bytes;
+    }
     env_memory_leave(ptr, len_bytes, pages_back, pages);
+    return true;
 }
 
 void mem_free_pages(void *ptr, size_t len_bytes)
 {
-    if (!ptr)
+    if (!ptr || mem_left_take(NULL, ptr, len_bytes)) /* M3 */
         return;
-    if (env_memory_left(ptr, len_bytes)) { /* M3 */
-        leave_pages(ptr, len_bytes);
-        return;
-    }
     struct env *env = fiber_env();
     len_bytes = ROUND_UP(MAX(len_bytes, 1ul), PAGE_BYTES);
     size_t before_bytes = env_tracks(env) ? PAGE_BYTES : 0;

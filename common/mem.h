@@ -10,8 +10,11 @@
  */
 #pragma once
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+
+#include "common/list.h"
 
 struct env;
 
@@ -29,6 +32,19 @@ void mem_free(void *ptr);
  * zeroed, aligned to 2 MiB and go back to the system when freed. Freed by mem_free_pages. */
 void *mem_alloc_pages(size_t len_bytes);
 void mem_free_pages(void *ptr, size_t len_bytes);
+
+/* Pages of one owner in which reads were left behind (env.h, T2): freed when no I/O has them any more (M3). */
+struct mem_left {
+    struct list pages;
+    uint64_t bytes;
+};
+
+void mem_left_init(struct mem_left *left);
+/* The owner goes; what is left is freed in its time all the same. */
+void mem_left_fini(struct mem_left *left);
+/* True: a read was left behind in these pages; they are not the caller's any more, and count in left->bytes (`left`
+ * NULL: nowhere) until they are freed. */
+bool mem_left_take(struct mem_left *left, void *ptr, size_t len_bytes);
 
 /* Bytes now allocated by `env`, pages included. */
 uint64_t mem_used_bytes(const struct env *env);

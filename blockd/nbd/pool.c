@@ -5,7 +5,6 @@
 #include "blockd/nbd/pool.h"
 
 #include "common/check.h"
-#include "common/env.h"
 #include "common/mem.h"
 
 #define CLASS_BYTES_MIN 4096ul
@@ -19,27 +18,17 @@ static unsigned class_of(size_t len_bytes)
     return 64 - __builtin_clzl(len_bytes - 1) - 12;
 }
 
-/* A buffer that was put while an I/O that hangs still has it (M3): gone until that is back. */
-struct left_buf {
-    struct list link;
-    struct nbd_pool *pool; /* NULL: that is gone */
-    void *buf;
-    size_t bytes;
-};
-
 void nbd_pool_init(struct nbd_pool *pool, uint64_t cached_bytes_max, uint64_t bytes_max)
 {
     *pool = (struct nbd_pool){.cached_bytes_max = cached_bytes_max, .bytes_max = bytes_max};
-    list_init(&pool->left);
+    mem_left_init(&pool->left);
     for (unsigned i = 0; i < NBD_POOL_CLASSES; i++)
         list_init(&pool->free[i]);
 }
 
 void nbd_pool_fini(struct nbd_pool *pool)
 {
-    struct list *lost;
-    while ((lost = list_pop_front(&pool->left)))
-        list_entry(lost, struct left_buf, link)->pool = NULL;
+    mem_left_fini(&pool->left);
     CHECK_MSG(pool->used_bytes == 0, "%lu bytes of NBD buffers are still out", pool->used_bytes);
     for (unsigned i = 0; i < NBD_POOL_CLASSES; i++) {
         struct list *link;
@@ -82,34 +71,13 @@ void *nbd_pool_get(struct nbd_pool *pool, size_t len_bytes)
     return mem_alloc_pages(bytes);
 }
 
-static void left_buf_back(void *ctx)
-{
-    struct left_buf *left = ctx;
-    if (left->pool)
-        left->pool->left_bytes -= left->bytes;
-    list_remove(&left->link);
-    mem_free_pages(left->buf, left->bytes);
-    mem_free(left);
-}
-
-static void leave_buf(struct nbd_pool *pool, void *buf, size_t bytes)
-{
-    struct left_buf *left = NEW(struct left_buf);
-    *left = (struct left_buf){.pool = pool, .buf = buf, .bytes = bytes};
-    list_push_back(&pool->left, &left->link);
-    pool->left_bytes += bytes;
-    env_memory_leave(buf, bytes, left_buf_back, left);
-}
-
 void nbd_pool_put(struct nbd_pool *pool, void *buf, size_t len_bytes)
 {
     unsigned class = class_of(len_bytes);
     size_t bytes = CLASS_BYTES_MIN << class;
     pool->used_bytes -= bytes;
-    if (env_memory_left(buf, bytes)) {
-        leave_buf(pool, buf, bytes);
+    if (mem_left_take(&pool->left, buf, bytes))
         return;
-    }
     if (pool->cached_bytes + bytes > pool->cached_bytes_max ||
         pool->used_bytes + pool->cached_bytes + bytes > pool->bytes_max) {
         mem_free_pages(buf, bytes);

@@ -10,13 +10,13 @@
 #include <stdint.h>
 
 #include "common/list.h"
+#include "common/mem.h"
 
 #define NBD_POOL_CLASSES 14
 
 struct nbd_pool {
     struct list free[NBD_POOL_CLASSES];
-    struct list left; /* put, and not back from an I/O that hangs (env.h, T2) */
-    uint64_t left_bytes;
+    struct mem_left left; /* put, and not back from I/O that hangs */
     uint64_t cached_bytes, cached_bytes_max;
     uint64_t used_bytes; /* handed out */
     uint64_t bytes_max;  /* beyond this sum of both nothing is kept */

@@ -157,7 +157,7 @@ MAY_SUSPEND static int do_read(struct nbd_request *request, struct attachment *a
     struct nbd_pool *pool = &request->connection->server->pool;
     int rc = find_pieces(request, attachment);
     if (rc == 0)
-        rc = read_pieces(request, attachment, pool->left_bytes == 0);
+        rc = read_pieces(request, attachment, pool->left.bytes == 0);
     /* Left behind with a read of a disk that hangs (T2). */
     while (request->buf && env_memory_left(request->buf, request->buf_bytes)) {
         nbd_pool_put(pool, request->buf, request->buf_bytes);
