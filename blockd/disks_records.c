@@ -14,6 +14,37 @@
 #define TAKE_TRIES 20u
 #define TAKE_PAUSE_NS 500000000ull
 
+/* The cluster's record; *ret_value is the caller's when that is 0. */
+MAY_SUSPEND static int cluster_get(
+    struct store *store, struct cluster_record *ret_cluster, struct store_value *ret_value)
+{
+    CLEANUP_FREE char *error = NULL;
+    int r = store_get(store, key_cluster(), ret_value);
+    if (r < 0)
+        return r;
+    r = cluster_record_decode(ret_value->data, ret_cluster, &error);
+    if (r < 0) {
+        log_error("store: %s: %s", ret_value->key, error);
+        store_value_fini(ret_value);
+    }
+    return r;
+}
+
+/* The record of a disk that has none, and that of the cluster in place of `value`, in one transaction. -ECANCELED: one of
+ * the two is not as it was. */
+MAY_SUSPEND static int put_new(struct store *store, const struct cluster_record *cluster,
+    const struct store_value *value, const struct disk_record *record)
+{
+    char key[KEY_BYTES_MAX];
+    CLEANUP_FREE char *cluster_text = cluster_record_encode(cluster, value->data);
+    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
+    struct store_compare compares[] = {
+        {key_cluster(), value->revision}, {key_disk(record->number, key), 0}};
+    struct store_op ops[] = {{STORE_PUT, key_cluster(), cluster_text, strlen(cluster_text), false},
+        {STORE_PUT, key, text, strlen(text), false}};
+    return store_txn(store, compares, 2, ops, 2, NULL);
+}
+
 /* Which no record has: a cluster's record that was put back by hand may name one that was given out. */
 MAY_SUSPEND static int next_number(
     struct store *store, struct cluster_record *cluster, uint32_t *ret_number)
@@ -31,36 +62,16 @@ MAY_SUSPEND static int next_number(
 }
 
 /* The next number and the record, in one transaction (N1). -ECANCELED: another node was faster. */
-static int make_try(struct store *store, struct disk_record *record)
+MAY_SUSPEND static int make_try(struct store *store, struct disk_record *record)
 {
     struct store_value value;
     struct cluster_record cluster;
-    CLEANUP_FREE char *error = NULL;
-    int r = store_get(store, key_cluster(), &value);
+    int r = cluster_get(store, &cluster, &value);
     if (r < 0)
         return r;
-    r = cluster_record_decode(value.data, &cluster, &error);
-    if (r < 0) {
-        log_error("store: %s: %s", value.key, error);
-        store_value_fini(&value);
-        return r;
-    }
-    char key[KEY_BYTES_MAX];
     r = next_number(store, &cluster, &record->number);
-    if (r < 0) {
-        store_value_fini(&value);
-        return r;
-    }
-    CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
-    CLEANUP_FREE char *text = disk_record_encode(record, NULL);
-    struct store_compare compares[] = {
-        {key_cluster(), value.revision}, {key_disk(record->number, key), 0}};
-    struct store_op ops[] = {{.type = STORE_PUT,
-                                 .key = key_cluster(),
-                                 .data = cluster_text,
-                                 .len_bytes = strlen(cluster_text)},
-        {.type = STORE_PUT, .key = key, .data = text, .len_bytes = strlen(text)}};
-    r = store_txn(store, compares, 2, ops, 2, NULL);
+    if (r == 0)
+        r = put_new(store, &cluster, &value, record);
     store_value_fini(&value);
     return r;
 }
@@ -157,12 +168,10 @@ MAY_SUSPEND static int put_absent(
     char key[KEY_BYTES_MAX];
     struct store_value value, other;
     struct cluster_record cluster;
-    CLEANUP_FREE char *error = NULL;
-    int r = store_get(store, key_cluster(), &value);
+    int r = cluster_get(store, &cluster, &value);
     if (r < 0)
         return r;
-    r = cluster_record_decode(value.data, &cluster, &error);
-    if (r == 0 && !uuid_equal(&cluster.uuid, cluster_uuid))
+    if (!uuid_equal(&cluster.uuid, cluster_uuid))
         r = -EXDEV;
     if (r == 0 && store_get(store, key_disk(record->number, key), &other) == 0) {
         store_value_fini(&other);
@@ -170,13 +179,7 @@ MAY_SUSPEND static int put_absent(
     }
     if (r == 0) {
         cluster.disk_number_next = MAX(cluster.disk_number_next, record->number + 1); /* N1 */
-        CLEANUP_FREE char *cluster_text = cluster_record_encode(&cluster, value.data);
-        CLEANUP_FREE char *text = disk_record_encode(record, NULL);
-        struct store_compare compares[] = {{key_cluster(), value.revision}, {key, 0}};
-        struct store_op ops[] = {
-            {STORE_PUT, key_cluster(), cluster_text, strlen(cluster_text), false},
-            {STORE_PUT, key, text, strlen(text), false}};
-        r = store_txn(store, compares, 2, ops, 2, NULL);
+        r = put_new(store, &cluster, &value, record);
     }
     store_value_fini(&value);
     return r;
@@ -250,10 +253,9 @@ bool disk_record_is_gone(
     struct cluster_record cluster;
     struct disk_record record;
     CLEANUP_FREE char *error = NULL;
-    if (store_get(store, key_cluster(), &value) < 0)
+    if (cluster_get(store, &cluster, &value) < 0)
         return false;
-    bool ours = cluster_record_decode(value.data, &cluster, &error) == 0 &&
-                uuid_equal(&cluster.uuid, cluster_uuid);
+    bool ours = uuid_equal(&cluster.uuid, cluster_uuid);
     store_value_fini(&value);
     int r = ours ? store_get(store, key_disk(number, key), &value) : -EXDEV;
     if (r < 0)
