@@ -89,8 +89,7 @@ static int refuse_used(struct env_file *file, char **ret_error)
 /* --- Writing ---------------------------------------------------------------------------------- */
 
 #define FILL_BYTES (1u << 20)
-#define FORMAT_TIMEOUT_NS \
-    120000000000ull /* a flush after much that was written may take its time */
+#define FORMAT_TIMEOUT_NS 120000000000ull /* a flush behind much may take its time */
 #define FILL_DEPTH 4
 
 struct fill {

@@ -27,7 +27,7 @@ static struct nbd_server_options with_defaults(const struct nbd_server_options *
     o.requests_max = o.requests_max ?: 1024;
     o.connection_requests_max = o.connection_requests_max ?: 256;
     o.buffer_bytes_max = MAX(o.buffer_bytes_max ?: 256ull << 20, NBD_BUFFER_BYTES_MIN);
-    if (!o.connection_buffer_bytes_max) /* one connection alone shall not have it all */
+    if (!o.connection_buffer_bytes_max) /* not all for one, unless that is the least */
         o.connection_buffer_bytes_max = MIN(MAX(o.buffer_bytes_max / 2, 40ull << 20), 64ull << 20);
     return o;
 }

@@ -24,8 +24,7 @@ struct nbd_server_options {
                                       then the connection is dropped */
     unsigned requests_max;         /* 1024 in flight, all connections */
     unsigned connection_requests_max; /* 256 */
-    uint64_t
-        buffer_bytes_max; /* 256 MiB of buffers, all connections (at least NBD_BUFFER_BYTES_MIN) */
+    uint64_t buffer_bytes_max;        /* 256 MiB, all connections; at least NBD_BUFFER_BYTES_MIN */
     uint64_t connection_buffer_bytes_max; /* half of that, 40 to 64 MiB */
 };
 

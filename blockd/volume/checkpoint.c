@@ -456,10 +456,16 @@ void checkpointer(void *arg)
     fiber_queue_wake_all(&v->checkpoint_waiters);
 }
 
+void checkpoint_ask(struct volume *v)
+{
+    v->checkpoint_wanted++;
+    fiber_queue_wake_all(&v->checkpoint_wake);
+}
+
 int checkpoint_wait(struct volume *v)
 {
-    uint64_t ticket = ++v->checkpoint_wanted;
-    fiber_queue_wake_all(&v->checkpoint_wake);
+    checkpoint_ask(v);
+    uint64_t ticket = v->checkpoint_wanted;
     while (v->checkpoint_done < ticket && !v->halted)
         fiber_queue_wait(&v->checkpoint_waiters);
     return v->halted ? -ESHUTDOWN : v->checkpoint_result;

@@ -126,7 +126,14 @@ static int write_row(struct destage *d)
 }
 
 /* A row that is lost before it is in the map keeps nothing else closed: the manifest says which blocks it had. */
-static void record_blocks(struct destage *d, struct records *records)
+static void record_blocks(
+    const struct volume *v, struct records *records, const struct block_run *runs, unsigned count)
+{
+    if (!v->host->rows_unnamed)
+        record_item_blocks(records, runs, count);
+}
+
+static void record_slots(struct destage *d, struct records *records)
 {
     CLEANUP_FREE struct block_run *runs = mem_alloc(d->count * sizeof(*runs));
     unsigned n = 0;
@@ -137,8 +144,7 @@ static void record_blocks(struct destage *d, struct records *records)
         else
             runs[n++] = (struct block_run){.block = block, .count = 1};
     }
-    if (!d->volume->host->rows_unnamed)
-        record_item_blocks(records, runs, n);
+    record_blocks(d->volume, records, runs, n);
 }
 
 static void record_gen(struct destage *d, struct records *records)
@@ -150,7 +156,7 @@ static void record_gen(struct destage *d, struct records *records)
             .row = (uint16_t)d->row, .chunk_index = d->chunk_index, .group = gen->last_seq};
         record_row(records, d->place_chunk, d->row, row_len_for(v->pool.code, d->count));
         record_item(records, &item);
-        record_blocks(d, records);
+        record_slots(d, records);
     }
     for (unsigned i = 0; i < gen->row_count; i++) {
         const struct memtable_row *row = &gen->rows[i];
@@ -163,8 +169,7 @@ static void record_gen(struct destage *d, struct records *records)
             record_row(records, p->chunk, row->row, row->len);
         record_item(records, &item);
         struct block_run run = {.block = row->block, .count = row->count};
-        if (!v->host->rows_unnamed)
-            record_item_blocks(records, &run, 1);
+        record_blocks(v, records, &run, 1);
     }
     struct extmap_iter iter;
     struct extmap_run run;
@@ -219,12 +224,6 @@ static uint64_t delta_bytes(const struct volume *v)
            v->state.item_blocks_bytes;
 }
 
-static void ask_for_merge(struct volume *v)
-{
-    v->checkpoint_wanted++;
-    fiber_queue_wake_all(&v->checkpoint_wake);
-}
-
 /* All volumes of the node; *ret_count are open. */
 static uint64_t deltas_bytes(const struct memory_budget *budget, unsigned *ret_count)
 {
@@ -253,7 +252,7 @@ static void delta_pressure(struct memory_budget *budget)
             largest = v;
     }
     if (largest)
-        ask_for_merge(largest);
+        checkpoint_ask(largest);
 }
 
 /* At twice the cap who has at least its share waits, for its own merge only: others' may be stuck. */
@@ -281,7 +280,7 @@ static void wait_for_merge(struct volume *v)
     bool told = false;
     while ((unmerged_beyond(v, 2) || share_is_full(v)) && !v->halted && !v->stopping) {
         if (!v->delta_merging && v->checkpoint_done == v->checkpoint_wanted)
-            ask_for_merge(v);
+            checkpoint_ask(v);
         if (v->checkpoint_result < 0 && !v->problem[0]) {
             told = true;
             snprintf(v->problem, sizeof(v->problem),
@@ -301,7 +300,7 @@ static void checkpoint_if_due(struct volume *v)
     /* Overwritten blocks are known as garbage only once they are merged. */
     bool garbage = v->unmerged_blocks > GARBAGE_BLOCKS && space_is_short(v);
     if (full || garbage)
-        ask_for_merge(v);
+        checkpoint_ask(v);
     delta_pressure(v->host->budget);
     wait_for_merge(v);
 }

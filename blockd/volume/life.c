@@ -261,10 +261,8 @@ static void hand_over_prepare(struct volume *v)
 {
     uint64_t deadline_ns = env_now_ns() + HAND_OVER_PREPARE_NS;
     log_roll_if_long(v, HAND_OVER_LOG_BLOCKS_MAX);
-    if (v->state.item_count > HAND_OVER_ITEMS_MAX) {
-        v->checkpoint_wanted++;
-        fiber_queue_wake_all(&v->checkpoint_wake);
-    }
+    if (v->state.item_count > HAND_OVER_ITEMS_MAX)
+        checkpoint_ask(v);
     for (unsigned i = 0; i < HAND_OVER_ROUNDS; i++) {
         uint64_t target = v->next_seq - 1;
         while (v->state.committed_seq < target && !memtable_empty(&v->memtable) && !v->halted &&

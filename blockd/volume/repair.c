@@ -386,8 +386,7 @@ void repairer(void *arg)
                 v->destage_all = true;
                 fiber_queue_wake_all(&v->destager_wake);
                 fiber_queue_wake_all(&v->provisioner_wake);
-                v->checkpoint_wanted++;
-                fiber_queue_wake_all(&v->checkpoint_wake);
+                checkpoint_ask(v);
                 fiber_queue_wait_until(&v->repair_wake, env_now_ns() + RETRY_NS / 50);
                 continue;
             }

@@ -71,8 +71,7 @@ struct volume_host {
     uint64_t delta_bytes_max;    /* per volume delta table; 0 = 16 MiB */
     uint64_t bypass_bytes_min;   /* per data shard; 0 = 64 KiB */
     uint64_t flush_after_ns;     /* unflushed log is synced within; 0 = 5 s (S5) */
-    bool
-        rows_unnamed; /* simulations: the manifest names no blocks of rows, as before type 18 (FORMAT.md) */
+    bool rows_unnamed; /* simulations: no records of type 18, as before them (FORMAT.md) */
 };
 
 /* The node's budget for data in memory (architecture section 4): memtables of all volumes. Owned by

@@ -425,6 +425,7 @@ void checkpointer(void *arg);
 MAY_SUSPEND int checkpoint_now(struct volume *volume);
 /* Merges and frees, for all who have asked for a checkpoint so far. */
 MAY_SUSPEND int checkpoint_and_free(struct volume *volume);
+void checkpoint_ask(struct volume *volume);
 /* Asks for a checkpoint and waits for it. */
 MAY_SUSPEND int checkpoint_wait(struct volume *volume);
 void checkpoint_init_store(struct volume *volume);
