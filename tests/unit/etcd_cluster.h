@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "common/check.h"
+#include "scratch.h"
 
 #define MEMBERS_MAX 3
 
@@ -34,17 +35,6 @@ struct etcd_cluster {
     bool tls; /* one self-signed certificate, dir/cert.pem and dir/key.pem, is everybody's */
     char dir[64];
 };
-
-static inline unsigned free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    CHECK(bind(fd, (struct sockaddr *)&address, len) == 0);
-    CHECK(getsockname(fd, (struct sockaddr *)&address, &len) == 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
 
 static inline void member_set_client_port(struct etcd_member *member, unsigned port)
 {
@@ -111,7 +101,7 @@ static inline void cluster_start(struct etcd_cluster *cluster, unsigned count)
 {
     *cluster = (struct etcd_cluster){.count = count};
     strcpy(cluster->dir, "/var/tmp/holdfast-test-etcd-XXXXXX");
-    CHECK(mkdtemp(cluster->dir));
+    CHECK(scratch_make(cluster->dir));
     for (unsigned i = 0; i < count; i++) {
         struct etcd_member *member = &cluster->members[i];
         member_set_client_port(member, free_port());

@@ -18,6 +18,7 @@
 #include <cmocka.h>
 
 #include "common/admin_client.h"
+#include "scratch.h"
 
 struct daemon {
     const char *const *answers; /* one a request; NULL ends the list and then the connection */
@@ -58,8 +59,8 @@ static struct admin_client *daemon_start(struct daemon *d, const char *const *an
 {
     memset(d, 0, sizeof(*d));
     d->answers = answers;
-    strcpy(d->dir, "/tmp/admin_client.XXXXXX");
-    assert_non_null(mkdtemp(d->dir));
+    strcpy(d->dir, "/var/tmp/holdfast-test-XXXXXX");
+    assert_non_null(scratch_make(d->dir));
     snprintf(d->path, sizeof(d->path), "%s/sock", d->dir);
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     strcpy(address.sun_path, d->path);

@@ -101,6 +101,15 @@ static void make_shard(uint32_t number)
     CHECK(shard_create(entry(number)->disk, &create, NULL) == 0);
 }
 
+/* What other fibers do comes to pass sooner or later: a machine may be busy. */
+#define AWAIT(condition)                                                          \
+    do {                                                                          \
+        for (unsigned tries_ = 0; !(condition); tries_++) {                       \
+            CHECK_MSG(tries_ < 60000, "waited a minute in vain for " #condition); \
+            env_sleep_ns(1000000);                                                \
+        }                                                                         \
+    } while (0)
+
 static void rename_file(const char *from, const char *to)
 {
     CHECK(rename(scratch_path("", from), scratch_path("", to)) == 0);
@@ -199,12 +208,12 @@ static int removal_waits_for_holds_and_lets_no_new_ones_in_body(void *arg)
     CHECK(held == entry(1));
     removed = false;
     fiber_spawn("remove", remove_fiber, NULL);
+    AWAIT(held->disk->state == DISK_FAILED); /* what runs there ends */
     env_sleep_ns(50 * 1000000);
-    CHECK(!removed && held->disk->state == DISK_FAILED); /* what runs there ends */
+    CHECK(!removed);
     CHECK(!disks_hold_open(disks, 1) && !disks_hold_next(disks, 0));
     disks_release(held);
-    env_sleep_ns(50 * 1000000);
-    CHECK(removed && !entry(1));
+    AWAIT(removed && !entry(1));
     return 0;
 }
 
@@ -239,8 +248,7 @@ static int disk_that_another_node_has_removed_takes_no_writes_body(void *arg)
     delete_key(key_disk(1, key));
     unsigned before = changes;
     disks_forgotten(disks, 1);
-    env_sleep_ns(50 * 1000000);
-    CHECK(entry(1)->state == DISK_FAILED && entry(1)->disk->state == DISK_FAILED); /* N4 */
+    AWAIT(entry(1)->state == DISK_FAILED && entry(1)->disk->state == DISK_FAILED); /* N4 */
     CHECK(strstr(entry(1)->problem, "removed from this node by another") && changes > before);
     CHECK(add("a", "removed from this node by another") == -EEXIST);
     CHECK(take_away("1", true, NULL) == 0 && !entry(1));
@@ -249,8 +257,8 @@ static int disk_that_another_node_has_removed_takes_no_writes_body(void *arg)
     delete_key(key_disk(2, key)); /* just when this node starts */
     disks_recorded(disks, 3);
     disks_all_recorded(disks);
-    env_sleep_ns(50 * 1000000);
-    CHECK(entry(2)->state == DISK_FAILED && entry(3)->state == DISK_IN);
+    AWAIT(entry(2)->state == DISK_FAILED);
+    CHECK(entry(3)->state == DISK_IN);
 
     disks_free(disks); /* one that is missing is not waited for */
     rename_file("c", "elsewhere");
@@ -299,11 +307,10 @@ static int disk_that_is_carried_is_there_before_its_record_says_so_body(void *ar
     CHECK(!added && entry(1)->disk->number == 1 && present() == 1);
     CHECK(entry(1)->disk->state == DISK_OUT); /* and nothing is placed there */
     disks_forgotten(disks, 1);                /* of the other node's time */
-    while (!added)
-        env_sleep_ns(1000000);
+    AWAIT(added);
     store_mem_set_fault(mem, 0, 0);
-    env_sleep_ns(500 * 1000000);
-    CHECK(entry(1)->state == DISK_IN && entry(1)->disk->state == DISK_IN);
+    env_sleep_ns(500 * 1000000); /* what disks_forgotten() had asked is answered */
+    AWAIT(entry(1)->state == DISK_IN && entry(1)->disk->state == DISK_IN);
     return 0;
 }
 
@@ -341,8 +348,7 @@ static int disk_that_another_node_has_taken_takes_no_writes_body(void *arg)
     strcpy(record.node, "n2");
     CHECK(disk_record_take(store, &record) == 0);
     disks_forgotten(disks, 1);
-    env_sleep_ns(50 * 1000000);
-    CHECK(entry(1)->state == DISK_FAILED);
+    AWAIT(entry(1)->state == DISK_FAILED);
     return 0;
 }
 
@@ -401,16 +407,17 @@ static int disks_that_are_younger_than_a_restored_store_stay_body(void *arg)
         disks_forgotten(disks, number);
     env_sleep_ns(100 * 1000000);
     for (uint32_t number = 1; number <= 3; number++) {
+        AWAIT(disk_record_find(store, &entry(number)->record.uuid, &found) == 0 &&
+              strcmp(found.node, "n1") == 0);
         CHECK(entry(number)->state == DISK_IN && entry(number)->disk->state == DISK_IN);
-        CHECK(disk_record_find(store, &entry(number)->record.uuid, &found) == 0);
         CHECK(found.number == number && strcmp(found.node, "n1") == 0);
     }
     CHECK(add("d", NULL) == 4); /* N1 */
 
     delete_key(key_disk(2, key)); /* in the history of now: N4 */
     disks_forgotten(disks, 2);
-    env_sleep_ns(100 * 1000000);
-    CHECK(entry(2)->state == DISK_FAILED && entry(3)->state == DISK_IN);
+    AWAIT(entry(2)->state == DISK_FAILED);
+    CHECK(entry(3)->state == DISK_IN);
 
     struct disk_record other = entry(3)->record; /* its number was given away meanwhile */
     other.uuid = uuid_random();
@@ -418,8 +425,8 @@ static int disks_that_are_younger_than_a_restored_store_stay_body(void *arg)
     put_record(&other);
     store_mem_set_back(mem);
     disks_forgotten(disks, 3);
-    env_sleep_ns(100 * 1000000);
-    CHECK(entry(3)->state == DISK_FAILED && entry(1)->state == DISK_IN);
+    AWAIT(entry(3)->state == DISK_FAILED);
+    CHECK(entry(1)->state == DISK_IN);
     return 0;
 }
 

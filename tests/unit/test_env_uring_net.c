@@ -378,14 +378,7 @@ static void killed_process_leaves_nothing_in_the_way(void **state)
 {
     char address[64], c;
     int fds[2];
-    /* A port that is free. */
-    struct sockaddr_in in = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t len = sizeof(in);
-    int fd = socket(AF_INET, SOCK_STREAM, 0);
-    assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof(in)), 0);
-    assert_int_equal(getsockname(fd, (struct sockaddr *)&in, &len), 0);
-    close(fd);
-    snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", ntohs(in.sin_port));
+    snprintf(address, sizeof(address), "tcp:127.0.0.1:%u", free_port());
     kill_tcp_address = address;
 
     for (int i = 0; i < 5; i++) {

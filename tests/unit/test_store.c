@@ -19,6 +19,7 @@
 #include "common/log.h"
 #include "common/mem.h"
 #include "common/store.h"
+#include "scratch.h"
 
 static uint64_t second_ns = 1000000000ull;
 
@@ -58,7 +59,7 @@ static int setup(void **state)
     fiber_set_default_env(&world.fake.env);
     if (lmdb) {
         strcpy(world.path, "/var/tmp/holdfast-test-store-XXXXXX");
-        assert_non_null(mkdtemp(world.path));
+        assert_non_null(scratch_make(world.path));
         snprintf(world.store_path, sizeof(world.store_path), "%s/a/b", world.path);
     } else {
         world.mem = store_mem_new();
@@ -256,7 +257,7 @@ static int on_threads(void *arg)
 static void lmdb_works_on_helper_threads(void **state)
 {
     strcpy(world.path, "/var/tmp/holdfast-test-store-XXXXXX");
-    assert_non_null(mkdtemp(world.path));
+    assert_non_null(scratch_make(world.path));
     snprintf(world.store_path, sizeof(world.store_path), "%s/s", world.path);
     struct env_uring_options options = {0};
     assert_int_equal(env_uring_run(&options, on_threads, NULL), 0);

@@ -21,13 +21,14 @@
 
 #include "common/check.h"
 #include "common/env.h"
+#include "scratch.h"
 
 static char scratch_dir[64];
 
 static inline int scratch_setup(void **state)
 {
     strcpy(scratch_dir, "/var/tmp/holdfast-test-XXXXXX");
-    return mkdtemp(scratch_dir) ? 0 : -1;
+    return scratch_make(scratch_dir) ? 0 : -1;
 }
 
 static inline int scratch_teardown(void **state)
