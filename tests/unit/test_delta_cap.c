@@ -3,50 +3,24 @@
  * Changes of maps stay within the node's share, whatever each volume may hold by itself (destage.c), over disks in
  * memory.
  */
-#include "sim_store_fixture.h"
-
-#include "blockd/volume/map.h"
-#include "blockd/volume/volume_impl.h"
-#include "tests/lib/fake_disk.h"
+#include "volume_fixture.h"
 
 enum { DISKS = 3, VOLUMES = 4, WRITES = 1500 };
-#define MIB (1ull << 20)
 #define CAP_BYTES (128ull << 10)
 #define VOLUME_BYTES (256 * MIB)
 
-static struct fake_disk *disks[DISKS];
-static struct volume_host host;
-static struct disk_list present;
 static struct volume *volumes[VOLUMES];
 static uint64_t delta_cap;
 
 static void setup(void)
 {
-    host = (struct volume_host){.store = store};
-    static struct memory_budget budget;
-    memory_budget_init(&budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
+    make_world(DISKS, 256 * MIB);
     budget.delta_bytes_max = delta_cap;
-    disk_list_init(&present);
-    for (unsigned i = 0; i < DISKS; i++) {
-        disks[i] = fake_disk_new(i + 1, 256 * MIB / BLOCK_BYTES);
-        disk_list_add(&present, &disks[i]->disk);
-    }
-    host.node_name = "n1";
-    host.session = 5;
-    host.disks = &present;
-    host.budget = &budget;
     host.row_blocks_max = 32;
-    host.map_cache = map_cache_new(MIB);
-    struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
-    char key[KEY_BYTES_MAX];
-    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
-    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
-    CHECK(store_txn(host.store, NULL, 0, &op, 1, NULL) == 0);
+    make_pool((struct pool){.code = {1, 1}, .shards_min = 2, .log_copies_min = 2});
     for (unsigned i = 0; i < VOLUMES; i++) {
         char name[] = {'v', (char)('0' + i), 0};
-        uint64_t id;
-        CHECK(volume_create(&host, name, VOLUME_BYTES, "p", &id, &error) == 0);
-        CHECK_MSG(volume_open(&host, id, &volumes[i], &error) == 0, "%s", error);
+        volumes[i] = make_volume(name, VOLUME_BYTES);
     }
 }
 
@@ -54,10 +28,7 @@ static void teardown(void)
 {
     for (unsigned i = 0; i < VOLUMES; i++)
         CHECK(volume_close(volumes[i]) == 0);
-    map_cache_free(host.map_cache);
-    memory_budget_fini(host.budget);
-    for (unsigned i = 0; i < DISKS; i++)
-        fake_disk_free(disks[i]);
+    end_world();
 }
 
 static uint64_t delta_bytes(const struct volume *v)

@@ -4,19 +4,11 @@
  * blockd/volume/reclaim.c; that what was acknowledged has its space already (P1); and that nothing is freed while it is
  * read (C3).
  */
-#include "sim_store_fixture.h"
-
-#include "blockd/volume/map.h"
-#include "blockd/volume/volume_impl.h"
-#include "tests/lib/fake_disk.h"
+#include "volume_fixture.h"
 
 enum { DISKS = 3 };
-#define MIB (1ull << 20)
 #define VOLUME_BYTES (64 * MIB)
 
-static struct fake_disk *disks[DISKS];
-static struct volume_host host;
-static struct disk_list present;
 static struct volume *volume;
 static unsigned row_blocks = 32;
 static uint64_t log_bytes_max = 4 * MIB, bypass_bytes_min = 1 << 30; /* no large writes */
@@ -24,41 +16,19 @@ static uint64_t others_blocks; /* of each disk, held by volumes of other nodes *
 
 static void setup(void)
 {
-    host = (struct volume_host){.store = store};
-    static struct memory_budget budget;
-    memory_budget_init(&budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
-    disk_list_init(&present);
-    for (unsigned i = 0; i < DISKS; i++) {
-        disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
-        disk_list_add(&present, &disks[i]->disk);
-    }
-    host.node_name = "n1";
-    host.session = 5;
-    host.disks = &present;
-    host.budget = &budget;
+    make_world(DISKS, 64 * MIB);
     host.row_blocks_max = row_blocks;
     host.log_bytes_max = log_bytes_max;
     host.bypass_bytes_min = bypass_bytes_min;
-    host.repair_wait_ns = 600 * SEC;
-    host.map_cache = map_cache_new(MIB);
-    struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 2, .log_copies_min = 2};
-    char key[KEY_BYTES_MAX];
-    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
-    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
-    CHECK(store_txn(host.store, NULL, 0, &op, 1, NULL) == 0);
-    uint64_t id;
-    CHECK(volume_create(&host, "v", VOLUME_BYTES, "p", &id, &error) == 0);
-    CHECK_MSG(volume_open(&host, id, &volume, &error) == 0, "%s", error);
+    make_pool((struct pool){.code = {1, 1}, .shards_min = 2, .log_copies_min = 2});
+    volume = make_volume("v", VOLUME_BYTES);
     others_blocks = 0;
 }
 
 static void teardown(void)
 {
     CHECK(volume_close(volume) == 0);
-    map_cache_free(host.map_cache);
-    memory_budget_fini(host.budget);
-    for (unsigned i = 0; i < DISKS; i++)
-        fake_disk_free(disks[i]);
+    end_world();
 }
 
 static void others_take(uint64_t blocks)

@@ -2,19 +2,11 @@
  *
  * What repair waits for and what it does at once, over disks in memory that come and go.
  */
-#include "sim_store_fixture.h"
-
-#include "blockd/volume/map.h"
-#include "blockd/volume/volume_impl.h"
-#include "tests/lib/fake_disk.h"
+#include "volume_fixture.h"
 
 #define DISKS 4
 #define WAIT_NS (600 * SEC)
-#define MIB (1ull << 20)
 
-static struct fake_disk *disks[DISKS];
-static struct volume_host host;
-static struct disk_list present;
 static struct volume *volume;
 static uint32_t unheard_of; /* a disk's number that the map does not know */
 
@@ -41,33 +33,14 @@ static bool disk_expected(void *ctx, uint32_t number)
 
 static void setup(void)
 {
-    host = (struct volume_host){.store = store};
-    static struct memory_budget budget;
-    memory_budget_init(&budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
-    disk_list_init(&present);
-    for (unsigned i = 0; i < DISKS; i++) {
-        disks[i] = fake_disk_new(i + 1, 64 * MIB / BLOCK_BYTES);
-        disk_list_add(&present, &disks[i]->disk);
-    }
-    unheard_of = 0;
-    host.node_name = "n1";
-    host.session = 5;
-    host.disks = &present;
-    host.budget = &budget;
+    make_world(DISKS, 64 * MIB);
+    unheard_of = missing_here = 0;
     host.repair_wait_ns = WAIT_NS;
     host.map.disk_removed = disk_removed;
     host.map.disk_missing_since_ns = disk_missing_since_ns;
     host.map.disk_expected = disk_expected;
-    missing_here = 0;
-    host.map_cache = map_cache_new(MIB);
-    struct pool pool = {.name = "p", .code = {1, 1}, .shards_min = 1, .log_copies_min = 2};
-    char key[KEY_BYTES_MAX];
-    CLEANUP_FREE char *text = pool_encode(&pool, NULL), *error = NULL;
-    struct store_op op = {STORE_PUT, key_pool("p", key), text, strlen(text), false};
-    CHECK(store_txn(host.store, NULL, 0, &op, 1, NULL) == 0);
-    uint64_t id;
-    CHECK(volume_create(&host, "v", 16 * MIB, "p", &id, &error) == 0);
-    CHECK_MSG(volume_open(&host, id, &volume, &error) == 0, "%s", error);
+    make_pool((struct pool){.code = {1, 1}, .shards_min = 1, .log_copies_min = 2});
+    volume = make_volume("v", 16 * MIB);
     void *buf = mem_alloc_pages(MIB);
     memset(buf, 7, MIB);
     CHECK(volume_write(volume, 0, MIB, buf, 0, (struct request_id){0}) == 0);
@@ -78,10 +51,7 @@ static void setup(void)
 static void teardown(void)
 {
     CHECK(volume_close(volume) == 0);
-    map_cache_free(host.map_cache);
-    memory_budget_fini(host.budget);
-    for (unsigned i = 0; i < DISKS; i++)
-        fake_disk_free(disks[i]);
+    end_world();
 }
 
 static struct volume_info info(void)
