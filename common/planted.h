@@ -63,6 +63,8 @@
     BUG(early_reuse, "D5", "a removed shard's space is reused before the table says so")           \
     BUG(retry_failed_flush, "D2", "a disk goes on after a failed flush")                           \
     BUG(unchecked_read, "D3", "a read does not look at the CRCs")                                  \
+    BUG(hang_is_waited_for, "D19", "an I/O that does not come back is waited for without end")     \
+    BUG(taken_back_blind, "X10", "a root is written again without a look at the fences")           \
     BUG(read_unacked, "I2", "a read returns a write that is not acknowledged")                     \
     BUG(lost_update, "I3", "a partial write does not start again when its block was touched")      \
     BUG(cleaned_too_much, "K1", "cleaning leaves out a block that is live")

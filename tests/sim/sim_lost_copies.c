@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "blockd/volume/log_record.h"
+#include "blockd/volume/map.h"
 #include "common/log.h"
 #include "common/mem.h"
 #include "tests/sim/one_node.h"
@@ -579,9 +580,74 @@ static void meet_equal_epoch(void *arg)
     CHECK_MSG(strcmp(now.owner, "other") == 0, "'%s' took it back", now.owner);
 }
 
+static struct volume *open_by_another_node(struct one_node *n)
+{
+    static struct volume_host host;
+    static struct memory_budget budget;
+    struct volume *opened;
+    char *error = NULL;
+    memory_budget_init(&budget, MEMORY_BLOCKS_MIN, MEMORY_IO_MIN);
+    host = n->host;
+    host.node_name = "other";
+    host.session = env_random_u64();
+    host.budget = &budget;
+    host.map_cache = map_cache_new(64 * 1024);
+    int r = volume_open(&host, n->volume_id, &opened, &error);
+    CHECK_MSG(r == 0, "take over: %s", error);
+    return opened;
+}
+
+static void read_first(struct one_node *n)
+{
+    void *buf = mem_alloc_pages(BLOCK_BYTES);
+    uint64_t since = history_now(n->history);
+    if (volume_read(n->volume, 0, BLOCK_BYTES, buf) == 0)
+        history_read(n->history, since, 0, 1, buf);
+    mem_free_pages(buf, BLOCK_BYTES);
+}
+
+static void meet_successor(void *arg)
+{
+    struct one_node *n = &((struct world *)arg)->node;
+    struct volume_root then, now;
+    char *error = NULL;
+    one_node_start(n);
+    CHECK(volume_root_load(n->host.store, n->volume_id, &then) == 0);
+    CHECK_MSG(volume_open(&n->host, n->volume_id, &n->volume, &error) == 0, "open: %s", error);
+    one_node_write(n, 0, 1);
+    struct volume *deposed = n->volume, *successor = n->volume = open_by_another_node(n);
+    one_node_write(n, 0, 1);
+    CHECK(volume_root_load(n->host.store, n->volume_id, &now) == 0);
+    then.revision = now.revision;
+    CHECK(volume_root_save(n->host.store, &then) == 0);
+    store_mem_set_back(n->store);
+    n->volume = deposed;
+    int r = volume_session_renewed(n->volume);
+    read_first(n);
+    CHECK_MSG(r == -ESHUTDOWN && volume_halted(deposed), "the deposed owner goes on");
+    n->volume = successor;
+    CHECK(volume_session_renewed(n->volume) == 0);
+    read_first(n);
+    one_node_write(n, 0, 1);
+}
+
+/* X10: the store has forgotten who took the volume over, and so has the one it was taken from. */
+static void round_forgotten(uint64_t seed)
+{
+    world_init(seed, (struct shard_code){1, 1}, 3);
+    must("meet", meet_successor);
+    one_node_kill(&world.node);
+    must("verify", one_node_recover);
+    world_fini();
+}
+
 /* S15: the other node came from an older epoch to the one that this node has. */
 static void round_set_back(uint64_t seed)
 {
+    if (seed / 32 % 2) {
+        round_forgotten(seed);
+        return;
+    }
     world_init(seed, (struct shard_code){1, 1}, 3);
     must("meet", meet_equal_epoch);
     world_fini();
