@@ -12,6 +12,7 @@ struct probe {
     uint64_t chunk;
     struct shard_info infos[CODE_SHARDS_MAX];
     int errors[CODE_SHARDS_MAX];
+    bool taken_back[CODE_SHARDS_MAX]; /* the manifest calls it LOST, and rows of it were needed */
 };
 
 enum recovery_phase {

@@ -99,16 +99,15 @@ static int await_row(
 }
 
 /* Fewer than k shards that are not LOST have the row. Those whose disks had failed and are back are asked, as LOST
- * copies of a log are (copies_fence). 2: with them there are k; they count as damaged from here on. 0: every
+ * copies of a log are (copies_fence). `answered`: those that have it, and those taken back before that lack it. 2: with them there are k; they count as damaged from here on. 0: every
  * shard answers, and those that lack the row lost it with the power: then no flush has covered it, which needs k
  * of them. 1: neither. */
 static int ask_lost_shards(struct recovery *rec, struct place *p, struct probe *probe, uint32_t off,
-    uint32_t end, unsigned have)
+    uint32_t end, unsigned have, unsigned answered)
 {
     struct volume *v = rec->volume;
     bool has[CODE_SHARDS_MAX] = {false};
     struct shard_info infos[CODE_SHARDS_MAX];
-    unsigned answered = have;
     for (unsigned i = 0; i < place_shards(p); i++) {
         struct shard_key key = {.volume = v->root.id, .chunk = p->chunk, .index = (uint8_t)i};
         struct disk *disk = volume_disk(v, p->shards[i].place.disk);
@@ -133,6 +132,7 @@ static int ask_lost_shards(struct recovery *rec, struct place *p, struct probe *
         if (!has[i])
             continue;
         p->shards[i].state = CHUNK_SHARD_DAMAGED;
+        probe->taken_back[i] = true;
         probe->errors[i] = 0; /* for the rows behind it */
         probe->infos[i] = infos[i];
         probe->infos[i].damaged = true;
@@ -167,18 +167,21 @@ static int row_present(struct recovery *rec, struct place *p, uint32_t off, uint
     int r = probe_place(rec, p, &probe);
     if (r < 0)
         return r;
-    unsigned have = 0, away = 0, lost_power = 0;
+    unsigned have = 0, away = 0, lost_power = 0, back_without = 0;
     for (unsigned i = 0; i < place_shards(p); i++) {
         int has = has_row(rec, p, probe, i, off, end);
         have += has == 1;
         away += has == -EHOSTUNREACH && disk_may_come(rec->volume->host, p->shards[i].place.disk);
-        lost_power += has == 0 && probe->infos[i].suspect;
+        /* One that was LOST lacks what was flushed without it (S23): that says nothing of the row. */
+        bool lacks = has == 0 && probe->infos[i].suspect;
+        lost_power += lacks && !probe->taken_back[i];
+        back_without += lacks && probe->taken_back[i];
     }
     if (have >= p->code.k)
         return lost_power == 0 ? 1 : 2;
     if (lost_power > 0)
         return await_row(rec, p, probe, have);
-    r = ask_lost_shards(rec, p, probe, off, end, have);
+    r = ask_lost_shards(rec, p, probe, off, end, have, have + back_without);
     if (r != 1)
         return r;
     if (have + away >= p->code.k) {

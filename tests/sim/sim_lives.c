@@ -283,6 +283,7 @@ static const uint64_t seeds_kept[] = {
     30121710510408196, /* a disk that went while a row was looked for on it counted as one that lacks the row */
     33, /* rows that were read by an end that the root has (X9) were given up after the wait for what nobody flushed */
     30121689455002334, /* rows that only the log named counted as durable, though fewer than k shards were */
+    30122040384028727, /* a shard that was LOST and lacked a row that was flushed without it counted as one that lost it with the power */
 };
 
 int main(int argc, char **argv)
