@@ -247,12 +247,6 @@ MAY_SUSPEND static struct out *out_new(struct attach_session *session, size_t le
 
 /* --- Calls --------------------------------------------------------------------------------------- */
 
-static bool inside(const struct served *served, const struct wire_volume_request *wanted)
-{
-    uint64_t size_bytes = volume_size_bytes(served->volume);
-    return wanted->off_bytes <= size_bytes && wanted->len_bytes <= size_bytes - wanted->off_bytes;
-}
-
 MAY_SUSPEND static void do_read(
     struct rpc_request *request, struct served *served, const struct wire_volume_request *wanted)
 {
@@ -366,9 +360,7 @@ MAY_SUSPEND static void execute_main(void *arg)
     CHECK(r == 0); /* handle_call() has looked */
     attach->stats.executed++;
     attach->stats.executed_bytes += request->payload_bytes;
-    if (!inside(served, &wanted))
-        reply(request, served, -EINVAL, 0, NULL);
-    else if (request->method == METHOD_VOLUME_READ)
+    if (request->method == METHOD_VOLUME_READ)
         do_read(request, served, &wanted);
     else if (request->method == METHOD_VOLUME_BLOCK_STATUS)
         do_block_status(request, served, &wanted);

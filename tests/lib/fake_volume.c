@@ -395,8 +395,6 @@ MAY_SUSPEND static int enter(struct volume *volume, uint64_t off_bytes, uint64_t
     CHECK_MSG(volume->users > 0, "call of a volume that nobody holds");
     if (volume->deposed)
         return -ESHUTDOWN;
-    if (off_bytes > d->size_bytes || len_bytes > d->size_bytes - off_bytes)
-        return -EINVAL;
     d->calls++;
     d->counts.calls_now++;
     if (d->faults.delay_ns > 0 && (!d->faults.delay_every || d->calls % d->faults.delay_every == 0))
@@ -404,7 +402,9 @@ MAY_SUSPEND static int enter(struct volume *volume, uint64_t off_bytes, uint64_t
     while (d->faults.stuck && !volume->deposed)
         env_sleep_ns(1000000);
     d->counts.calls_now--;
-    return volume->deposed ? -ESHUTDOWN : 0;
+    if (volume->deposed)
+        return -ESHUTDOWN;
+    return off_bytes > d->size_bytes || len_bytes > d->size_bytes - off_bytes ? -EINVAL : 0;
 }
 
 /* False: it was done before (S19). */

@@ -252,6 +252,40 @@ static void test_an_answer_that_is_none_ends_the_attachment(void **state)
     run(garbled_body);
 }
 
+struct beyond {
+    struct attachment *attachment;
+    int result;
+};
+
+static void read_beyond(void *arg)
+{
+    static uint8_t buf[BLOCK];
+    struct beyond *beyond = arg;
+    beyond->result = attach_read(beyond->attachment, VOLUME_BYTES, BLOCK, buf);
+}
+
+/* X3: its successor may have grown the volume. */
+static void beyond_body(void)
+{
+    struct events e1 = {0}, e2 = {0};
+    struct attachment *a1 = get(&n1, &e1), *a2 = get(&n2, &e2);
+    fake_volume_faults(n1.volumes, "vm1")->delay_ns = 20 * MS;
+    struct beyond beyond = {.attachment = a2, .result = 1};
+    fiber_spawn("beyond", read_beyond, &beyond);
+    env_sleep_ns(10 * MS);
+    assert_int_equal(beyond.result, 1);
+    fake_volume_depose(n1.volumes, "vm1");
+    env_sleep_ns(20 * MS);
+    assert_int_equal(beyond.result, -ESHUTDOWN);
+    attach_put(a2);
+    attach_put(a1);
+}
+
+static void test_only_the_volume_says_what_is_beyond_its_end(void **state)
+{
+    run(beyond_body);
+}
+
 int main(void)
 {
     log_set_level(LOG_LEVEL_ERROR);
@@ -264,6 +298,7 @@ int main(void)
         cmocka_unit_test(test_each_epoch_has_its_own_attachments),
         cmocka_unit_test(test_an_idle_holder_elsewhere_lets_go_of_a_halted_volume),
         cmocka_unit_test(test_an_answer_that_is_none_ends_the_attachment),
+        cmocka_unit_test(test_only_the_volume_says_what_is_beyond_its_end),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
