@@ -89,21 +89,23 @@ def test_files_survive_the_restart_of_their_own_node(make_cluster):
         assert data[number * 4096 : (number + 1) * 4096] == f"{number:08}".encode() * 512, f"block {number} as seen from n2"
 
 
-def test_a_file_system_follows_to_another_node(make_cluster, tmp_path):
+def test_a_file_system_follows_to_another_node(make_cluster):
     cluster = make_cluster(nodes=4, disks=1, session_ttl=f"{TTL_S}s")
+    where = cluster.dir / "where"
+    where.mkdir()
     cluster.n1.volume("v", 128)
     first, second = FuseMount(cluster.n1), FuseMount(cluster.n2)
     run(["mkfs.ext4", "-q", "-F", first.path / "v"])
-    run(["mount", "-o", "loop", first.path / "v", tmp_path])
+    run(["mount", "-o", "loop", first.path / "v", where])
     try:
-        (tmp_path / "hello").write_bytes(os.urandom(1 << 20))
-        content = (tmp_path / "hello").read_bytes()
+        (where / "hello").write_bytes(os.urandom(1 << 20))
+        content = (where / "hello").read_bytes()
     finally:
-        run(["umount", tmp_path])
+        run(["umount", where])
     cluster.n1.kill9()
     run(["fsck.ext4", "-f", "-n", second.path / "v"], timeout_s=60)
-    run(["mount", "-o", "loop,ro", second.path / "v", tmp_path])
+    run(["mount", "-o", "loop,ro", second.path / "v", where])
     try:
-        assert (tmp_path / "hello").read_bytes() == content
+        assert (where / "hello").read_bytes() == content
     finally:
-        run(["umount", tmp_path])
+        run(["umount", where])

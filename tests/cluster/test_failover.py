@@ -124,7 +124,7 @@ def test_stopped_owner_comes_back_as_a_zombie(make_cluster):
         assert bytes(answer.to_bytearray()) == b"b" * BLOCK, f"block {block}: stale"
     # The write that was never answered may happen once it is resent, not before; then everybody sees it.
     assert new.pread(BLOCK, 20 * BLOCK) == old.pread(BLOCK, 20 * BLOCK) == b"z" * BLOCK
-    assert cluster.n1.owner_of("v") == cluster.n2.owner_of("v")
+    wait_until(lambda: cluster.n1.owner_of("v") == cluster.n2.owner_of("v"), 10, "both to name one owner")
 
 
 def test_late_writes_of_a_zombie_undo_nothing(make_cluster):
@@ -177,8 +177,7 @@ def test_a_disk_that_becomes_slow_is_left(make_cluster, figure):
     """Its writes take 200 ms and never fail: log and manifest go on elsewhere by themselves, and nothing counts as lost."""
     cluster = make_cluster(nodes=3, disks=1)
     slow = cluster.n3
-    mount = FaultFs(slow.dir)
-    slow.helpers.append(mount)
+    mount = FaultFs(slow)
     slow.restart()  # its namespace has the mounts of the time it was started
     slow.cli("disk", "remove", slow.disk_path(0), timeout_s=60)
     slow.cli("disk", "format", mount.path / "disk", "--size", "256MiB")

@@ -3,7 +3,6 @@
 wrong byte, and the longest answer is the I/O gap beside its target. Afterwards another node reads it all once more."""
 
 import shutil
-import signal
 import time
 
 import nbd
@@ -170,8 +169,7 @@ def test_every_node_restarts_in_turn(site, figure):
 def test_a_disk_that_starts_to_take_200_ms_a_write(make_cluster, figure):
     cluster = make_cluster(nodes=4, disks=1, disk_mib=640)
     slow = cluster.n3
-    mount = FaultFs(slow.dir)
-    slow.helpers.append(mount)
+    mount = FaultFs(slow)
     slow.restart()  # its namespace has the mounts of the time it was started
     slow.cli("disk", "remove", slow.disk_path(0), timeout_s=60)
     slow.cli("disk", "format", mount.path / "disk", "--size", "640MiB")

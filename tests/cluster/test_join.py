@@ -2,14 +2,12 @@
 """How nodes find and leave their cluster: real daemons and a real etcd, all on loopback (no namespaces, no root needed)."""
 
 import os
-import shutil
 import signal
-import tempfile
 import time
-from pathlib import Path
 
 import pytest
 from hftest.cluster import Etcd, Loopback
+from hftest.guardian import Scratch
 from hftest.node import CliError, Node
 from hftest.process import spawn, tail, wait_until
 
@@ -18,15 +16,16 @@ TTL_S = 2
 
 class Site:
     def __init__(self):
-        self.base = Path(tempfile.mkdtemp(prefix="hfj.", dir="/var/tmp"))
-        self.etcd, self.nodes = Etcd(Loopback(), self.base), []
+        self.scratch, self.network = Scratch("hfj."), Loopback()
+        self.base = self.scratch.path
+        self.etcd, self.nodes = Etcd(self.network, self.base), []
 
     def node(self, name, start=True, **cluster):
         """A daemon that may wait, for etcd or to join."""
         config = {
             "node": {"name": name},
             "store": {"type": "etcd", "endpoints": self.etcd.endpoints, "path": None},
-            "cluster": {"address": f"tcp:127.0.0.1:{Loopback().port(0)}", "session_ttl": f"{TTL_S}s", **cluster},
+            "cluster": {"address": f"tcp:127.0.0.1:{self.network.port(0)}", "session_ttl": f"{TTL_S}s", **cluster},
             "repair": {"wait": "1h"},
         }
         node = Node(base=self.base, disks=0, disk_mib=64, config=config)
@@ -44,7 +43,8 @@ class Site:
         for node in self.nodes:
             node.close()
         self.etcd.close()
-        shutil.rmtree(self.base, ignore_errors=True)
+        self.network.close()
+        self.scratch.remove()
 
 
 @pytest.fixture

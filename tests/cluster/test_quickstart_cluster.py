@@ -4,26 +4,29 @@
 import os
 import shlex
 import signal
-import tempfile
-from pathlib import Path
 
 import pytest
+from hftest.guardian import Guardian, Scratch
 from hftest.node import BUILD, ROOT
-from hftest.process import run
+from hftest.process import die_with_parent, run
 
 
 @pytest.fixture
 def quickstart():
-    directory = Path(tempfile.mkdtemp(prefix="hfq.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    scratch = Scratch("hfq.")
+    directory = scratch.path
     env = {**os.environ, "QUICKSTART_RUN_DIR": str(directory), "HOLDFAST_BUILD": str(BUILD)}
 
     def call(*words, check=True):
-        return run([ROOT / "quickstart", *words, "--cluster", "--no-install"], timeout_s=100, check=check, env=env)
+        return run([ROOT / "quickstart", *words, "--cluster", "--no-install"], timeout_s=100, check=check, env=env, preexec_fn=die_with_parent)
 
     call.directory = directory
+    setting = [f"{name}={env[name]}" for name in ("QUICKSTART_RUN_DIR", "HOLDFAST_BUILD")]
+    number = Guardian.told("run", "env", *setting, ROOT / "quickstart", "stop", "--wipe", "--cluster")
     yield call
     call("stop", "--wipe", check=False)
-    run(["rm", "-rf", directory])
+    Guardian.done(number)
+    scratch.remove()
 
 
 def variables(directory):

@@ -6,9 +6,7 @@ blockd's log is part of the report, and HOLDFAST_TEST_KEEP=1 keeps the directory
 """
 
 import os
-import shutil
 import sys
-import tempfile
 import threading
 from pathlib import Path
 
@@ -16,7 +14,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
-from hftest.node import BUILD, FuseMount, Node  # noqa: E402
+from hftest.guardian import Guardian, Scratch  # noqa: E402
+from hftest.node import FuseMount, Node  # noqa: E402
 from hftest.process import run, tail  # noqa: E402
 from hftest.vm import LIB, Libvirt  # noqa: E402
 
@@ -94,24 +93,30 @@ def fuse(node):
 @pytest.fixture
 def scratch():
     """A directory on a real file system."""
-    path = Path(tempfile.mkdtemp(prefix="hfs.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
-    yield path
-    shutil.rmtree(path, ignore_errors=True)
+    directory = Scratch("hfs.")
+    yield directory.path
+    directory.remove()
 
 
 @pytest.fixture(scope="session")
 def vm_image():
     """A bootable image that counts with fsync; built once a session (a second or two once the kernel is cached)."""
-    directory = Path(tempfile.mkdtemp(prefix="hfi.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
-    run([LIB / "vmimage", directory / "vm.img"], timeout_s=300)
-    yield directory / "vm.img"
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = Scratch("hfi.")
+    try:
+        run([LIB / "vmimage", directory.path / "vm.img"], timeout_s=300)
+        yield directory.path / "vm.img"
+    finally:
+        directory.remove()
 
 
 @pytest.fixture(scope="session")
 def libvirt():
-    directory = Path(tempfile.mkdtemp(prefix="hfl.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
-    instance = Libvirt(directory)
-    yield instance
-    instance.close()
-    shutil.rmtree(directory, ignore_errors=True)
+    directory = Scratch("hfl.")
+    number = Guardian.told("run", LIB / "private-libvirt", "stop", directory.path)
+    try:
+        instance = Libvirt(directory.path)
+        yield instance
+        instance.close()
+    finally:
+        Guardian.done(number)
+        directory.remove()

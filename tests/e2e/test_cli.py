@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The holdfast command: help, exit codes, JSON, and errors that say what to do."""
 
-import json
 import os
 import subprocess
 

@@ -284,15 +284,13 @@ def test_a_deleted_volume_waits_for_a_disk_that_is_away_until_it_is_forgotten(ma
 def failing_disks(make_node):
     """(node, mount): five disks of a 4+2 pool and a spare on real files, one disk on the mount."""
     node = make_node(disks=6)
-    mount = FaultFs(node.dir)
+    mount = FaultFs(node)
     disk = mount.path / "disk"
     node.cli("disk", "remove", node.disk_path(5))
     os.remove(node.disk_path(5))
     node.cli("disk", "format", disk, "--size", f"{node.disk_mib}MiB")
     node.cli("disk", "add", disk)
-    yield node, mount, disk
-    node.kill9() if node.alive() else None
-    mount.close()
+    return node, mount, disk
 
 
 def verifying_fio(uri, name, seconds):

@@ -36,7 +36,7 @@ def test_memory_stays_under_its_bound_under_load(make_node):
     """Small and large requests at depth on eight connections, with a budget of 128 MiB, on disks that become slow: everything fills up."""
     budget_mib = 128
     node = make_node(disks=0, code=None, config={"node": {"memory": f"{budget_mib}MiB"}})
-    mount = FaultFs(node.dir)
+    mount = FaultFs(node)
     try:
         for number in range(6):
             disk = mount.path / f"disk{number}"
@@ -58,13 +58,14 @@ def test_memory_stays_under_its_bound_under_load(make_node):
             peak = node.peak_rss_bytes()
             node.kill9()
         mount.close()
+    print(f"peak RSS {peak // MIB} MiB, idle {idle // MIB} MiB, budget {budget_mib} MiB")
     assert peak <= (budget_mib + 64) * MIB, f"peak RSS {peak // MIB} MiB with a budget of {budget_mib} MiB (idle {idle // MIB} MiB)"
 
 
 def test_a_volume_with_64_mib_of_log_opens_in_about_a_second(make_node):
     """Its data disks take 200 ms a write, its log disks do not: so the log grows to its limit before blockd is killed."""
     node = make_node(disks=0, code=None, config={"node": {"memory": "512MiB"}})
-    mount = FaultFs(node.dir)
+    mount = FaultFs(node)
     try:
         for number in range(6):
             disk, kind = (node.dir / f"fast{number}", "fast") if number < 3 else (mount.path / f"slow{number}", "slow")

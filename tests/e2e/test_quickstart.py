@@ -5,18 +5,18 @@ import os
 import shlex
 import signal
 import subprocess
-import tempfile
 from pathlib import Path
 
 import pytest
+from hftest.guardian import Guardian, Scratch
 from hftest.node import BUILD, ROOT
-from hftest.process import run
-
+from hftest.process import die_with_parent, run
 
 
 @pytest.fixture
 def quickstart():
-    directory = Path(tempfile.mkdtemp(prefix="hfq.", dir=os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+    scratch = Scratch("hfq.")
+    directory = scratch.path
     environment = {**os.environ, "QUICKSTART_RUN_DIR": str(directory / "run"), "HOLDFAST_BUILD": str(BUILD)}
 
     def call(*args):
@@ -29,14 +29,18 @@ def quickstart():
             text=True,
             timeout=900,
             check=False,
+            preexec_fn=die_with_parent,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
 
     call.dir = directory / "run"
+    setting = [f"{name}={environment[name]}" for name in ("QUICKSTART_RUN_DIR", "HOLDFAST_BUILD")]
+    number = Guardian.told("run", "env", *setting, ROOT / "quickstart", "stop", "--wipe")
     yield call
     subprocess.run([ROOT / "quickstart", "stop", "--wipe"], env=environment, check=False, capture_output=True)
-    run(["rm", "-rf", "--one-file-system", directory])
+    Guardian.done(number)
+    scratch.remove()
 
 
 def settings(directory):

@@ -8,13 +8,11 @@ a reset: the bridge's end of a pair leaves the bridge.
 import ipaddress
 import json
 import os
-import shutil
 import signal
 import socket
-import tempfile
 import time
-from pathlib import Path
 
+from .guardian import Guardian, Scratch, remove_network
 from .node import Node
 from .process import run, spawn, tail, wait_until
 
@@ -38,6 +36,7 @@ class Network:
                 break
         else:
             raise AssertionError("no bridge can be made: these tests need root and CAP_NET_ADMIN")
+        self.number = Guardian.told("remove_network", self.tag)
         ip("link", "set", f"{self.tag}br", "up")
         self.names = []
 
@@ -75,14 +74,18 @@ class Network:
         ip("link", "set", self.outer(name), "master", f"{self.tag}br")
 
     def close(self):
-        for name in self.names:
-            ip("link", "del", self.outer(name), check=False)
-            ip("netns", "del", self.namespace(name), check=False)
-        ip("link", "del", f"{self.tag}br", check=False)
+        remove_network(self.tag)
+        Guardian.done(self.number)
 
 
 class Loopback:
-    """The same without namespaces: everybody on 127.0.0.1, ports from the kernel. Links cannot be cut."""
+    """The same without namespaces: everybody on 127.0.0.1, ports from the kernel. Links cannot be cut.
+
+    A port stays bound here, without listening: so nobody else is given it while the one whom it is for is not up, and who asks for it by
+    its number, with SO_REUSEADDR as servers do, gets it."""
+
+    def __init__(self):
+        self.held = []
 
     def add(self, name):
         return "127.0.0.1"
@@ -91,12 +94,15 @@ class Loopback:
         return []
 
     def port(self, wanted):
-        with socket.socket() as sock:
-            sock.bind(("127.0.0.1", 0))
-            return sock.getsockname()[1]
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(("127.0.0.1", 0))
+        self.held.append(sock)
+        return sock.getsockname()[1]
 
     def close(self):
-        pass
+        for sock in self.held:
+            sock.close()
 
 
 class Etcd:
@@ -234,7 +240,8 @@ class Cluster:
     """Starts etcd and nodes n1..nN with their disks and one pool. Use as a context manager, or call close()."""
 
     def __init__(self, nodes=3, disks=2, disk_mib=256, code="1+2", domain="node", etcd=1, session_ttl="3s", config=None, env=None, base=None, loopback=False, etcd_class=Etcd):
-        self.dir = Path(tempfile.mkdtemp(prefix="hfc.", dir=base or os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+        self.scratch = Scratch("hfc.", base)
+        self.dir = self.scratch.path
         self.loopback = loopback
         self.pool, self.code, self.domain, self.session_ttl = "main", code, domain, session_ttl
         self.network, self.etcd, self.nodes = None, None, {}
@@ -284,7 +291,7 @@ class Cluster:
         if self.network:
             self.network.close()
         if not keep:
-            shutil.rmtree(self.dir, ignore_errors=True)
+            self.scratch.remove()
 
     def __enter__(self):
         return self

@@ -9,12 +9,14 @@ from .process import spawn, wait_until
 
 
 class FaultFs:
-    """A mount (tests/lib/fault_fs.c) of a directory of its own below `directory`."""
+    """A mount (tests/lib/fault_fs.c) of a directory of its own below the node's; closed with it."""
 
-    def __init__(self, directory, requests_max=None):
+    def __init__(self, node, requests_max=None):
+        directory = node.dir
         self.backing, self.path = directory / "fault.backing", directory / "fault"
         self.backing.mkdir()
         self.path.mkdir()
+        node.helpers.append(self)
         self.process = spawn([BUILD / "tests/lib/fault_fs", self.backing, self.path, *([str(requests_max)] if requests_max else [])], directory / "fault_fs.log")
         wait_until(lambda: os.path.ismount(self.path), 10, "fault_fs to be mounted")
 
@@ -24,6 +26,11 @@ class FaultFs:
         (self.backing / ".fail").write_text(what)
 
     def close(self):
-        subprocess.run(["fusermount3", "-u", "-z", self.path], check=False)
+        self.fail("")  # a process in the kernel's hands dies when that lets go
+        subprocess.run(["fusermount3", "-u", "-z", self.path], stderr=subprocess.DEVNULL, check=False)
         self.process.terminate()
-        self.process.wait(60)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()

@@ -6,10 +6,10 @@ import os
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from pathlib import Path
 
+from .guardian import Scratch
 from .process import PATIENCE, cpu_seconds, run, spawn, status_bytes, tail, wait_until
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -31,7 +31,8 @@ class Node:
 
     def __init__(self, base=None, disks=6, disk_mib=256, code="4+2", pool="main", config=None, env=None):
         # O_DIRECT needs a real file system (not tmpfs) and unix sockets a short path: hence /var/tmp.
-        self.dir = Path(tempfile.mkdtemp(prefix="hf.", dir=base or os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
+        self.scratch = Scratch("hf.", base)
+        self.dir = self.scratch.path
         self.disk_count, self.disk_mib, self.code, self.pool = disks, disk_mib, code, pool
         self.config, self.env = config or {}, env or {}
         self.nbd_socket = self.dir / "nbd.sock"
@@ -189,7 +190,7 @@ class Node:
         if self.alive():
             self.kill9()
         if not keep:
-            shutil.rmtree(self.dir, ignore_errors=True)
+            self.scratch.remove()
 
     def __enter__(self):
         return self
@@ -204,7 +205,7 @@ class FuseMount:
     def __init__(self, node, name="mnt"):
         self.node = node
         self.path = node.dir / name
-        self.path.mkdir()
+        self.path.mkdir(exist_ok=True)
         self.log = node.dir / f"fuse-{name}.log"
         self.process = spawn(
             [

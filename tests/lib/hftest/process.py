@@ -11,11 +11,13 @@ import time
 PATIENCE = float(os.environ.get("HOLDFAST_TEST_PATIENCE", "5"))
 
 PR_SET_PDEATHSIG = 1
+PRCTL = ctypes.CDLL(None).prctl  # here: between fork and exec, beside other threads, nothing may be loaded
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
 
-def _die_with_parent():
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+def die_with_parent():
+    """Between fork and exec: SIGKILL when this process ends."""
+    PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def spawn(command, log, env=None, **kwargs):
@@ -27,7 +29,7 @@ def spawn(command, log, env=None, **kwargs):
             stdout=out,
             stderr=subprocess.STDOUT,
             env={**os.environ, **(env or {})},
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
             **kwargs,
         )
 
