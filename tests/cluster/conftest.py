@@ -17,6 +17,33 @@ from hftest.process import tail  # noqa: E402
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
 TEST_LIMIT_S = 7200 if LONG else 900
 FIGURES = []
+ATTEMPTS = 3
+
+
+class TooSlow(AssertionError):
+    """A figure is over its ceiling."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """A test whose figure is over its ceiling is run again, on a new cluster. A slow product fails each time; a machine that was busy
+    with something else for a second is not so at the same place three times in a row. Every other failure counts at once."""
+    arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    for attempt in range(ATTEMPTS):
+        try:
+            pyfuncitem.obj(**arguments)
+            return True
+        except TooSlow as slow:
+            if attempt == ATTEMPTS - 1:
+                raise
+            print(f"attempt {attempt + 1}: {slow}")
+        if "make_cluster" in arguments:
+            close_all(pyfuncitem.holdfast_clusters)
+
+
+def close_all(clusters):
+    while clusters:
+        clusters.pop().close(keep=os.environ.get("HOLDFAST_TEST_KEEP") == "1")
 
 
 @pytest.hookimpl(hookwrapper=True)
@@ -56,19 +83,19 @@ def make_cluster(request):
         return cluster.create()
 
     yield make
-    for cluster in clusters:
-        cluster.close(keep=os.environ.get("HOLDFAST_TEST_KEEP") == "1")
+    close_all(clusters)
 
 
 @pytest.fixture
 def figure(request):
-    """figure(name, value, target, unit): asserts ten times the target, and prints it at the end. `quiet` is what the same took
+    """figure(name, value, target, unit): asserts ten times the target (TooSlow), and prints it at the end. `quiet` is what the same took
     while nothing was disturbed: a machine on which that is long enough to show has that much more time."""
 
     def note(name, value, target, unit="s", quiet=0):
         FIGURES.append((name, value, target, unit))
         ceiling = 10 * (target + quiet)
-        assert value <= ceiling, f"{name}: {value:.3f} {unit}, ceiling {ceiling:.3f} {unit} ({quiet:.3f} undisturbed)"
+        if value > ceiling:
+            raise TooSlow(f"{name}: {value:.3f} {unit}, ceiling {ceiling:.3f} {unit} ({quiet:.3f} undisturbed)")
 
     return note
 

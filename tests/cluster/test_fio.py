@@ -33,12 +33,31 @@ def shared():
 
 @pytest.fixture
 def site(shared, request):
-    """(cluster, start): start(owner, at, seconds) begins two clients of a new volume; all is well again afterwards."""
+    """(cluster, start): start(owner, at, seconds) begins two clients of a new volume, once all is well; afterwards it is again."""
     request.node.holdfast_clusters = [shared]
     clients, mounts = [], []
     name = f"v{abs(hash(request.node.name)) % 10**8}"
 
+    def tidy():
+        while clients:
+            clients.pop().close()
+        while mounts:
+            mounts.pop().close()
+        for node in shared.nodes.values():
+            if not node.process:
+                node.start()
+        for name_of_etcd, process in shared.etcd.processes.items():
+            if process.poll() is not None:
+                shared.etcd.start(name_of_etcd)
+        wait_until(lambda: len(shared.up_disks(shared.n1)) == 4, 30, "all disks again")
+
+        def gone():
+            return name not in [volume["name"] for volume in shared.n1.volumes()] or not shared.n1.cli_run("volume", "delete", name, "--force", "--yes").returncode
+
+        wait_until(gone, 30, "the volume to go")
+
     def start(owner, at, seconds):
+        tidy()  # of an attempt that was too slow
         cluster = shared
         uri = cluster.nodes[owner].volume(name, VOLUME_MIB)
         handle = nbd.NBD()
@@ -55,15 +74,7 @@ def site(shared, request):
 
     start.volume = name
     yield shared, start
-    for client in clients:
-        client.close()
-    for mount in mounts:
-        mount.close()
-    for node in shared.nodes.values():
-        if not node.process:
-            node.start()
-    wait_until(lambda: len(shared.up_disks(shared.n1)) == 4, 30, "all disks again")
-    wait_until(lambda: shared.n1.cli_run("volume", "delete", name, "--force", "--yes").returncode == 0, 30, "the volume to go")
+    tidy()
 
 
 def through(site, figure, what, target_s, disturb, owner="n1", at="n1", seconds=6):
