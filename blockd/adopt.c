@@ -69,8 +69,9 @@ static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
         volume_get_info(volume, &info);
         if (strcmp(info.health, "degraded") != 0)
             return;
-        if (info.chunks_degraded < best) {
-            best = info.chunks_degraded;
+        uint64_t left = info.chunks_degraded + info.chunks_crowded;
+        if (left < best) {
+            best = left;
             since_ns = env_now_ns();
         }
         if (env_now_ns() - since_ns > STUCK_NS)

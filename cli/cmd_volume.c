@@ -216,9 +216,13 @@ static void print_info(struct cli *cli, const json_t *info)
         printf("%-14s %s on disks, with redundancy\n", "Stored:", json_size(info, "stored_bytes"));
         printf("%-14s %s, %s in memory\n", "Log:", json_size(info, "log_bytes"),
             json_size(info, "memtable_bytes"));
-        printf("%-14s %" PRIu64 ", %" PRIu64 " degraded, %" PRIu64 " lost\n",
+        printf("%-14s %" PRIu64 ", %" PRIu64 " degraded, %" PRIu64 " lost",
             "Chunks:", json_number(info, "chunks"), json_number(info, "chunks_degraded"),
             json_number(info, "chunks_lost"));
+        if (json_number(info, "chunks_crowded") > 0)
+            printf(", %" PRIu64 " with shards in one failure domain",
+                json_number(info, "chunks_crowded"));
+        putchar('\n');
     }
     if (json_object_get(info, "loss_epoch"))
         print_loss(info);

@@ -51,6 +51,7 @@
  *       here; with "clients" the other owners are asked, too)
  *   volume.info {"name","open"?:true} -> as in volume.list, and {"epoch","attached":[nodes whose clients use it],"allocated_bytes",
  *       "stored_bytes","log_bytes","memtable_bytes","chunks","chunks_degraded","chunks_lost",
+ *       "chunks_crowded"(have shards in one failure domain),
  *       "health":"ok|degraded|damaged|halted|unavailable","problem"}
  *       ("recalled": true: the store did not answer, this is what was last seen; EAGAIN: it did not answer, and
  *       nothing is known here. "open": false does not open a closed volume for it and then leaves out what only an open one

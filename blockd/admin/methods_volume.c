@@ -183,12 +183,13 @@ static void add_info(json_t *json, struct node *node, const struct volume *volum
     add_attached(json, node, volume_id(volume));
     struct volume_info info;
     volume_get_info(volume, &info);
-    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "epoch",
+    json_t *more = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s}", "epoch",
         (json_int_t)info.epoch, "allocated_bytes", (json_int_t)info.allocated_bytes, "stored_bytes",
         (json_int_t)info.stored_bytes, "log_bytes", (json_int_t)info.log_bytes, "memtable_bytes",
         (json_int_t)info.memtable_bytes, "chunks", (json_int_t)info.chunks, "chunks_degraded",
-        (json_int_t)info.chunks_degraded, "chunks_lost", (json_int_t)info.chunks_lost, "health",
-        info.health, "problem", info.problem);
+        (json_int_t)info.chunks_degraded, "chunks_lost", (json_int_t)info.chunks_lost,
+        "chunks_crowded", (json_int_t)info.chunks_crowded, "health", info.health, "problem",
+        info.problem);
     if (info.loss_epoch) {
         json_object_set_new(more, "loss_epoch", json_integer(info.loss_epoch));
         json_object_set_new(more, "loss_time", json_integer((json_int_t)info.loss_time_s));

@@ -41,6 +41,23 @@ static bool same_domain(const struct disk *a, const struct disk *b, enum failure
     }
 }
 
+uint32_t placement_crowded(
+    struct disk *const *disks, unsigned count, enum failure_domain domain, unsigned *ret_domains)
+{
+    uint32_t crowded = 0;
+    unsigned domains = 0;
+    for (unsigned i = 0; i < count; i++) {
+        bool shared = false;
+        for (unsigned j = 0; disks[i] && j < i && !shared; j++)
+            shared = disks[j] && same_domain(disks[i], disks[j], domain);
+        crowded |= (uint32_t)shared << i;
+        domains += disks[i] && !shared;
+    }
+    if (ret_domains)
+        *ret_domains = domains;
+    return crowded;
+}
+
 /* Of the disks that this node could not open nobody knows more than that they are its own. */
 static bool is_here(
     const struct disk_list *disks, enum failure_domain domain, const struct disk *disk)
@@ -195,4 +212,16 @@ int placement_choose(
     for (unsigned i = chosen; i < request->count; i++)
         ret_disks[i] = NULL;
     return (int)chosen;
+}
+
+unsigned placement_domains_up(
+    const struct disk_list *disks, enum failure_domain domain, const char *class_name, unsigned max)
+{
+    struct disk *chosen[CODE_SHARDS_MAX];
+    struct placement_request request = {.count = MIN(max, (unsigned)CODE_SHARDS_MAX),
+        .count_min = 0,
+        .domain = domain,
+        .class_name = class_name};
+    int placed = placement_choose(disks, &request, chosen);
+    return placed > 0 ? (unsigned)placed : 0;
 }

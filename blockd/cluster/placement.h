@@ -32,6 +32,14 @@ struct placement_request {
 int placement_choose(const struct disk_list *disks, const struct placement_request *request,
     struct disk **ret_disks);
 
+/* Disks that hold shards of one chunk, one each (NULL: not to be counted): which of them are in the failure domain of
+ * an earlier one, a bit each. *ret_domains (may be NULL): how many domains they are in. */
+uint32_t placement_crowded(
+    struct disk *const *disks, unsigned count, enum failure_domain domain, unsigned *ret_domains);
+/* How many failure domains have disks of the class that are up, at most `max` (CODE_SHARDS_MAX). */
+unsigned placement_domains_up(const struct disk_list *disks, enum failure_domain domain,
+    const char *class_name, unsigned max);
+
 /* A disk whose disk_latency_ns is above this is slow beside the others; UINT64_MAX: too few to
  * compare. */
 uint64_t placement_slow_limit_ns(const struct disk_list *disks, uint64_t now_ns);

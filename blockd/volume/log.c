@@ -418,12 +418,22 @@ int log_next_shrink(struct volume *v)
 
 int log_fill_up(struct volume *v, unsigned copies)
 {
-    int r = v->wal_next && v->wal_next->copies < copies ? drop_next(v) : 0;
-    if (r < 0 || !v->wal_open || v->wal_open->copies >= copies)
+    int r = v->wal_next && wal_domains(v, v->wal_next) < copies ? drop_next(v) : 0;
+    if (r < 0 || !v->wal_open)
         return r;
-    v->wal_roll = v->destage_all = true;
-    fiber_queue_wake_all(&v->committer_wake);
-    fiber_queue_wake_all(&v->destager_wake);
+    if (wal_domains(v, v->wal_open) < copies) {
+        v->wal_roll = v->destage_all = true;
+        fiber_queue_wake_all(&v->committer_wake);
+    }
+    list_for_each (it, &v->state.wals) { /* what they hold goes into rows */
+        const struct wal *wal = list_entry(it, struct wal, link);
+        unsigned domains = wal_domains(v, wal);
+        if (wal->sealed && wal->last_seq > v->state.committed_seq && domains < wal->copies &&
+            domains < copies)
+            v->destage_all = true;
+    }
+    if (v->destage_all)
+        fiber_queue_wake_all(&v->destager_wake);
     return 0;
 }
 

@@ -12,8 +12,10 @@
  *     place elsewhere (clean_place): redundancy never falls on the way.
  *  Q5 A disk that is missing is waited for (volume_host.repair_wait_ns) before what is on it is rebuilt:
  *     a node that restarts costs no rebuild. Only logs leave it at once; they are short.
+ *  Q7 (crowded.c) shards that share a failure domain are moved apart, after all that are lost.
  */
 #include <errno.h>
+#include <limits.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,11 +144,24 @@ static unsigned bad_count(const struct volume *v, const struct place *p)
     return bad;
 }
 
-/* A place that lacks shards, and how many more it may lose. */
+/* A place that lacks shards, and how many more it may lose; those that only have crowded ones come after all of these. */
 struct candidate {
     uint64_t chunk;
     int left;
 };
+#define CROWDED CODE_SHARDS_MAX /* from here on */
+#define NOTHING_WRONG INT_MAX
+
+static int left_of(const struct volume *v, const struct place *p, unsigned domains_up)
+{
+    unsigned bad = bad_count(v, p);
+    uint32_t crowded = bad == 0 ? place_crowded(v, p) : 0;
+    if (bad > 0)
+        return (int)p->code.m - (int)bad;
+    if (crowded && place_can_spread(v, p, domains_up))
+        return CROWDED + CODE_SHARDS_MAX - __builtin_popcount(crowded);
+    return NOTHING_WRONG;
+}
 
 static int nearest_to_loss(const void *a, const void *b)
 {
@@ -159,7 +174,7 @@ static int nearest_to_loss(const void *a, const void *b)
 /* All of them, in the order of repair. mem_free. A large volume has a million places: I/O goes on meanwhile. */
 static struct candidate *candidates(struct volume *v, unsigned *ret_count)
 {
-    unsigned all = v->state.places.count, n = 0, count = 0;
+    unsigned all = v->state.places.count, n = 0, count = 0, domains_up = data_domains_up(v);
     struct candidate *list = mem_zalloc(all + 1u, sizeof(*list));
     uint32_t pos = 0;
     for (const struct place *p; (p = idmap_next(&v->state.places, &pos));)
@@ -169,10 +184,9 @@ static struct candidate *candidates(struct volume *v, unsigned *ret_count)
         if (i % CANDIDATES_A_TURN == CANDIDATES_A_TURN - 1)
             fiber_yield();
         const struct place *p = state_place(&v->state, list[i].chunk);
-        unsigned bad = p && !p->freeing ? bad_count(v, p) : 0;
-        if (bad > 0)
-            list[count++] =
-                (struct candidate){.chunk = p->chunk, .left = (int)p->code.m - (int)bad};
+        int left = p && !p->freeing ? left_of(v, p, domains_up) : NOTHING_WRONG;
+        if (left != NOTHING_WRONG)
+            list[count++] = (struct candidate){.chunk = p->chunk, .left = left};
     }
     qsort(list, count, sizeof(*list), nearest_to_loss);
     *ret_count = count;
@@ -235,13 +249,9 @@ static int clear_target(
     return r == 0 ? shard_remove(target, key, info.instance, v->root.epoch) : r;
 }
 
-static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
+static int build_shard(struct volume *v, struct place *p, unsigned shard, struct disk *target)
 {
-    struct place *p = state_place(&v->state, place_chunk);
-    struct disk *target;
-    int r = choose_target(v, p, shard, &target);
-    if (r < 0)
-        return r;
+    uint64_t place_chunk = p->chunk;
     struct chunk_place place;
     place_expand(&v->state, p, &place);
     struct chunk_shard old = place.shards[shard];
@@ -249,8 +259,8 @@ static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
         place.shards[shard].state = CHUNK_SHARD_LOST; /* its disk has failed */
     struct chunk_shard moved = {
         .place = {.disk = target->number, .instance = env_random_u64() | 1}};
-    r = row_rebuild_shard(&v->row_io, &place, shard, target, moved.place.instance, v->root.epoch,
-        SHARD_PRIORITY_CLEAN);
+    int r = row_rebuild_shard(&v->row_io, &place, shard, target, moved.place.instance,
+        v->root.epoch, SHARD_PRIORITY_CLEAN);
     if (r == -EEXIST)
         r = clear_target(v, &place, shard, target) == 0 ? -EAGAIN : r; /* now there is room */
     if (r < 0) {
@@ -273,6 +283,43 @@ static int rebuild_shard(struct volume *v, uint64_t place_chunk, unsigned shard)
     return 0;
 }
 
+static int rebuild_shard(struct volume *v, struct place *p, unsigned shard)
+{
+    struct disk *target;
+    int r = choose_target(v, p, shard, &target);
+    return r < 0 ? r : build_shard(v, p, shard, target);
+}
+
+/* Q7: one after the other of those that share a domain goes to one of its own, while there is one. When there is
+ * none, health says so, and what comes wakes us. */
+static int spread_sealed(struct volume *v, struct place *p)
+{
+    uint64_t place_chunk = p->chunk;
+    int r = 0;
+    p->repairing = true; /* it is not freed meanwhile */
+    for (unsigned i = 0; i < place_shards(p) && r == 0 && !v->halted && !v->stopping; i++) {
+        struct disk *target;
+        if (!(place_crowded(v, p) >> i & 1))
+            continue;
+        r = choose_target(v, p, i, &target);
+        if (r == 0)
+            r = build_shard(v, p, i, target);
+        else if (r == -EHOSTUNREACH)
+            r = 0;
+        p = state_place(&v->state, place_chunk);
+    }
+    p->repairing = false;
+    return r;
+}
+
+static bool can_spread(struct volume *v, const struct place *p)
+{
+    uint32_t crowded = place_crowded(v, p);
+    struct disk *target;
+    return crowded && place_can_spread(v, p, data_domains_up(v)) &&
+           choose_target(v, p, (unsigned)__builtin_ctz(crowded), &target) != -EHOSTUNREACH;
+}
+
 /* Damage with nowhere else to go: the content moves as a whole (Q3). */
 static int evacuate(struct volume *v, struct place *p)
 {
@@ -292,7 +339,7 @@ static int repair_sealed(struct volume *v, struct place *p)
     int r = 0;
     p->repairing = true;
     for (unsigned i = 0; i < place_shards(p) && !v->halted && !v->stopping; i++) {
-        int one = shard_bad(v, &p->shards[i]) ? rebuild_shard(v, place_chunk, i) : 0;
+        int one = shard_bad(v, &p->shards[i]) ? rebuild_shard(v, p, i) : 0;
         r = r == 0 ? one : r;                    /* the next one may have a place to go to */
         p = state_place(&v->state, place_chunk); /* repairing: it is not freed meanwhile */
     }
@@ -309,13 +356,23 @@ static int repair_sealed(struct volume *v, struct place *p)
 
 static int repair_one(struct volume *v, struct place *p)
 {
+    bool bad = bad_count(v, p) > 0;
+    if (!bad && !can_spread(v, p))
+        return 0; /* there was, or seemed to be, something */
     if (!p->sealed) {
         place_retire(v, p);
         volume_forget_target(v, p);
         /* The provisioner seals it once its rows are recorded; come back then. */
         return -EAGAIN;
     }
-    return repair_sealed(v, p);
+    return bad ? repair_sealed(v, p) : spread_sealed(v, p);
+}
+
+/* In how many domains a new one would be; 0: none could be made. */
+static unsigned copies_possible(struct volume *v, enum shard_kind kind)
+{
+    unsigned copies = copies_placeable(v, kind);
+    return copies < MIN(v->pool.log_copies_min, v->pool.code.m + 1u) ? 0 : copies;
 }
 
 static int repair_logs(struct volume *v)
@@ -329,16 +386,17 @@ static int repair_logs(struct volume *v)
         }
     }
     bool bad = v->manifest.broken;
+    unsigned could_be = copies_possible(v, SHARD_MANIFEST);
     for (unsigned c = 0; c < v->manifest.chain_count; c++) {
         for (unsigned i = 0; i < v->manifest.chain[c].count; i++) {
             bad = bad || disk_lost(v, v->manifest.chain[c].places[i].disk);
         }
-        bad = bad || v->manifest.chain[c].count < copies_placeable(v, SHARD_MANIFEST);
+        bad = bad || copies_domains(v, &v->manifest.chain[c]) < could_be;
     }
     int r = 0;
     if (bad) /* while the store is away it would keep every other record waiting, too (S18, N4) */
         r = v->manifest.broken || manifest_store_answers(v) ? manifest_rewrite(v) : -EHOSTUNREACH;
-    return r == 0 ? log_fill_up(v, copies_placeable(v, SHARD_LOG)) : r;
+    return r == 0 ? log_fill_up(v, copies_possible(v, SHARD_LOG)) : r;
 }
 
 /* One round over everything that is wrong; the first error that is not just "later" is kept. 1: something
@@ -346,6 +404,7 @@ static int repair_logs(struct volume *v)
 static int repair_round(struct volume *v)
 {
     uint64_t generation = v->repair_generation;
+    bool still_crowded = false; /* what has been rebuilt; that was not its turn yet */
     unsigned count;
     leftovers_clear(v);
     int result = repair_logs(v), reconciled = reconcile_disks(v);
@@ -354,7 +413,10 @@ static int repair_round(struct volume *v)
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
         fiber_mutex_lock(&v->clean_mutex);
         struct place *p = state_place(&v->state, list[i].chunk);
-        int r = p && !p->freeing && bad_count(v, p) > 0 ? repair_one(v, p) : 0;
+        int r = p && !p->freeing ? repair_one(v, p) : 0;
+        p = state_place(&v->state, list[i].chunk);
+        if (p && r == 0 && list[i].left < CROWDED && bad_count(v, p) == 0)
+            still_crowded = still_crowded || place_crowded(v, p);
         fiber_mutex_unlock(&v->clean_mutex);
         if (v->leftovers_go_on)
             leftovers_clear(v);
@@ -363,7 +425,7 @@ static int repair_round(struct volume *v)
         if (r == 0 && result == 0 && generation != v->repair_generation && i + 1 < count)
             return 1;
     }
-    return result;
+    return result == 0 && still_crowded ? 1 : result;
 }
 
 void repairer(void *arg)

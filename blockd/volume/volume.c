@@ -237,6 +237,72 @@ static void count_place(
     info->chunks++;
     info->chunks_degraded += bad > 0;
     info->chunks_lost += bad > place->code.m;
+    info->chunks_crowded += place_crowded(volume, place) != 0;
+}
+
+/* What log and manifest lack. */
+struct copies_health {
+    bool log_lacks, manifest_lacks;
+    bool crowded; /* copies of one of them share a failure domain */
+};
+
+static void look_at_copies(
+    const struct volume *volume, struct volume_info *info, struct copies_health *ret)
+{
+    unsigned wanted = volume->pool.code.m + 1u;
+    list_for_each (it, &volume->state.wals) {
+        const struct wal *wal = list_entry(it, struct wal, link);
+        info->stored_bytes += (uint64_t)wal->capacity_blocks * BLOCK_BYTES * wal->copies;
+        /* One with nothing but what is in rows already only waits to be freed. */
+        if (wal != volume->wal_open && wal->last_seq <= volume->state.committed_seq)
+            continue;
+        ret->log_lacks = ret->log_lacks || wal->copies < wanted;
+        for (unsigned i = 0; i < wal->copies; i++)
+            ret->log_lacks = ret->log_lacks || wal->shards[i].state != CHUNK_SHARD_OK;
+        ret->crowded = ret->crowded || wal_domains(volume, wal) < wal->copies;
+    }
+    for (unsigned i = 0; i < volume->manifest.chain_count; i++) {
+        const struct copies_ref *ref = &volume->manifest.chain[i];
+        ret->manifest_lacks = ret->manifest_lacks || ref->count < wanted;
+        ret->crowded = ret->crowded || copies_domains(volume, ref) < ref->count;
+    }
+}
+
+/* Whether a place that is crowded could be spread, so that repair does it. */
+static bool will_spread(const struct volume *volume)
+{
+    unsigned domains_up = data_domains_up(volume);
+    uint32_t pos = 0;
+    for (const struct place *p; (p = idmap_next(&volume->state.places, &pos));) {
+        if (place_crowded(volume, p) && place_can_spread(volume, p, domains_up))
+            return true;
+    }
+    return false;
+}
+
+static void describe_degraded(
+    const struct volume *volume, struct volume_info *info, const struct copies_health *copies)
+{
+    static const char *const domains[] = {
+        [DOMAIN_DISK] = "disk", [DOMAIN_NODE] = "node", [DOMAIN_RACK] = "rack"};
+    const char *domain = domains[volume->pool.domain];
+    size_t room = sizeof(info->problem), used = 0;
+    if (info->chunks_degraded > 0 || copies->log_lacks || copies->manifest_lacks)
+        used = (size_t)snprintf(info->problem, room, "%llu of %llu chunks lack shards%s%s%s",
+            (unsigned long long)info->chunks_degraded, (unsigned long long)info->chunks,
+            copies->log_lacks ? "; the log lacks a copy" : "",
+            copies->manifest_lacks ? "; the manifest lacks a copy" : "",
+            volume->repair_result < 0 ? "; repair waits for a healthy disk to rebuild to" : "");
+    if (info->chunks_crowded > 0)
+        snprintf(info->problem + used, room - used,
+            "%s%llu of %llu chunks have shards that share a %s, whose loss costs them all: %s",
+            used ? "; " : "", (unsigned long long)info->chunks_crowded,
+            (unsigned long long)info->chunks, domain,
+            will_spread(volume) ? "repair moves them"
+                                : "there is no other one to move them to, add one");
+    else if (copies->crowded)
+        snprintf(info->problem + used, room - used, "%scopies of the log or manifest share a %s",
+            used ? "; " : "", domain);
 }
 
 void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
@@ -263,20 +329,8 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     info.allocated_bytes +=
         memtable_bytes(&volume->memtable) + volume->unmerged_blocks * BLOCK_BYTES;
     info.allocated_bytes = MIN(info.allocated_bytes, info.size_bytes);
-    bool log_degraded = false;
-    list_for_each (it, &volume->state.wals) {
-        const struct wal *wal = list_entry(it, struct wal, link);
-        /* One with nothing but what is in rows already only waits to be freed. */
-        bool needed = wal == volume->wal_open || wal->last_seq > volume->state.committed_seq;
-        log_degraded = log_degraded || (needed && wal->copies < volume->pool.code.m + 1u);
-        for (unsigned i = 0; i < wal->copies; i++)
-            log_degraded = log_degraded || (needed && wal->shards[i].state != CHUNK_SHARD_OK);
-        info.stored_bytes += (uint64_t)wal->capacity_blocks * BLOCK_BYTES * wal->copies;
-    }
-    bool manifest_degraded = false;
-    for (unsigned i = 0; i < volume->manifest.chain_count; i++)
-        manifest_degraded =
-            manifest_degraded || volume->manifest.chain[i].count < volume->pool.code.m + 1u;
+    struct copies_health copies = {0};
+    look_at_copies(volume, &info, &copies);
     info.health = "ok";
     if (volume->halted) {
         info.health = "halted";
@@ -291,13 +345,10 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     } else if (!volume->serving) {
         info.health = "degraded";
         snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
-    } else if (info.chunks_degraded > 0 || log_degraded || manifest_degraded) {
+    } else if (info.chunks_degraded > 0 || info.chunks_crowded > 0 || copies.log_lacks ||
+               copies.manifest_lacks || copies.crowded) {
         info.health = "degraded";
-        snprintf(info.problem, sizeof(info.problem), "%llu of %llu chunks lack shards%s%s%s",
-            (unsigned long long)info.chunks_degraded, (unsigned long long)info.chunks,
-            log_degraded ? "; the log lacks a copy" : "",
-            manifest_degraded ? "; the manifest lacks a copy" : "",
-            volume->repair_result < 0 ? "; repair waits for a healthy disk to rebuild to" : "");
+        describe_degraded(volume, &info, &copies);
     } else if (volume->problem[0]) {
         snprintf(info.problem, sizeof(info.problem), "%s", volume->problem);
     }

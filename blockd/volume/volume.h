@@ -227,9 +227,11 @@ struct volume_info {
     uint64_t log_bytes;       /* unreleased */
     uint64_t memtable_bytes;
     uint64_t chunks, chunks_degraded, chunks_lost;
-    const char *health; /* "ok", "degraded" (fewer shards than the code wants), "damaged" (some
-                           ranges lost), "halted" */
-    char problem[256];  /* a sentence when health is not ok */
+    uint64_t chunks_crowded; /* have shards that share a failure domain (Q7) */
+    const char
+        *health;       /* "ok", "degraded" (fewer shards than the code wants, or some of them in one
+                           failure domain), "damaged" (some ranges lost), "halted" */
+    char problem[256]; /* a sentence when health is not ok */
     /* S6: the last takeover that found only copies on machines that had lost power; 0 = none. */
     uint32_t loss_epoch;
     uint64_t loss_time_s; /* since 1970 */

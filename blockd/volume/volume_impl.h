@@ -11,7 +11,7 @@
  *   open_memory.c what volumes that are being opened may hold
  *   away.c        how long recovery waits for disks
  *   slow.c        leaving disks that have become slow
- *   clean.c, repair.c, reconcile.c  background;   open.c, life.c  life;   own.c  the root
+ *   clean.c, repair.c, crowded.c, reconcile.c  background;   open.c, life.c  life;   own.c  the root
  */
 #pragma once
 
@@ -290,7 +290,8 @@ void log_roll_if_long(struct volume *volume, unsigned blocks);
 bool log_is_long(const struct volume *volume);
 /* Gives the next log's space back when it is a large one; a smaller one is made then. */
 MAY_SUSPEND int log_next_shrink(struct volume *volume);
-/* Logs that were made while too few disks were up are left for such as have more copies (S3). */
+/* Logs that were made while too few disks were up, or whose copies share failure domains (Q7), are left for such as have
+ * copies in `copies` domains (S3). */
 MAY_SUSPEND int log_fill_up(struct volume *volume, unsigned copies);
 #define WAL_BLOCKS_MIN 512
 /* Frees logs whose records are all committed: appends to `records`; the shards are removed by
@@ -454,6 +455,15 @@ MAY_SUSPEND int reconcile_disks(struct volume *volume);
 MAY_SUSPEND int clean_meta_chunk(struct volume *volume, uint64_t index);
 /* The place is no longer one that rows are written to. */
 void volume_forget_target(struct volume *volume, const struct place *place);
+
+/* crowded.c (Q7): the shards that share a failure domain with an earlier one of the place, a bit each. */
+uint32_t place_crowded(const struct volume *volume, const struct place *place);
+/* How many domains have disks for data, as far as that matters to a place; whether there are more than it is in. */
+unsigned data_domains_up(const struct volume *volume);
+bool place_can_spread(const struct volume *volume, const struct place *place, unsigned domains_up);
+/* In how many domains the copies are, as far as they are up; others count as one each. */
+unsigned wal_domains(const struct volume *volume, const struct wal *wal);
+unsigned copies_domains(const struct volume *volume, const struct copies_ref *ref);
 
 /* reclaim.c */
 bool space_is_short(const struct volume *volume);

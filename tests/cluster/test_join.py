@@ -278,6 +278,31 @@ def test_a_disk_is_carried_to_another_node_with_all_it_has(pair):
     assert (n2.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
 
 
+def test_what_comes_to_share_a_node_is_moved_apart(pair, site):
+    n1, n2 = pair
+    n3 = site.node("n3")
+    wait_state(n3, "not joined")
+    n3.cli("cluster", "join")
+    for node in (n1, n2):
+        node.add_disk(0)
+    n1.cli("pool", "create", "p", "--code", "1+1", "--domain", "node")
+    image = n1.dir / "image"
+    image.write_bytes(b"holdfast" * 131072 * 2)
+    n1.cli("volume", "import", "v", image, "--create")
+    n2.kill9()
+    wait_until(lambda: nodes_of(n1)["n2"]["state"] == "down", 3 * TTL_S + 5, "n1 to notice")
+    n1.cli("disk", "add", n2.disk_path(0))  # both halves of every chunk are on n1 now
+    n3.add_disk(0)
+    wait_until(lambda: (i := n1.json("volume", "info", "v"))["health"] == "ok" and i["chunks"] > 0, 60, f"repair: {problem(n1)}")
+    assert n1.json("volume", "info", "v")["chunks_crowded"] == 0
+    # One of them is on n3: n1 is not missed.
+    n1.kill9()
+    n2.start()
+    n2.add_disk(1)
+    n3.cli("volume", "export", "v", n3.dir / "copy")
+    assert (n3.dir / "copy").read_bytes()[: image.stat().st_size] == image.read_bytes()
+
+
 def test_a_dead_node_is_removed_and_its_name_free(pair, site):
     n1, n2 = pair
     assert "is up" in fails(n1, "node", "remove", "n2")

@@ -147,7 +147,8 @@ static void make(struct one_node *n)
     struct pool pool = {.name = "pool",
         .code = n->code,
         .shards_min = n->code.k + (n->code.m > 0),
-        .log_copies_min = n->code.m ? 2 : 1};
+        .log_copies_min = n->code.m ? 2 : 1,
+        .domain = n->domain};
     CLEANUP_FREE char *text = pool_encode(&pool, NULL);
     struct store_op op = {
         .type = STORE_PUT, .key = key_pool("pool", key), .data = text, .len_bytes = strlen(text)};

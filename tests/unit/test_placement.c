@@ -380,6 +380,36 @@ static void domains_that_are_up_are_counted_once(void **state)
     }
 }
 
+static void shards_in_one_domain_are_found(void **state)
+{
+    make(8, 2); /* nodes 0 0 1 1 2 2 3 3, racks 0 0 0 0 1 1 1 1 */
+    struct disk *of[] = {&disks[0], &disks[2], &disks[1], NULL, &disks[6], &disks[7], &disks[3]};
+    unsigned domains;
+    assert_int_equal(placement_crowded(of, 7, DOMAIN_NODE, &domains), 1 << 2 | 1 << 5 | 1 << 6);
+    assert_int_equal(domains, 3);
+    assert_int_equal(
+        placement_crowded(of, 7, DOMAIN_RACK, &domains), 1 << 1 | 1 << 2 | 1 << 5 | 1 << 6);
+    assert_int_equal(domains, 2);
+    assert_int_equal(placement_crowded(of, 7, DOMAIN_DISK, &domains), 0);
+    assert_int_equal(domains, 6);
+    assert_int_equal(placement_crowded(of, 0, DOMAIN_NODE, NULL), 0);
+}
+
+static void domains_that_are_up_are_counted(void **state)
+{
+    make(8, 2);
+    assert_int_equal(placement_domains_up(&all, DOMAIN_NODE, "", CODE_SHARDS_MAX), 4);
+    assert_int_equal(placement_domains_up(&all, DOMAIN_NODE, "", 3), 3);
+    assert_int_equal(placement_domains_up(&all, DOMAIN_RACK, "", CODE_SHARDS_MAX), 2);
+    assert_int_equal(placement_domains_up(&all, DOMAIN_DISK, "hdd", CODE_SHARDS_MAX), 4);
+    disks[0].state = DISK_MISSING;
+    disks[1].state = DISK_FAILED;
+    disks[2].free_bytes = disks[3].free_bytes = 0; /* full: there all the same */
+    assert_int_equal(placement_domains_up(&all, DOMAIN_NODE, "", CODE_SHARDS_MAX), 3);
+    make(0, 1);
+    assert_int_equal(placement_domains_up(&all, DOMAIN_NODE, "", CODE_SHARDS_MAX), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -396,6 +426,8 @@ int main(void)
         cmocka_unit_test(racks_are_kept_apart_also_when_nodes_are_down),
         cmocka_unit_test(a_domain_with_one_good_disk_is_enough),
         cmocka_unit_test(domains_that_are_up_are_counted_once),
+        cmocka_unit_test(shards_in_one_domain_are_found),
+        cmocka_unit_test(domains_that_are_up_are_counted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
