@@ -51,7 +51,7 @@ static void make_machine(struct cluster *c, unsigned number)
     node->config.map_cache_bytes = 64 * 1024;
     node->config.flush_after_ns = 300 * CLUSTER_MS;
     node->config.io_timeout_ns = CLUSTER_IO_TIMEOUT_S * CLUSTER_S;
-    node->config.repair_wait_ns = 3 * CLUSTER_S;
+    node->config.repair_wait_ns = (c->gives_up_soon ? 3 : 20) * CLUSTER_S;
     node->config.handoff_after_ns = 500 * CLUSTER_MS;
     node->config.scrub_interval_ns = 60 * CLUSTER_S;
 }
@@ -65,6 +65,14 @@ static void draw_racks(struct cluster *c, unsigned shards)
     c->pool.domain = DOMAIN_RACK;
     c->rack_count = MAX(3u, shards);
     c->node_count = c->rack_count + 1 + (unsigned)rng_below(&rng, 2);
+}
+
+/* One seed in two: who is away is given up while a fault still lasts. Then what was acknowledged and not flushed may be
+ * lost where another machine has lost power (docs/adr/0007-recovery-waits.md), so none does alone. */
+static void draw_repair_wait(struct cluster *c)
+{
+    struct rng rng = rng_fork(c->seed, "repair wait");
+    c->gives_up_soon = rng_one_in(&rng, 2);
 }
 
 struct cluster *cluster_new(uint64_t seed, unsigned node_count)
@@ -86,6 +94,7 @@ struct cluster *cluster_new(uint64_t seed, unsigned node_count)
     c->pool.log_copies_min = 2;
     c->node_count = MAX(3u, shards + (unsigned)rng_below(&c->rng, 2));
     draw_racks(c, shards);
+    draw_repair_wait(c);
     if (node_count)
         c->node_count = MAX(MIN(node_count, (unsigned)CLUSTER_NODES_MAX), shards);
     c->disks_per_node = 1 + (unsigned)rng_below(&c->rng, CLUSTER_DISKS_MAX);

@@ -113,6 +113,7 @@ struct cluster {
     struct pool pool;
     unsigned node_count, disks_per_node, volume_count, client_count;
     unsigned rack_count; /* 0 = none: the domain of failure is the node */
+    bool gives_up_soon;  /* [repair] wait is short, and no machine loses power alone */
     struct cluster_node nodes[CLUSTER_NODES_MAX];
     struct cluster_volume volumes[CLUSTER_VOLUMES_MAX];
     struct cluster_client clients[CLUSTER_CLIENTS_MAX];

@@ -4,7 +4,8 @@
  *
  * No more than m domains may lack data at a time. A fault that loses data (power, a disk) on a node is
  * injected only while no more than m of them, that one included, have been touched by anything since the
- * last quiet moment: a node that was away has missed what was written meanwhile.
+ * last quiet moment: a node that was away has missed what was written meanwhile. Nor does a machine lose power
+ * alone where nodes that are away are given up within a fault (draw_repair_wait()).
  */
 #include <errno.h>
 #include <string.h>
@@ -50,7 +51,9 @@ unsigned cluster_draw_faults(struct cluster *c)
     bool any = false;
     for (unsigned i = 0; i < FAULT_KINDS; i++)
         any |= c->fault_on[i] = rng_one_in(&rng, 3);
-    c->fault_on[FAULT_KILL] |= !any;
+    bool kill_instead = c->gives_up_soon && c->fault_on[FAULT_POWER_CUT];
+    c->fault_on[FAULT_POWER_CUT] &= !kill_instead;
+    c->fault_on[FAULT_KILL] |= !any || kill_instead;
     c->fault_pace_ms = (unsigned)rng_between(&rng, 100, 8000);
     return 2 + (unsigned)rng_below(&rng, 14);
 }
