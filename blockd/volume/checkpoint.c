@@ -295,7 +295,7 @@ static bool dead(const struct lchunk *chunk)
 {
     const struct place *p = chunk->place;
     return chunk->live == 0 && chunk->unmerged_rows == 0 && chunk->memtable_rows == 0 &&
-           p->sealed && p->row_count == p->rows_recorded && p->appending == 0 && !p->repairing;
+           p->sealed && p->row_count == p->rows_recorded && p->appending == 0;
 }
 
 /* Waits for the place's readers; new ones look up again. */
@@ -366,7 +366,7 @@ static unsigned find_dead(
     }
     pos = 0;
     for (struct place *p; places < FREE_BATCH && (p = idmap_next(&v->state.places, &pos));) {
-        if (p->chunk_refs == 0 && p->sealed && !p->freeing && !p->repairing)
+        if (p->chunk_refs == 0 && p->sealed && !p->freeing)
             ret_places[places++] = p->chunk;
     }
     *ret_chunk_count = chunks;

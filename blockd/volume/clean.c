@@ -79,7 +79,7 @@ static void count_live(struct volume *v)
 
 static bool cleanable(const struct place *p)
 {
-    return p->kind == SHARD_DATA && p->sealed && !p->freeing && !p->repairing && !p->scratch_busy &&
+    return p->kind == SHARD_DATA && p->sealed && !p->freeing && !p->scratch_busy &&
            !p->scratch_moved && p->row_count == p->rows_recorded && p->chunk_refs > 0;
 }
 

@@ -387,10 +387,11 @@ static bool is_target(const struct volume *v, const struct place *p)
     return target;
 }
 
+/* Rows that were recorded have been synced before (G2), so that none that a flush has to wait for is among them. */
 static bool sealable(const struct volume *v, const struct place *p)
 {
     return !p->sealed && p->retired && !p->sealing && !p->freeing && p->appending == 0 &&
-           p->unsynced_rows == 0 && p->row_count == p->rows_recorded && !is_target(v, p);
+           p->row_count == p->rows_recorded && !is_target(v, p);
 }
 
 /* Seals one retired place: on its disks first, then in the manifest. */

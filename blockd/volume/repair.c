@@ -296,7 +296,6 @@ static int spread_sealed(struct volume *v, struct place *p)
 {
     uint64_t place_chunk = p->chunk;
     int r = 0;
-    p->repairing = true; /* it is not freed meanwhile */
     for (unsigned i = 0; i < place_shards(p) && r == 0 && !v->halted && !v->stopping; i++) {
         struct disk *target;
         if (!(place_crowded(v, p) >> i & 1))
@@ -308,7 +307,6 @@ static int spread_sealed(struct volume *v, struct place *p)
             r = 0;
         p = state_place(&v->state, place_chunk);
     }
-    p->repairing = false;
     return r;
 }
 
@@ -337,13 +335,11 @@ static int repair_sealed(struct volume *v, struct place *p)
 {
     uint64_t place_chunk = p->chunk;
     int r = 0;
-    p->repairing = true;
     for (unsigned i = 0; i < place_shards(p) && !v->halted && !v->stopping; i++) {
         int one = shard_bad(v, &p->shards[i]) ? rebuild_shard(v, p, i) : 0;
-        r = r == 0 ? one : r;                    /* the next one may have a place to go to */
-        p = state_place(&v->state, place_chunk); /* repairing: it is not freed meanwhile */
+        r = r == 0 ? one : r; /* the next one may have a place to go to */
+        p = state_place(&v->state, place_chunk);
     }
-    p->repairing = false;
     if (r < 0 && !v->halted) {
         bool damaged = false;
         for (unsigned i = 0; i < place_shards(p); i++)
@@ -354,6 +350,7 @@ static int repair_sealed(struct volume *v, struct place *p)
     return r;
 }
 
+/* The clean mutex is held: nobody frees it, or moves what is in it, meanwhile. */
 static int repair_one(struct volume *v, struct place *p)
 {
     bool bad = bad_count(v, p) > 0;

@@ -28,7 +28,7 @@ struct place {
     uint16_t unsynced_rows;       /* large-write rows not yet synced */
     uint32_t unsynced_end_blocks; /* end of the last of them that a log record names */
     bool retired;                 /* takes no more rows: something failed; to be sealed */
-    bool sealing, repairing, freeing;
+    bool sealing, freeing;
     bool clean_target;  /* made by cleaning: freeing it without a row gains nothing */
     bool scratch_busy;  /* of the running cleaning pass */
     bool scratch_moved; /* what was live here is in the target, not committed yet */

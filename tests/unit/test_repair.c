@@ -315,6 +315,22 @@ static void many_leftovers_do_not_hold_up_what_is_rebuilt(void)
     assert_int_equal(volume->leftover_count, 0);
 }
 
+/* L1, S9: a removal of what was there before does not take what has come to the same place since. */
+static void a_late_removal_takes_only_the_instance_that_it_names(void)
+{
+    uint32_t pos = 0;
+    const struct place *p;
+    while ((p = idmap_next(&volume->state.places, &pos)) && p->row_count == 0)
+        ;
+    CHECK(p);
+    struct shard_key key = {.volume = volume->root.id, .chunk = p->chunk, .index = 1};
+    struct shard_place now = p->shards[1].place;
+    leftover_note(volume, now.disk, key, now.instance + 2);
+    env_sleep_ns(10 * SEC);
+    assert_int_equal(volume->leftover_count, 0);
+    assert_true(fake_disk_has(disks[now.disk - 1], key));
+}
+
 /* What setup() wrote is there. */
 static void check_data(void)
 {
@@ -506,6 +522,7 @@ TEST(a_disk_that_is_missing_at_the_start_is_waited_for_too)
 TEST(the_domain_of_a_disk_that_is_missing_here_stays_its)
 TEST(a_create_without_an_answer_leaves_nothing_behind)
 TEST(many_leftovers_do_not_hold_up_what_is_rebuilt)
+TEST(a_late_removal_takes_only_the_instance_that_it_names)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
 TEST(what_is_left_of_lost_shards_is_not_taken_for_room)
@@ -526,6 +543,7 @@ int main(void)
         cmocka_unit_test(the_domain_of_a_disk_that_is_missing_here_stays_its_),
         cmocka_unit_test(a_create_without_an_answer_leaves_nothing_behind_),
         cmocka_unit_test(many_leftovers_do_not_hold_up_what_is_rebuilt_),
+        cmocka_unit_test(a_late_removal_takes_only_the_instance_that_it_names_),
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
         cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
         cmocka_unit_test(what_is_left_of_lost_shards_is_not_taken_for_room_),
