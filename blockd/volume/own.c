@@ -227,6 +227,19 @@ static int look_again(struct volume *v, struct volume_root *root, uint64_t sent)
     return r;
 }
 
+static void set_session(struct volume_root *root, const void *arg)
+{
+    root->owner_session = volume_host_session(arg);
+}
+
+/* X10: a store that was set back may name us as it did before somebody took the volume over. Reads are what it would give
+ * rights to: all that is written is refused by the fences. */
+static int may_change(struct volume *v, root_change_fn *change)
+{
+    bool ask = change == set_session && ownership_store_was_set_back(v);
+    return ask && !PLANTED(taken_back_blind) ? ownership_unfenced(v, true) : 0;
+}
+
 static int change_locked(
     struct volume *v, root_change_fn *change, const void *arg, uint64_t deadline_ns)
 {
@@ -236,7 +249,11 @@ static int change_locked(
         uint64_t histories = store_histories(v->host->store);
         change(&root, arg);
         uint64_t sent = root.manifest.chunk;
-        int r = volume_root_save_unless(v->host->store, &root, 0, &v->root_text);
+        int r = may_change(v, change);
+        if (r == -ESTALE)
+            return r;
+        if (r == 0)
+            r = volume_root_save_unless(v->host->store, &root, 0, &v->root_text);
         if (r == 0 && root.epoch != v->root.epoch && change != set_released) { /* X10 */
             volume_halt(v, -ESTALE, "the store was set back: it is opened anew");
             return -ESHUTDOWN;
@@ -283,11 +300,6 @@ static int change_until(
 int root_change(struct volume *v, root_change_fn *change, const void *arg)
 {
     return change_until(v, change, arg, UINT64_MAX);
-}
-
-static void set_session(struct volume_root *root, const void *arg)
-{
-    root->owner_session = volume_host_session(arg);
 }
 
 int volume_session_renewed(struct volume *v)
