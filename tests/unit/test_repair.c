@@ -343,6 +343,57 @@ static void check_data(void)
     mem_free_pages(page, BLOCK_BYTES);
 }
 
+static struct fiber_group reading;
+
+static void read_first(void *arg)
+{
+    void *page = mem_alloc_pages(BLOCK_BYTES);
+    int r = volume_read(volume, 0, BLOCK_BYTES, page);
+    mem_free_pages(page, BLOCK_BYTES);
+    fiber_group_done(&reading, r);
+}
+
+/* R4: it is on its way to a disk when both copies have gone elsewhere. */
+static void a_read_finds_what_was_moved_under_it(void)
+{
+    struct map_run run;
+    CHECK(volume_repair_wait(volume) == 0 && lookup_committed(volume, 0, 1, &run) == 0);
+    struct place *p = state_chunk(&volume->state, map_entry_chunk(run.entry))->place;
+    uint64_t chunk = p->chunk;
+    struct fake_disk *on[2];
+    volume_forget_target(volume, p);
+    place_retire(volume, p);
+    env_sleep_ns(SEC);
+    CHECK(p->sealed);
+    for (unsigned i = 0; i < 2; i++) {
+        on[i] = disk_of(p->shards[i].place.disk);
+        on[i]->disk.state = DISK_OUT; /* it is read */
+        on[i]->latency_ns = 10 * SEC;
+    }
+    fiber_group_init(&reading);
+    fiber_group_add(&reading, 1);
+    fiber_spawn("reader", read_first, NULL);
+    env_sleep_ns(SEC / 10);
+    struct records records = {0};
+    for (unsigned i = 0; i < 2; i++) {
+        on[0]->latency_ns = on[1]->latency_ns = 0;
+        struct chunk_shard lost = state_place(&volume->state, chunk)->shards[i];
+        lost.state = CHUNK_SHARD_LOST;
+        records_clear(&records);
+        record_shard(&records, chunk, i, &lost);
+        CHECK(manifest_commit(volume, &records, NULL, NULL) == 0);
+        CHECK(volume_repair_wait(volume) == 0);
+        struct shard_key key = {.volume = volume->root.id, .chunk = chunk, .index = (uint8_t)i};
+        CHECK(!fake_disk_has(on[i], key));
+    }
+    records_fini(&records);
+    assert_int_equal(reading.pending, 1);
+    assert_int_equal(fiber_group_wait(&reading), 0);
+    check_data();
+    for (unsigned i = 0; i < 2; i++)
+        on[i]->disk.state = DISK_IN;
+}
+
 /* All shards of the data are recorded LOST, and are there. */
 static void what_is_on_lost_shards_alone_is_rebuilt_from_them(void)
 {
@@ -526,6 +577,7 @@ TEST(a_late_removal_takes_only_the_instance_that_it_names)
 TEST(what_was_freed_while_a_disk_was_away_goes_when_it_is_back)
 TEST(what_is_on_lost_shards_alone_is_rebuilt_from_them)
 TEST(what_is_left_of_lost_shards_is_not_taken_for_room)
+TEST(a_read_finds_what_was_moved_under_it)
 TEST(what_was_rebuilt_goes_from_the_disk_that_is_back)
 TEST(what_is_on_a_disk_with_another_number_is_not_removed)
 TEST(a_log_leaves_a_missing_disk_at_once)
@@ -547,6 +599,7 @@ int main(void)
         cmocka_unit_test(what_was_freed_while_a_disk_was_away_goes_when_it_is_back_),
         cmocka_unit_test(what_is_on_lost_shards_alone_is_rebuilt_from_them_),
         cmocka_unit_test(what_is_left_of_lost_shards_is_not_taken_for_room_),
+        cmocka_unit_test(a_read_finds_what_was_moved_under_it_),
         cmocka_unit_test(what_was_rebuilt_goes_from_the_disk_that_is_back_),
         cmocka_unit_test(what_is_on_a_disk_with_another_number_is_not_removed_),
         cmocka_unit_test(a_log_leaves_a_missing_disk_at_once_),
