@@ -285,6 +285,7 @@ def test_what_comes_to_share_a_node_is_moved_apart(pair, site):
     n3.cli("cluster", "join")
     for node in (n1, n2):
         node.add_disk(0)
+    wait_until(lambda: [d["state"] for d in n1.disks()] == ["in", "in"], 20, "n1 to see both disks")
     n1.cli("pool", "create", "p", "--code", "1+1", "--domain", "node")
     image = n1.dir / "image"
     image.write_bytes(b"holdfast" * 131072 * 2)
