@@ -50,6 +50,7 @@ struct uring_stream {
     char *peer;
     bool shut;
     bool receiving, sending;
+    bool drained; /* the last receive took all that was there */
 };
 
 /* --- Addresses --------------------------------------------------------------------------------- */
@@ -231,9 +232,12 @@ int64_t uring_recv(struct env_stream *stream, void *buf, size_t len_bytes, uint6
             break;
         }
         io_uring_prep_recv(&wait.op.sqe, s->handle.fd, buf, MIN(len_bytes, (size_t)INT_MAX), 0);
+        if (s->drained) /* do not try at once, which would fail: wait for readiness first */
+            wait.op.sqe.ioprio |= IORING_RECVSEND_POLL_FIRST;
         res = uring_wait(uring_of(stream->env), &wait, deadline_ns);
     } while (res == -EINTR || res == -EAGAIN);
     s->receiving = false;
+    s->drained = res > 0 && (size_t)res < len_bytes;
     return res <= 0 && res != -ETIMEDOUT && s->shut ? -ECONNRESET : res;
 }
 
