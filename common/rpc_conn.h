@@ -71,7 +71,7 @@ struct rpc_conn {
 
     uint8_t *buf; /* received bytes from start to end */
     uint32_t start, end;
-    bool header_next;  /* a large payload has just come: so may the next */
+    bool header_next;  /* the last payload was a long one: so may the next be */
     bool drop_payload; /* the payload that is coming is not wanted any more */
     /* Of the payload that has come, in ops->whole: the CRC of each of its blocks; NULL when it is none, or not of whole
      * blocks. */

@@ -13,10 +13,10 @@
 #include "common/rpc_conn.h"
 
 #define INLINE_BYTES_MAX (64u << 10)
-#define DIRECT_BYTES_MIN (64u << 10)
+#define DIRECT_BYTES_MIN (32u << 10)
 #define ROOM_BYTES_MIN (32u << 10)
-/* After a long payload: enough for headers and bodies, little of the next payload. */
-#define HEADER_NEXT_BYTES 1024u
+/* Where long payloads come: enough for most headers and bodies, little of the next payload, which would be copied. */
+#define HEADER_NEXT_BYTES 2048u
 
 _Static_assert(RPC_BUFFER_BYTES >= RPC_HEADER_BYTES + RPC_BODY_BYTES_MAX + INLINE_BYTES_MAX, "");
 
@@ -69,9 +69,9 @@ MAY_SUSPEND static bool receive_some(struct rpc_conn *conn, uint32_t need_bytes)
         conn->start = 0;
         conn->end = left;
     }
-    uint32_t room =
-        conn->header_next && left == 0 ? HEADER_NEXT_BYTES : RPC_BUFFER_BYTES - conn->end;
-    conn->header_next = false;
+    uint32_t room = RPC_BUFFER_BYTES - conn->end;
+    if (conn->header_next && left < need_bytes)
+        room = left == 0 ? HEADER_NEXT_BYTES : need_bytes - left;
     int64_t n = receive(conn, conn->buf + conn->end, room);
     if (n <= 0)
         return false;
@@ -147,7 +147,8 @@ MAY_SUSPEND static bool receive_payload(
         size_t piece = to->count > 0 ? MIN(to->iov->iov_len - to->off_bytes, (size_t)left) : 0;
         bool direct = piece >= DIRECT_BYTES_MIN;
         char *at = direct ? (char *)to->iov->iov_base + to->off_bytes : (char *)conn->buf;
-        int64_t got = receive(conn, at, direct ? piece : RPC_BUFFER_BYTES);
+        size_t room = MIN((size_t)left + HEADER_NEXT_BYTES, (size_t)RPC_BUFFER_BYTES);
+        int64_t got = receive(conn, at, direct ? piece : room);
         if (got <= 0 || conn->broken || conn->ending)
             return false;
         if (direct) {
@@ -209,6 +210,8 @@ MAY_SUSPEND static bool take_message(
         return violated(conn, wrong);
     to_skip(&to, 0);
     if (in_buffer) {
+        if (header->payload_bytes > 0)
+            conn->header_next = false;
         to_copy(&to, payload, header->payload_bytes);
         conn->start += header->payload_bytes;
     } else if (!receive_payload(conn, header, &to)) {
