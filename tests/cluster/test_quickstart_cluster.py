@@ -8,7 +8,7 @@ import signal
 import pytest
 from hftest.guardian import Guardian, Scratch
 from hftest.node import BUILD, ROOT
-from hftest.process import die_with_parent, run
+from hftest.process import die_with_parent, run, wait_until
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_four_nodes_start_survive_a_kill_and_stop(quickstart):
     env = variables(quickstart.directory)
     assert env["NODES"].split() == ["n1", "n2", "n3", "n4"]
     holdfast = [env["HOLDFAST"], "--socket", env["HOLDFAST_SOCKET_n2"]]
-    assert run([*holdfast, "node", "list"]).stdout.count(" up ") == 4
+    wait_until(lambda: run([*holdfast, "node", "list"]).stdout.count(" up ") == 4, 20, "all nodes as n2 sees them")
     data = os.urandom(1 << 20)
     with open(f"{env['MOUNT_n1']}/{env['VOLUME']}", "r+b") as file:
         file.write(data)

@@ -169,7 +169,8 @@ class Etcd:
 
     def ctl(self, name, *words, check=False):
         return run(
-            [*self.network.enter(name), "etcdctl", f"--endpoints={self.clients[name]}", *self.client_options(), *words],
+            # What must succeed may take its time; who asks again and again has his answer soon.
+            [*self.network.enter(name), "etcdctl", f"--endpoints={self.clients[name]}", *(["--command-timeout=60s"] if check else []), *self.client_options(), *words],
             timeout_s=20,
             check=check,
             env={**os.environ, "ETCDCTL_API": "3"},
