@@ -16,9 +16,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
 
 from hftest.guardian import Guardian, Scratch  # noqa: E402
 from hftest.node import FuseMount, Node  # noqa: E402
-from hftest.process import run, tail  # noqa: E402
+from hftest.process import private_mounts, run, tail  # noqa: E402
 from hftest.vm import LIB, Libvirt  # noqa: E402
 
+private_mounts()
 LONG = os.environ.get("HOLDFAST_TEST_LONG") == "1"
 TEST_LIMIT_S = 3600 if LONG else int(os.environ.get("HOLDFAST_TEST_LIMIT_S", "900"))
 

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,18 +38,35 @@ def mounts_below(path):
 
 def remove_tree(path):
     """A directory with all that is mounted or attached below it. Whoever still writes there has been killed, but may not be gone yet."""
-    for point in mounts_below(path):
-        quietly("umount", "-l", point)
     for line in quietly("losetup", "-l", "-n", "-O", "NAME,BACK-FILE").splitlines():
         name, _, file = line.strip().partition(" ")
         if below(path, file.strip()):
             quietly("losetup", "-d", name)
-    for _ in range(100):
+    for _ in range(200):
+        for point in mounts_below(path):
+            quietly("umount", "-l", point)
         if not mounts_below(path):
             shutil.rmtree(path, ignore_errors=True)
         if not os.path.lexists(path):
             break
         time.sleep(0.05)
+
+
+def kill_users(path):
+    """Clients that a killed test had started: their command names something below its directory, which is nobody else's."""
+    for entry in os.listdir("/proc"):
+        try:
+            if entry.isdigit() and int(entry) != os.getpid() and f"{path}/".encode() in Path("/proc", entry, "cmdline").read_bytes():
+                os.kill(int(entry), signal.SIGKILL)
+        except OSError:
+            pass  # it has ended
+
+
+def abandon_tree(path):
+    for _ in range(3):  # who is killed may have been about to start another
+        kill_users(path)
+        time.sleep(0.2)
+    remove_tree(path)
 
 
 def remove_network(tag):
@@ -99,7 +117,7 @@ class Scratch:
         self.path = Path(tempfile.mkdtemp(prefix=prefix, dir=base or os.environ.get("HOLDFAST_TEST_DIR", "/var/tmp")))
         self.number = None
         if not base and os.environ.get("HOLDFAST_TEST_KEEP") != "1":
-            self.number = Guardian.told("remove_tree", self.path)
+            self.number = Guardian.told("abandon_tree", self.path)
 
     def remove(self):
         remove_tree(self.path)
@@ -118,7 +136,7 @@ def main():
             left.pop(number, None)
     for number in sorted(left, reverse=True):
         what, *words = left[number]
-        {"remove_tree": remove_tree, "remove_network": remove_network, "run": quietly}[what](*words)
+        {"abandon_tree": abandon_tree, "remove_network": remove_network, "run": quietly}[what](*words)
 
 
 if __name__ == "__main__":

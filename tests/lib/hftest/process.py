@@ -11,6 +11,7 @@ import time
 PATIENCE = float(os.environ.get("HOLDFAST_TEST_PATIENCE", "5"))
 
 PR_SET_PDEATHSIG = 1
+CLONE_NEWNS, MS_REC, MS_PRIVATE = 0x20000, 0x4000, 1 << 18
 PRCTL = ctypes.CDLL(None).prctl  # here: between fork and exec, beside other threads, nothing may be loaded
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 
@@ -18,6 +19,14 @@ CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 def die_with_parent():
     """Between fork and exec: SIGKILL when this process ends."""
     PRCTL(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def private_mounts():
+    """What this process and its children mount from now on is seen by nobody else. Another process that gets a mount namespace meanwhile
+    (ip netns exec of another run on this machine) would keep a copy, and with it the file system of a loop device in use."""
+    libc = ctypes.CDLL(None)
+    if libc.unshare(CLONE_NEWNS) == 0:
+        libc.mount(b"none", b"/", None, ctypes.c_ulong(MS_REC | MS_PRIVATE), None)
 
 
 def spawn(command, log, env=None, **kwargs):
