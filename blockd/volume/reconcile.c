@@ -34,7 +34,10 @@ static bool named(const struct volume *v, const struct shard_info *info)
         if (wal->chunk == info->key.chunk)
             return true;
     }
-    return false; /* the manifest itself is of this epoch: the volume serves (S11) */
+    for (unsigned i = 0; i < v->manifest.chain_count;
+         i++) /* it is of this epoch: the volume serves (S11) */
+        CHECK(v->manifest.chain[i].chunk != info->key.chunk);
+    return false;
 }
 
 static void remove_unnamed(
