@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "blockd/disks_impl.h"
 #include "blockd/disks_records.h"
 #include "common/check.h"
 #include "common/env.h"
@@ -14,19 +15,6 @@
 
 #define SECOND_NS 1000000000ull
 #define OPEN_WARN_NS (60 * SECOND_NS) /* reading the table of a large disk takes seconds */
-
-struct disks {
-    struct store *store;
-    struct disks_options options;
-    struct list entries; /* by number */
-    struct disk_list present;
-    struct list removed; /* struct disk.link: failed and forgotten, closed at the end */
-    unsigned present_count;
-    struct env_timer opening_timer;
-    struct fiber_mutex changing; /* one add or remove at a time */
-    struct fiber_queue released;
-    unsigned looks; /* fibers of disks_forgotten() */
-};
 
 /* --- Entries --------------------------------------------------------------------------------- */
 
@@ -106,8 +94,7 @@ static void settle_forgotten(struct disks_entry *entry)
         entry_free(entry);
 }
 
-/* `problem` is stolen. */
-static void entry_set(struct disks_entry *entry, enum disk_state state, char *problem)
+void disks_entry_set(struct disks_entry *entry, enum disk_state state, char *problem)
 {
     entry->state = state;
     mem_free(entry->problem);
@@ -134,7 +121,7 @@ static void entry_present(struct disks_entry *entry, struct disk *disk)
     if (disks->options.rack)
         strcpy(disk->rack, disks->options.rack);
     entry->disk = disk;
-    entry_set(entry, entry->record.state, NULL);
+    disks_entry_set(entry, entry->record.state, NULL);
     disk_list_add(&disks->present, disk);
     disks->present_count++;
     share_trailer_cache(disks);
@@ -151,7 +138,7 @@ static void entry_absent(struct disks_entry *entry)
         share_trailer_cache(disks);
 }
 
-static void tell_changed(struct disks *disks)
+void disks_tell_changed(struct disks *disks)
 {
     if (disks->options.changed)
         disks->options.changed(disks->options.ctx);
@@ -165,12 +152,16 @@ static void disk_failed(void *ctx, struct disk *disk, int error)
     struct disks_entry *entry = entry_of_disk(disks, disk);
     if (!entry || entry->leaving)
         return; /* being removed */
-    entry_set(entry, DISK_FAILED,
+    if (disk->state == DISK_MISSING) {
+        disks_entry_hangs(entry);
+        return;
+    }
+    disks_entry_set(entry, DISK_FAILED,
         mem_printf("disk %" PRIu32 " (%s) has failed: %s; its data is rebuilt on the others: "
                    "replace it, then 'holdfast disk remove %" PRIu32 " --force'",
             entry->record.number, entry->record.path, local_disk_strerror(error),
             entry->record.number));
-    tell_changed(disks);
+    disks_tell_changed(disks);
 }
 
 static void disk_damaged(void *ctx, struct disk *disk, struct shard_key key, uint32_t block)
@@ -197,7 +188,7 @@ static int open_disk(
 
 static void missing(struct disks_entry *entry, const char *reason)
 {
-    entry_set(entry, DISK_MISSING,
+    disks_entry_set(entry, DISK_MISSING,
         mem_printf("disk %" PRIu32
                    " is missing: %s; bring it back with 'holdfast disk add PATH', or "
                    "forget it with 'holdfast disk remove %" PRIu32 " --force'",
@@ -428,7 +419,7 @@ static int refuse_present(struct disks *disks, const char *path, char **ret_erro
     }
     if (!entry || !entry->disk)
         return 0;
-    *ret_error = entry->state == DISK_FAILED
+    *ret_error = entry->problem
                      ? mem_strdup(entry->problem)
                      : mem_printf("%s: is disk %" PRIu32 " already", path, entry->record.number);
     return -EEXIST;
@@ -456,7 +447,7 @@ int disks_add(
     }
     fiber_mutex_unlock(&disks->changing);
     if (r == 0)
-        tell_changed(disks);
+        disks_tell_changed(disks);
     return r;
 }
 
@@ -507,7 +498,7 @@ static int check_removable(struct disks_entry *entry, bool force, char **ret_err
 {
     if (force)
         return 0;
-    if (entry->disk && entry->state != DISK_FAILED)
+    if (entry->disk && entry->state != DISK_FAILED && entry->state != DISK_MISSING)
         return retire_empty(entry, ret_error);
     *ret_error = mem_strdup(entry->problem);
     return -EBUSY;
@@ -539,7 +530,7 @@ int disks_remove(struct disks *disks, const char *which, bool force, char **ret_
     }
     fiber_mutex_unlock(&disks->changing);
     if (r == 0)
-        tell_changed(disks);
+        disks_tell_changed(disks);
     return r;
 }
 
@@ -555,7 +546,7 @@ static void forget(struct disks_entry *entry)
         entry->record.number, entry->record.path);
     if (entry->disk) {
         local_disk_fail(entry->disk, -ENODEV);
-        entry_set(entry, DISK_FAILED,
+        disks_entry_set(entry, DISK_FAILED,
             mem_printf(
                 "disk %" PRIu32
                 " (%s) was removed from this node by another one, while it was away: nothing "
@@ -564,7 +555,7 @@ static void forget(struct disks_entry *entry)
                 entry->record.number, entry->record.path, entry->record.number));
     }
     settle_forgotten(entry);
-    tell_changed(disks);
+    disks_tell_changed(disks);
 }
 
 struct look {
@@ -659,6 +650,7 @@ struct disks *disks_new(struct store *store, const struct disks_options *options
     env_timer_init(&disks->opening_timer, say_what_hangs);
     fiber_mutex_init(&disks->changing);
     fiber_queue_init(&disks->released);
+    fiber_queue_init(&disks->returning);
     return disks;
 }
 
@@ -666,7 +658,9 @@ void disks_free(struct disks *disks)
 {
     disks->options.changed = NULL;
     disks->options.damaged = NULL;
-    while (disks->looks > 0)
+    disks->closing = true;
+    fiber_queue_wake_all(&disks->returning);
+    while (disks->looks > 0 || disks->returns > 0)
         fiber_queue_wait(&disks->released);
     while (!list_empty(&disks->entries)) {
         struct disks_entry *entry = list_entry(disks->entries.next, struct disks_entry, link);

@@ -15,6 +15,8 @@
  *     making got no answer, keeps its number, and so what volumes have on it.
  *  N6 A store that was set back (restored from a snapshot) and has no record of a disk that is in use here says nothing of
  *     that disk: its record is put again, under its number.
+ *  N7 A disk that hangs counts as missing, and comes back by itself once all its I/O is back: as at a start (D20), DISKS_RETURNS_MAX
+ *     times an hour. After that, or when an I/O came back with an error, it has failed.
  */
 #pragma once
 
@@ -23,6 +25,8 @@
 #include "blockd/disk/local_disk.h"
 
 struct disks;
+
+#define DISKS_RETURNS_MAX 4 /* an hour, of one disk (N7) */
 
 struct disks_options {
     const char *node_name;
@@ -42,7 +46,7 @@ struct disks_entry {
     struct list link; /* disks_entries */
     struct disks *disks;
     struct disk_record record;
-    struct disk *disk; /* NULL while missing */
+    struct disk *disk; /* NULL while missing, unless it hangs (DISK_MISSING, N7) */
     enum disk_state state;
     char *problem; /* a sentence with the way out; NULL when all is well */
     unsigned holds;
@@ -53,6 +57,10 @@ struct disks_entry {
     bool recorded;      /* the watch has told of its record */
     bool forgotten;     /* its record is gone (N4) */
     uint64_t histories; /* the store's when it had the record last (N6) */
+    bool returning;     /* a fiber waits for it to come back (N7) */
+    uint64_t return_due_ns;
+    unsigned returns; /* how often that was tried within the last hour */
+    uint64_t returns_ns[DISKS_RETURNS_MAX];
 };
 
 struct disks *disks_new(struct store *store, const struct disks_options *options);

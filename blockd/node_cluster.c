@@ -38,7 +38,8 @@ static bool own_disk_missing(const struct node *node, uint32_t number)
 {
     list_for_each (it, disks_entries(node->disks)) {
         const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
-        if (entry->state == DISK_MISSING && (number == 0 || entry->record.number == number))
+        if (entry->state == DISK_MISSING && !entry->disk &&
+            (number == 0 || entry->record.number == number))
             return true;
     }
     return false;
@@ -95,6 +96,7 @@ void node_disks_changed(struct node *node)
     volumes_each_open(node->volumes, tell_volume, NULL);
     volumes_cluster_changed(node->volumes);
     adopt_all(node->adopt, ADOPT_DELAY_NS);
+    node_watch_disks(node); /* one that hangs is missing from now on */
 }
 
 /* Of the nodes that are up and the disks there are. */

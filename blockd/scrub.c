@@ -29,7 +29,8 @@ struct scrub {
 /* A disk that is on its way out is let go of soon: its removal waits for us. */
 static bool goes_on(const struct scrub *scrub, const struct disks_entry *entry)
 {
-    return !scrub->stopping && entry->state != DISK_FAILED && !entry->leaving;
+    return !scrub->stopping && entry->state != DISK_FAILED && entry->state != DISK_MISSING &&
+           !entry->leaving;
 }
 
 static void pause_ns(struct scrub *scrub, const struct disks_entry *entry, uint64_t duration_ns)
@@ -56,7 +57,7 @@ static void scrub_disk(struct scrub *scrub, struct disks_entry *entry)
 {
     struct shard_info *shards;
     unsigned count;
-    if (!entry->disk || entry->state == DISK_FAILED ||
+    if (!entry->disk || entry->state == DISK_FAILED || entry->state == DISK_MISSING ||
         shard_list(entry->disk, 0, &shards, &count) < 0)
         return;
     scrub->status.disk = entry->record.number;

@@ -32,6 +32,7 @@ void env_fini(struct env *env)
     free(env->timer_heap);
     env->timer_heap = NULL;
     env->timer_count = env->timer_capacity = 0;
+    list_init(&env->left); /* goes with the process's memory */
 }
 
 /* --- Time, chance ------------------------------------------------------------------------------ */

@@ -119,6 +119,10 @@ const char *env_file_path(const struct env_file *file);
 struct env_file *env_file_deadline(struct env_file *inner, uint64_t timeout_ns);
 /* hung(ctx) is called once, from the loop, before the first -ETIMEDOUT is given. */
 void env_file_on_hung(struct env_file *file, void (*hung)(void *ctx), void *ctx);
+/* Of one that has hung: 1 = all its I/O is back, nothing of it will reach the device any more; 0 = not yet. Negative
+ * errno: a write or a flush came back with that, late. */
+int env_file_hung_back(const struct env_file *file);
+bool env_file_hangs(const struct env_file *file);
 
 /* Whether a read was left behind in any of this memory (T2). */
 bool env_memory_left(const void *ptr, size_t len_bytes);

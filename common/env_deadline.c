@@ -33,6 +33,7 @@ struct deadline_file {
     struct list spare_pages;            /* the link is in the page */
     unsigned spare_page_count;
     bool hung, closed;
+    int late_error; /* of a write or flush that came back after it was given up; 0 = none */
     void (*on_hung)(void *ctx);
     void *ctx;
 };
@@ -196,6 +197,11 @@ static void spares_free(struct deadline_file *f)
 static void given_up_done(struct guarded *g)
 {
     struct deadline_file *f = g->file;
+    int result = (int)MIN(g->inner.result, 0);
+    /* -EINTR, -EAGAIN, -EFAULT (the memory is gone, T2): the kernel did nothing. */
+    if (g->inner.op != ENV_IO_READ && result < 0 && result != -EINTR && result != -EAGAIN &&
+        result != -EFAULT)
+        f->late_error = result;
     list_remove(&g->link);
     if (g->left)
         left_is_back(g->left);
@@ -324,9 +330,10 @@ static void give_up(struct guarded *g)
     g->outer = NULL;
     list_remove(&g->link);
     list_push_back(&f->away, &g->link);
-    if (below->abandon && below->abandon(&g->inner, g->copy != NULL))
+    if (below->abandon && below->abandon(&g->inner, g->copy != NULL)) {
+        g->inner.result = 0; /* the kernel never had it */
         given_up_done(g);
-    else if (g->inner.op == ENV_IO_READ && !g->copy)
+    } else if (g->inner.op == ENV_IO_READ && !g->copy)
         leave_behind(g);
 }
 
@@ -398,4 +405,17 @@ void env_file_on_hung(struct env_file *file, void (*hung)(void *ctx), void *ctx)
     CHECK(file->ops == &deadline_ops);
     f->on_hung = hung;
     f->ctx = ctx;
+}
+
+bool env_file_hangs(const struct env_file *file)
+{
+    CHECK(file->ops == &deadline_ops);
+    return container_of(file, const struct deadline_file, file)->hung;
+}
+
+int env_file_hung_back(const struct env_file *file)
+{
+    const struct deadline_file *f = container_of(file, const struct deadline_file, file);
+    CHECK(file->ops == &deadline_ops);
+    return f->late_error < 0 ? f->late_error : list_empty(&f->away);
 }

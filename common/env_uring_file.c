@@ -117,8 +117,8 @@ static void io_continue(struct env_io *io)
 
 void uring_io_complete(struct env_io *io, int res)
 {
-    if (io->abandoned) { /* its buffers may be gone: there is no going on */
-        io_finish(io, res < 0 ? res : -ETIMEDOUT);
+    if (io->abandoned) { /* its buffers may be gone: there is no going on, and nobody asks how far it came */
+        io_finish(io, res);
         return;
     }
     if (res == -EINTR || res == -EAGAIN) { /* the kernel did nothing yet: no device error */

@@ -124,7 +124,7 @@ static void remote_disk_health(struct health *health, struct node *node, const s
     CLEANUP_FREE char *text =
         mem_printf("disk %" PRIu32 " of node '%s' %s", disk->number, disk->node,
             disk->state == DISK_FAILED         ? "has failed; its data is rebuilt on the others"
-            : disk->home_state == DISK_MISSING ? "is missing there"
+            : disk->home_state == DISK_MISSING ? "is missing there, or hangs"
                                                : "has not told how it is yet");
     add_problem(health->problems, text);
     worsen(health, "degraded");

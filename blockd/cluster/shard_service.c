@@ -163,12 +163,12 @@ static void handle_list(void *ctx, struct rpc_request *request)
         return;
     struct shard_info *page = mem_alloc(WIRE_LIST_SHARDS_MAX * sizeof(*page));
     uint32_t cursor = list.cursor;
-    unsigned count =
-        local_disk_list_page(entry->disk, list.volume, &cursor, page, WIRE_LIST_SHARDS_MAX);
-    unsigned len = wire_list_reply_encode(cursor, page, count, service->scratch);
+    int count = local_disk_list_page(entry->disk, list.volume, &cursor, page, WIRE_LIST_SHARDS_MAX);
+    unsigned len =
+        count < 0 ? 0 : wire_list_reply_encode(cursor, page, (unsigned)count, service->scratch);
     mem_free(page);
     disks_release(entry);
-    rpc_reply(request, 0, service->scratch, len, NULL, 0, NULL, NULL);
+    rpc_reply(request, MIN(count, 0), service->scratch, len, NULL, 0, NULL, NULL);
 }
 
 static void fill_status(const struct disks_entry *entry, struct wire_disk *ret_status)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * Life of one disk: shards in use, what happens when the device fails (D2), answers that are known
- * at once.
+ * Life of one disk: shards in use, what happens when the device fails (D2) or hangs (D19), answers that
+ * are known at once.
  */
 #include <errno.h>
 #include <string.h>
@@ -9,18 +9,6 @@
 #include "blockd/disk/local_disk_impl.h"
 #include "common/log.h"
 #include "common/mem.h"
-
-static const struct disk_ops LOCAL_DISK_OPS = {
-    .create = local_create,
-    .append = local_append,
-    .read = local_read,
-    .sync = local_sync,
-    .seal = local_seal,
-    .remove = local_remove,
-    .fence = local_fence,
-    .stat = local_stat,
-    .list = local_list,
-};
 
 /* --- Answers given later ---------------------------------------------------------------------- */
 
@@ -289,6 +277,12 @@ void local_report_damage(struct local_disk *disk, uint32_t slot_no, uint32_t blo
         disk->options.damaged(disk->options.ctx, &disk->base, table_slot_key(slot), block);
 }
 
+static void tell_retired(struct local_disk *disk, int error)
+{
+    if (disk->options.failed != NULL)
+        disk->options.failed(disk->options.ctx, &disk->base, error);
+}
+
 void local_retire(struct local_disk *disk, int error, const char *what)
 {
     if (error < 0)
@@ -296,18 +290,32 @@ void local_retire(struct local_disk *disk, int error, const char *what)
     if (disk->failed)
         return;
     disk->failed = true;
+    if (disk->gone) { /* local_disk_reopen() says so */
+        disk->write_failed = disk->write_failed || error != -ETIMEDOUT;
+        return;
+    }
     disk->base.state = DISK_FAILED;
     log_error(
         "disk %s: %s: %s; the disk is retired: it takes no more writes until blockd opens it anew, "
         "its data is rebuilt elsewhere",
-        local_disk_path(&disk->base), what, local_disk_strerror(error));
-    if (disk->options.failed != NULL)
-        disk->options.failed(disk->options.ctx, &disk->base, error);
+        disk->path, what, local_disk_strerror(error));
+    tell_retired(disk, error);
 }
 
 static void file_hung(void *ctx)
 {
-    local_retire(ctx, -ETIMEDOUT, "it hangs");
+    struct local_disk *disk = ctx;
+    disk->base.error_count++;
+    if (disk->failed || disk->gone) {
+        disk->failed = true;
+        return;
+    }
+    disk->failed = disk->hung = true;
+    disk->base.state = DISK_MISSING;
+    disk->base.missing_since_ns = env_now_ns();
+    log_error("disk %s: it hangs: %s; it is not used until all its I/O is back", disk->path,
+        local_disk_strerror(-ETIMEDOUT));
+    tell_retired(disk, -ETIMEDOUT);
 }
 
 const char *local_disk_strerror(int error)
@@ -320,17 +328,58 @@ const char *local_disk_strerror(int error)
 
 void local_disk_fail(struct disk *base, int error)
 {
-    local_retire(local_disk_of(base), error, "retired by request");
+    struct local_disk *disk = local_disk_of(base);
+    if (!disk->hung) {
+        local_retire(disk, error, "retired by request");
+        return;
+    }
+    disk->failed = true; /* it may be in the middle of coming back */
+    disk->hung = false;
+    base->state = DISK_FAILED;
+    base->missing_since_ns = 0;
+    log_error("disk %s: it does not come back: %s; its data is rebuilt elsewhere", disk->path,
+        local_disk_strerror(error));
+    tell_retired(disk, error);
 }
 
 /* --- Life ------------------------------------------------------------------------------------- */
+
+void local_disk_inside_init(
+    struct local_disk *disk, struct env_file *file, const struct superblock *super)
+{
+    disk->file = file;
+    if (disk->options.io_timeout_ns > 0)
+        env_file_on_hung(file, file_hung, disk);
+    disk->super = *super;
+    table_init(&disk->table, super->table_entry_count, &super->disk);
+    slab_map_init(&disk->slabs, super->slab_count);
+    disk->unit_total = (uint64_t)super->slab_count * SLAB_UNITS;
+    disk->table_dirty = mem_zalloc(DIV_ROUND_UP(super->table_entry_count / TABLE_BLOCK_ENTRIES, 64),
+        sizeof(*disk->table_dirty));
+    disk->table_generation = disk->table_durable_generation = 0;
+    fiber_queue_init(&disk->table_written);
+    disk->table_buffer = mem_alloc_pages(TABLE_COMMIT_BLOCKS * BLOCK_BYTES);
+    disk->actives = mem_alloc(ACTIVE_BUCKETS * sizeof(struct list));
+    for (unsigned i = 0; i < ACTIVE_BUCKETS; i++)
+        list_init(&disk->actives[i]);
+    list_init(&disk->idle);
+    trailer_cache_init(&disk->trailers, disk->options.trailer_cache_bytes / 4 * 3);
+    fiber_mutex_init(&disk->walk_lock);
+    disk->walk_window = NULL;
+    list_init(&disk->flush_waiting);
+    list_init(&disk->flush_served);
+    list_init(&disk->free_appends);
+    list_init(&disk->free_reads);
+    list_init(&disk->free_syncs);
+    list_init(&disk->free_actives);
+}
 
 struct local_disk *local_disk_new(
     struct env_file *file, const struct superblock *super, const struct local_disk_options *options)
 {
     struct local_disk *disk = NEW(struct local_disk);
     disk->base = (struct disk){
-        .ops = &LOCAL_DISK_OPS,
+        .ops = &local_disk_ops,
         .uuid = super->disk,
         .state = DISK_IN,
         .local = true,
@@ -338,39 +387,18 @@ struct local_disk *local_disk_new(
     };
     memcpy(disk->base.class_name, super->class_name, sizeof(disk->base.class_name));
     list_init(&disk->base.link);
-    disk->file = file;
-    if (options->io_timeout_ns > 0)
-        env_file_on_hung(file, file_hung, disk);
-    disk->super = *super;
+    disk->path = mem_strdup(env_file_path(file));
     disk->options = *options;
     env_boot_id(disk->boot_id);
-    table_init(&disk->table, super->table_entry_count, &super->disk);
-    slab_map_init(&disk->slabs, super->slab_count);
-    disk->unit_total = (uint64_t)super->slab_count * SLAB_UNITS;
-    disk->table_dirty = mem_zalloc(DIV_ROUND_UP(super->table_entry_count / TABLE_BLOCK_ENTRIES, 64),
-        sizeof(*disk->table_dirty));
-    fiber_queue_init(&disk->table_written);
-    disk->table_buffer = mem_alloc_pages(TABLE_COMMIT_BLOCKS * BLOCK_BYTES);
-    disk->actives = mem_alloc(ACTIVE_BUCKETS * sizeof(struct list));
-    for (unsigned i = 0; i < ACTIVE_BUCKETS; i++)
-        list_init(&disk->actives[i]);
-    list_init(&disk->idle);
-    trailer_cache_init(&disk->trailers, options->trailer_cache_bytes / 4 * 3);
-    fiber_mutex_init(&disk->walk_lock);
-    list_init(&disk->flush_waiting);
-    list_init(&disk->flush_served);
     env_timer_init(&disk->later, answer_later);
     list_init(&disk->later_appends);
     list_init(&disk->later_reads);
     list_init(&disk->later_syncs);
-    list_init(&disk->free_appends);
-    list_init(&disk->free_reads);
-    list_init(&disk->free_syncs);
-    list_init(&disk->free_actives);
+    local_disk_inside_init(disk, file, super);
     return disk;
 }
 
-void local_disk_delete(struct local_disk *disk)
+void local_disk_inside_fini(struct local_disk *disk)
 {
     for (unsigned i = 0; i < ACTIVE_BUCKETS; i++) {
         list_for_each_safe (it, &disk->actives[i])
@@ -382,7 +410,6 @@ void local_disk_delete(struct local_disk *disk)
     local_append_pool_free(disk);
     local_read_pool_free(disk);
     local_sync_pool_free(disk);
-    env_timer_cancel(&disk->later);
     trailer_cache_fini(&disk->trailers);
     mem_free_pages(disk->walk_window, WALK_WINDOW_BLOCKS * BLOCK_BYTES);
     mem_free(disk->actives);
@@ -390,6 +417,14 @@ void local_disk_delete(struct local_disk *disk)
     mem_free(disk->table_dirty);
     slab_map_fini(&disk->slabs);
     table_fini(&disk->table);
+}
+
+void local_disk_delete(struct local_disk *disk)
+{
+    if (!disk->gone)
+        local_disk_inside_fini(disk);
+    env_timer_cancel(&disk->later);
+    mem_free(disk->path);
     mem_free(disk);
 }
 
@@ -397,22 +432,23 @@ MAY_SUSPEND void local_disk_close(struct disk *base)
 {
     struct local_disk *disk = local_disk_of(base);
     CHECK_MSG(disk->ops_in_flight == 0 && !disk->flush_in_flight && !disk->table_writing,
-        "disk %s closed with operations in flight", local_disk_path(base));
+        "disk %s closed with operations in flight", disk->path);
     struct env_file *file = disk->file;
     if (!disk->failed) {
         disk->super.clean = 1;
         if (local_write_superblocks(file, &disk->super) < 0)
-            log_warn("disk %s: writing the superblock at close failed", local_disk_path(base));
+            log_warn("disk %s: writing the superblock at close failed", disk->path);
     }
-    if (disk->options.io_timeout_ns > 0)
+    if (file && disk->options.io_timeout_ns > 0)
         env_file_on_hung(file, NULL, NULL);
     local_disk_delete(disk);
-    env_file_close(file);
+    if (file)
+        env_file_close(file);
 }
 
 const char *local_disk_path(const struct disk *base)
 {
-    return env_file_path(container_of(base, const struct local_disk, base)->file);
+    return container_of(base, const struct local_disk, base)->path;
 }
 
 unsigned local_disk_shard_count(const struct disk *base)
@@ -424,6 +460,8 @@ void local_disk_set_trailer_cache(struct disk *base, uint64_t cap_bytes)
 {
     struct local_disk *disk = local_disk_of(base);
     disk->options.trailer_cache_bytes = cap_bytes;
+    if (disk->gone)
+        return;
     trailer_cache_set_cap(&disk->trailers, cap_bytes / 4 * 3);
     trim_idle(disk);
 }

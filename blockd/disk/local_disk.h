@@ -10,11 +10,11 @@
 
 struct local_disk_options {
     uint64_t trailer_cache_bytes; /* cap of this disk's cached CRCs */
-    uint64_t io_timeout_ns; /* an I/O that takes longer retires the disk (D19); 0 = none does */
+    uint64_t io_timeout_ns; /* after that the disk hangs (D19); 0 = no I/O is waited for in vain */
     bool verify_appends; /* compare payloads with the owner's CRCs (-EBADMSG): the check of a wire,
                             needless inside one process */
-    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2); blocks are damaged.
-     */
+    /* Told, from the env's loop or a fiber: the disk retired itself (once, D2), or hangs (-ETIMEDOUT, and its
+     * state is DISK_MISSING; then perhaps, once, that it is retired for good); blocks are damaged. */
     void (*failed)(void *ctx, struct disk *disk, int error);
     void (*damaged)(void *ctx, struct disk *disk, struct shard_key key, uint32_t block);
     void *ctx;
@@ -55,13 +55,19 @@ MAY_SUSPEND int local_disk_scrub_shard(
     struct disk *disk, struct shard_key key, uint64_t *ret_bytes);
 /* shard_list page by page, at most `max` shards each, without suspending: *cursor is 0 at first,
  * UINT32_MAX when there are no more. A shard that is there all the while is listed once. A page may be
- * short, or empty, before the end: it looks at no more than 64 Ki table entries. */
-unsigned local_disk_list_page(struct disk *disk, uint64_t volume, uint32_t *cursor,
+ * short, or empty, before the end: it looks at no more than 64 Ki table entries. -EHOSTUNREACH: the disk is
+ * between two incarnations. */
+int local_disk_list_page(struct disk *disk, uint64_t volume, uint32_t *cursor,
     struct shard_info *ret_list, unsigned max);
 /* For tests: CHECKs that the table's index agrees with its entries (D18). */
 void local_disk_check(struct disk *disk);
 /* What `failed` was told, as text: strerror, but for an I/O that hangs. */
 const char *local_disk_strerror(int error);
-/* Retires the disk now, as after a write error. */
+/* Of a disk that hangs (DISK_MISSING): closes it and opens it again, as at a start (D20); it is DISK_IN then, and answers.
+ * -EAGAIN: not all of its I/O is back, nothing was done. -EIO: some of that came back with an error: the disk is
+ * DISK_FAILED. Others, with *ret_error (mem_free): it could not be opened; to be tried again, or given up with
+ * local_disk_fail(). */
+MAY_SUSPEND int local_disk_reopen(struct disk *disk, char **ret_error);
+/* Retires the disk now, as after a write error; for good, if it hangs. */
 void local_disk_fail(struct disk *disk, int error);
 void local_disk_set_trailer_cache(struct disk *disk, uint64_t cap_bytes);

@@ -103,7 +103,7 @@ static void append_done(struct env_io *io)
         uint64_t now_ns = env_now_ns();
         disk_note_latency(&disk->base, now_ns - io->submitted_ns, now_ns);
     }
-    int result = disk->failed ? -EIO : 0;
+    int result = disk->failed ? local_retired_error(disk) : 0;
     struct shard_append *append = op->append;
     struct list answered, redo;
     list_init(&answered);
@@ -160,7 +160,7 @@ static void check_shape(const struct shard_append *append)
 static int check_slot(struct local_disk *disk, const struct table_slot *slot, uint32_t epoch)
 {
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     if (epoch < slot_epoch_min(slot) && !PLANTED(append_ignores_fence))
         return -ESTALE;
     if (slot->state == TABLE_TOMBSTONE)
@@ -352,7 +352,7 @@ void local_append(struct shard_append *append)
     if (slot != NULL)
         r = check_slot(disk, slot, append->epoch);
     else if (disk->failed)
-        r = -EIO;
+        r = local_retired_error(disk);
     if (r == 0) {
         struct active *active = active_get(disk, local_slot_no(disk, slot));
         r = start(active, append);

@@ -192,7 +192,7 @@ static int create_over(
     struct local_disk *disk = active->disk;
     struct table_slot *slot = active_slot(active);
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     if (create->epoch < slot_epoch_min(slot))
         return -ESTALE;
     if (slot->state != TABLE_TOMBSTONE) {
@@ -218,7 +218,7 @@ MAY_SUSPEND int local_create(
     if (!create_is_valid(create))
         return -EINVAL;
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     struct active *active;
     /* A shard under removal is waited for: two entries of one key must never meet on disk. */
     while (table_find(&disk->table, create->key) != TABLE_NONE) {
@@ -232,7 +232,7 @@ MAY_SUSPEND int local_create(
         if (present)
             return r;
         if (failed)
-            return -EIO;
+            return local_retired_error(disk);
     }
     return create_new(disk, create, ret_info);
 }
@@ -280,7 +280,7 @@ static int fence_present(struct active *active, uint32_t epoch, struct shard_inf
     struct local_disk *disk = active->disk;
     struct table_slot *slot = active_slot(active);
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     if (epoch < slot_epoch_min(slot))
         return -ESTALE;
     /* From here on lower appends are refused; those in flight end before the fence is answered. */
@@ -307,7 +307,7 @@ MAY_SUSPEND int local_fence(
 {
     struct local_disk *disk = local_disk_of(base);
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     struct active *active;
     /* A shard under removal keeps its entry until that is durable; its tombstone comes after it. */
     for (;;) {
@@ -323,7 +323,7 @@ MAY_SUSPEND int local_fence(
         if (present)
             return r;
         if (failed)
-            return -EIO;
+            return local_retired_error(disk);
     }
 }
 

@@ -10,6 +10,7 @@
  *   local_disk_sync.c     device flushes       local_disk_walk.c     an unsealed shard's end (D9)
  *   local_disk_seal.c     seal, remove         local_disk_control.c  create, fence, stat
  *   local_disk_scrub.c    scrub           local_disk_list.c     lists
+ *   local_disk_reopen.c   a disk that has hung comes back (D20)
  */
 #pragma once
 
@@ -68,11 +69,16 @@ struct flush_waiter {
 
 struct local_disk {
     struct disk base;
-    struct env_file *file;
+    char *path;
+    struct env_file *file; /* NULL, or one that failed to open, while `gone` */
     struct superblock super;
     struct local_disk_options options;
     uint8_t boot_id[16];
     bool failed;
+    bool hung;          /* `failed`, and for that alone: it may come back (D20) */
+    bool gone;          /* between two incarnations: nothing of what follows is there */
+    bool write_failed;  /* in `gone` */
+    unsigned fiber_ops; /* operations on fibers */
     bool
         in_doubt; /* the last process did not close the disk: a flush of its may have failed (D17) */
 
@@ -168,9 +174,19 @@ void local_retire(struct local_disk *disk, int error, const char *what);
 struct local_disk *local_disk_new(struct env_file *file, const struct superblock *super,
     const struct local_disk_options *options);
 void local_disk_delete(struct local_disk *disk);
+/* What belongs to one incarnation: all but the disk itself and answers that wait for the loop. */
+void local_disk_inside_init(
+    struct local_disk *disk, struct env_file *file, const struct superblock *super);
+void local_disk_inside_fini(struct local_disk *disk);
+extern const struct disk_ops local_disk_ops, local_gone_ops;
 void local_append_later(struct local_disk *disk, struct shard_append *append, int result);
 void local_read_later(struct local_disk *disk, struct shard_read *read, int result);
 void local_sync_later(struct local_disk *disk, struct shard_sync *sync, int result);
+/* What a change of a retired disk is answered: of one that hangs, nobody knows what became of it (D19). */
+static inline int local_retired_error(const struct local_disk *disk)
+{
+    return disk->hung ? -EHOSTUNREACH : -EIO;
+}
 /* The device is not to be had, now or any more (D19: it hangs). */
 static inline bool error_is_gone(int error)
 {
@@ -183,6 +199,11 @@ static inline bool error_is_gone(int error)
  * otherwise. */
 MAY_SUSPEND int local_read_superblock(struct env_file *file, struct superblock *ret_super,
     unsigned *ret_bad_copies, char **ret_error);
+/* Reads the superblock, checks it, and makes the new incarnation durable. */
+MAY_SUSPEND int local_begin_incarnation(struct env_file *file, const struct uuid *cluster,
+    struct superblock *ret_super, bool *ret_in_doubt, unsigned *ret_bad_copies, char **ret_error);
+int local_explain_open(const char *path, int error, char **ret_error);
+void local_log_opened(const struct local_disk *disk);
 /* Writes all copies, durably. */
 MAY_SUSPEND int local_write_superblocks(struct env_file *file, const struct superblock *super);
 

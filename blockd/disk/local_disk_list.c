@@ -3,6 +3,8 @@
  * Lists of shards: all of the disk's, in the order of the table; a volume's, by the table's index, unless it is most
  * of the table anyway (D18).
  */
+#include <errno.h>
+
 #include "blockd/disk/local_disk_impl.h"
 #include "common/mem.h"
 
@@ -30,7 +32,7 @@ static bool group_is_shorter(const struct table *table, uint64_t volume, unsigne
 }
 
 /* In the order of the slots, too: the two may follow each other. */
-static unsigned list_group_page(const struct local_disk *disk, uint64_t volume, uint32_t *cursor,
+static int list_group_page(const struct local_disk *disk, uint64_t volume, uint32_t *cursor,
     struct shard_info *ret_list, unsigned max)
 {
     const struct table *table = &disk->table;
@@ -42,13 +44,15 @@ static unsigned list_group_page(const struct local_disk *disk, uint64_t volume, 
         if (is_listed(&table->slots[slots[n]], volume))
             local_fill_info(disk, &table->slots[slots[n]], NULL, &ret_list[count++]);
     *cursor = n < slot_count ? slots[n] : UINT32_MAX;
-    return count;
+    return (int)count;
 }
 
-unsigned local_disk_list_page(
+int local_disk_list_page(
     struct disk *base, uint64_t volume, uint32_t *cursor, struct shard_info *ret_list, unsigned max)
 {
     struct local_disk *disk = local_disk_of(base);
+    if (disk->gone)
+        return -EHOSTUNREACH;
     if (group_is_shorter(&disk->table, volume, max))
         return list_group_page(disk, volume, cursor, ret_list, max);
     uint32_t end = disk->table.entry_count, i = MIN(*cursor, end);
@@ -59,7 +63,7 @@ unsigned local_disk_list_page(
             local_fill_info(disk, slot, NULL, &ret_list[count++]);
     }
     *cursor = i < end ? i : UINT32_MAX;
-    return count;
+    return (int)count;
 }
 
 MAY_SUSPEND int local_list(
@@ -71,9 +75,10 @@ MAY_SUSPEND int local_list(
     struct shard_info *list = mem_alloc(capacity * sizeof(*list));
     for (uint32_t cursor = 0; cursor != UINT32_MAX;) {
         unsigned max = capacity - count;
-        unsigned n = local_disk_list_page(base, volume, &cursor, &list[count], max);
-        count += n;
-        if (n == max) {
+        int n = local_disk_list_page(base, volume, &cursor, &list[count], max);
+        CHECK(n >= 0); /* the disk stays while it is listed */
+        count += (unsigned)n;
+        if ((unsigned)n == max) {
             capacity *= 2;
             list = mem_realloc(list, capacity * sizeof(*list));
         } else if (cursor != UINT32_MAX) {
@@ -87,5 +92,6 @@ MAY_SUSPEND int local_list(
 
 void local_disk_check(struct disk *base)
 {
-    table_check(&local_disk_of(base)->table);
+    if (!local_disk_of(base)->gone)
+        table_check(&local_disk_of(base)->table);
 }

@@ -130,7 +130,7 @@ MAY_SUSPEND int local_write_superblocks(struct env_file *file, const struct supe
 
 /* --- Open ------------------------------------------------------------------------------------- */
 
-static int explain_open(const char *path, int error, char **ret_error)
+int local_explain_open(const char *path, int error, char **ret_error)
 {
     switch (error) {
     case -EBUSY:
@@ -164,34 +164,46 @@ static int check_cluster(
     return -EPERM;
 }
 
-static int open_file(struct env_file *file, const struct uuid *cluster,
-    const struct local_disk_options *options, struct local_disk **ret_disk, char **ret_error)
+MAY_SUSPEND int local_begin_incarnation(struct env_file *file, const struct uuid *cluster,
+    struct superblock *ret_super, bool *ret_in_doubt, unsigned *ret_bad_copies, char **ret_error)
 {
     const char *path = env_file_path(file);
-    struct superblock super;
-    unsigned bad_copies;
-    int r = local_read_superblock(file, &super, &bad_copies, ret_error);
+    int r = local_read_superblock(file, ret_super, ret_bad_copies, ret_error);
     if (r == 0)
-        r = check_cluster(path, &super, cluster, ret_error);
+        r = check_cluster(path, ret_super, cluster, ret_error);
     if (r < 0)
         return r;
-    if (bad_copies > 0)
+    if (*ret_bad_copies > 0)
         log_warn("disk %s: %u of %u superblock copies were damaged; written again", path,
-            bad_copies, SUPERBLOCK_COPIES);
-    bool in_doubt = super.clean != 1;
-    super.clean = 0;
-    super.incarnation++;
-    r = local_write_superblocks(file, &super);
+            *ret_bad_copies, SUPERBLOCK_COPIES);
+    *ret_in_doubt = ret_super->clean != 1;
+    ret_super->clean = 0;
+    ret_super->incarnation++;
+    r = local_write_superblocks(file, ret_super);
     if (r < 0) {
         *ret_error = mem_printf("%s: writing the superblock failed: %s; the device is not used",
             path, local_disk_strerror(r));
         return -EIO;
     }
+    return 0;
+}
+
+static int open_file(struct env_file *file, const struct uuid *cluster,
+    const struct local_disk_options *options, struct local_disk **ret_disk, char **ret_error)
+{
+    struct superblock super;
+    unsigned bad_copies;
+    bool in_doubt;
+    int r = local_begin_incarnation(file, cluster, &super, &in_doubt, &bad_copies, ret_error);
+    if (r < 0)
+        return r;
     struct local_disk *disk = local_disk_new(file, &super, options);
     disk->in_doubt = in_doubt;
+    *ret_error = NULL;
     r = local_table_load(disk, ret_error);
-    if (r == -EIO)
-        *ret_error = mem_printf("%s: writing the shard table failed; the device is not used", path);
+    if (r == -EIO || (r < 0 && !*ret_error))
+        *ret_error = mem_printf(
+            "%s: writing the shard table failed; the device is not used", env_file_path(file));
     if (r < 0) {
         local_disk_delete(disk);
         return r;
@@ -201,13 +213,21 @@ static int open_file(struct env_file *file, const struct uuid *cluster,
     return 0;
 }
 
+void local_log_opened(const struct local_disk *disk)
+{
+    log_info("disk %s: opened, incarnation %" PRIu64 ", %u shards, %" PRIu64 " of %" PRIu64
+             " MiB free",
+        disk->path, disk->super.incarnation, disk->table.shard_count, disk->base.free_bytes >> 20,
+        disk->base.size_bytes >> 20);
+}
+
 MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
     const struct local_disk_options *options, struct disk **ret_disk, char **ret_error)
 {
     struct env_file *file;
     int r = env_file_open(path, ENV_OPEN_EXCLUSIVE_LOCK, 0, &file);
     if (r < 0)
-        return explain_open(path, r, ret_error);
+        return local_explain_open(path, r, ret_error);
     if (options->io_timeout_ns > 0)
         file = env_file_deadline(file, options->io_timeout_ns);
     struct local_disk *disk;
@@ -216,10 +236,7 @@ MAY_SUSPEND int local_disk_open(const char *path, struct uuid cluster,
         env_file_close(file);
         return r;
     }
-    log_info("disk %s: opened, incarnation %" PRIu64 ", %u shards, %" PRIu64 " of %" PRIu64
-             " MiB free",
-        path, disk->super.incarnation, disk->table.shard_count, disk->base.free_bytes >> 20,
-        disk->base.size_bytes >> 20);
+    local_log_opened(disk);
     *ret_disk = &disk->base;
     return 0;
 }
@@ -230,7 +247,7 @@ MAY_SUSPEND int local_disk_probe(const char *path, uint64_t io_timeout_ns,
     struct env_file *file;
     int r = env_file_open(path, ENV_OPEN_READ_ONLY, 0, &file);
     if (r < 0)
-        return explain_open(path, r, ret_error);
+        return local_explain_open(path, r, ret_error);
     if (io_timeout_ns > 0)
         file = env_file_deadline(file, io_timeout_ns);
     struct superblock super;

@@ -45,11 +45,10 @@ static int scrub_blocks(struct local_disk *disk, struct shard_key key, uint32_t 
     return result;
 }
 
-MAY_SUSPEND int local_disk_scrub_shard(struct disk *base, struct shard_key key, uint64_t *ret_bytes)
+static int scrub_shard(struct local_disk *disk, struct shard_key key, uint64_t *ret_bytes)
 {
-    struct local_disk *disk = local_disk_of(base);
     struct shard_info info;
-    int r = local_stat(base, key, &info);
+    int r = local_stat(&disk->base, key, &info);
     if (r < 0)
         return r;
     void *buf = mem_alloc_pages(SCRUB_BLOCKS * BLOCK_BYTES);
@@ -66,4 +65,16 @@ MAY_SUSPEND int local_disk_scrub_shard(struct disk *base, struct shard_key key, 
     mem_free_pages(buf, SCRUB_BLOCKS * BLOCK_BYTES);
     *ret_bytes = (uint64_t)info.length_blocks * BLOCK_BYTES;
     return result;
+}
+
+MAY_SUSPEND int local_disk_scrub_shard(struct disk *base, struct shard_key key, uint64_t *ret_bytes)
+{
+    struct local_disk *disk = local_disk_of(base);
+    *ret_bytes = 0;
+    if (disk->gone)
+        return -EHOSTUNREACH;
+    disk->fiber_ops++;
+    int r = scrub_shard(disk, key, ret_bytes);
+    disk->fiber_ops--;
+    return r;
 }

@@ -67,7 +67,7 @@ static int write_trailer(struct active *active, uint32_t length)
     mem_free_pages(blocks, count * BLOCK_BYTES);
     if (r < 0) {
         local_retire(disk, r, "writing a trailer failed");
-        return -EIO;
+        return local_retired_error(disk);
     }
     return 0;
 }
@@ -117,7 +117,7 @@ static int seal_open(struct active *active, uint32_t length)
     bool at_boundary = length == active->end_blocks ||
                        (length < active->end_blocks && active_is_header(active, length));
     if (disk->failed)
-        r = -EIO;
+        r = local_retired_error(disk);
     else if (!at_boundary)
         r = -ERANGE;
     else
@@ -137,10 +137,10 @@ MAY_SUSPEND int local_seal(
     struct active *active;
     int r = active_acquire(disk, key, &active);
     if (r < 0)
-        return disk->failed ? -EIO : r;
+        return disk->failed ? local_retired_error(disk) : r;
     const struct table_slot *slot = active_slot(active);
     if (disk->failed)
-        r = -EIO;
+        r = local_retired_error(disk);
     else if (epoch < slot_epoch_min(slot))
         r = -ESTALE;
     else if (slot->state == TABLE_TOMBSTONE)
@@ -186,10 +186,10 @@ MAY_SUSPEND int local_remove(
     int r = active_acquire(disk, key, &active);
     /* What may have been a lost entry's is gone as well as it can be. */
     if (r < 0)
-        return disk->failed ? -EIO : -ENOENT;
+        return disk->failed ? local_retired_error(disk) : -ENOENT;
     const struct table_slot *slot = active_slot(active);
     if (disk->failed)
-        r = -EIO;
+        r = local_retired_error(disk);
     else if (epoch < slot_epoch_min(slot))
         r = -ESTALE;
     else if (instance != 0 && !PLANTED(remove_any_instance) &&

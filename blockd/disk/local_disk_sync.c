@@ -27,7 +27,7 @@ static void flush_done(struct env_io *io)
     struct list *link;
     while ((link = list_pop_front(&served)) != NULL) {
         struct flush_waiter *waiter = list_entry(link, struct flush_waiter, link);
-        waiter->done(waiter, disk->failed ? -EIO : 0);
+        waiter->done(waiter, disk->failed ? local_retired_error(disk) : 0);
     }
 }
 
@@ -75,7 +75,7 @@ static void fiber_flush_done(struct flush_waiter *waiter, int error)
 MAY_SUSPEND int local_flush(struct local_disk *disk)
 {
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     struct fiber_flush flush = {.waiter.done = fiber_flush_done, .fiber = fiber_self()};
     local_flush_join(disk, &flush.waiter);
     while (!flush.done)
@@ -129,7 +129,7 @@ static int check(
     struct local_disk *disk, const struct table_slot *slot, const struct shard_sync *sync)
 {
     if (disk->failed)
-        return -EIO;
+        return local_retired_error(disk);
     if (sync->epoch < slot_epoch_min(slot))
         return -ESTALE;
     if (slot->state == TABLE_TOMBSTONE)
@@ -173,7 +173,7 @@ void local_sync(struct shard_sync *sync)
     if (slot != NULL)
         r = check(disk, slot, sync);
     else if (disk->failed)
-        r = -EIO;
+        r = local_retired_error(disk);
     if (r == 0) {
         struct active *active = active_get(disk, local_slot_no(disk, slot));
         r = start(active, sync);

@@ -134,7 +134,7 @@ MAY_SUSPEND int local_table_commit(struct local_disk *disk)
             disk->table_durable_generation = generation;
         fiber_queue_wake_all(&disk->table_written);
     }
-    return disk->failed ? -EIO : 0;
+    return disk->failed ? local_retired_error(disk) : 0;
 }
 
 /* --- Load ------------------------------------------------------------------------------------- */

@@ -142,12 +142,13 @@ static unsigned place_lost(const struct place *p)
     return lost;
 }
 
-/* A shard of rows on another node, which may be back in a moment. */
+/* A shard of rows on another node, or on a disk that hangs: it may be back in a moment, or is just now. */
 static bool merely_away(struct volume *v, const struct sync_target *t)
 {
     const struct place *p = t->row ? state_place(&v->state, t->chunk) : NULL;
     const struct disk *disk = p ? volume_disk(v, p->shards[t->copy].place.disk) : NULL;
-    return t->sync.sync.result == -EHOSTUNREACH && disk && !disk->local;
+    return t->sync.sync.result == -EHOSTUNREACH && disk &&
+           (!disk->local || disk->state != DISK_FAILED);
 }
 
 /* A shard of a row that could not be synced is lost from there on; recorded before the flush is

@@ -177,6 +177,7 @@ void one_node_start(struct one_node *n)
         .budget = &n->budget,
         .row_blocks_max = n->row_blocks_max,
         .log_bytes_max = n->log_bytes_max,
+        .repair_wait_ns = n->repair_wait_ns,
         .map_cache = map_cache_new(64 * 1024),
         .bypass_bytes_min = n->bypass_bytes_min};
     if (!n->made)

@@ -23,7 +23,8 @@ enum {
 struct one_node {
     /* For the next process; set after one_node_init. */
     uint64_t row_blocks_max, bypass_bytes_min, log_bytes_max;
-    uint64_t io_timeout_ns;     /* of the disks; 0 = none */
+    uint64_t io_timeout_ns; /* of the disks; 0 = none */
+    uint64_t repair_wait_ns;
     bool linked;                /* disks behind link_disk.h */
     enum failure_domain domain; /* of the pool, which the first process makes */
     /* of the round */

@@ -4,6 +4,8 @@
  */
 #include "disk_fixture.h"
 
+#include "blockd/disk/superblock.h"
+
 #define MIB (1ull << 20)
 #define SEC 1000000000ull
 #define TIMEOUT_NS (2 * SEC)
@@ -91,13 +93,13 @@ static const struct operation {
     int answer;
     bool reopened; /* beforehand: what is open is not loaded then */
 } operations[] = {
-    {do_append, -EIO, false},
-    {do_append_durable, -EIO, false},
-    {do_sync, -EIO, false},
-    {do_create, -EIO, false},
-    {do_fence, -EIO, false},
-    {do_seal, -EIO, false},
-    {do_remove, -EIO, false},
+    {do_append, -EHOSTUNREACH, false},
+    {do_append_durable, -EHOSTUNREACH, false},
+    {do_sync, -EHOSTUNREACH, false},
+    {do_create, -EHOSTUNREACH, false},
+    {do_fence, -EHOSTUNREACH, false},
+    {do_seal, -EHOSTUNREACH, false},
+    {do_remove, -EHOSTUNREACH, false},
     {do_read, -EHOSTUNREACH, false},
     {do_read_with_trailer, -EHOSTUNREACH, true},
     {do_walk, -EHOSTUNREACH, true},
@@ -110,7 +112,8 @@ static void expect_retired(struct fixture *f)
 {
     uint64_t now_ns = env_now_ns();
     assert_int_equal(f->failed_calls, 1);
-    assert_int_equal(f->disk->state, DISK_FAILED);
+    assert_int_equal(f->disk->state, DISK_MISSING);
+    assert_true(f->disk->missing_since_ns > 0);
     for (unsigned i = 0; i < 8; i++)
         assert_int_equal(operations[i].run(f), operations[i].answer);
     assert_true(env_now_ns() - now_ns < SEC); /* without waiting again */
@@ -160,13 +163,14 @@ static void test_each_operation_is_answered_and_the_disk_retired(void **state)
 
 struct many {
     struct fixture *fixture;
-    unsigned running, failed;
+    unsigned begun, running, failed;
 };
 
 static void one_of_many(void *arg)
 {
     struct many *many = arg;
-    unsigned i = many->running++;
+    unsigned i = many->begun++;
+    many->running++;
     many->failed += operations[i % 8].run(many->fixture) < 0;
     many->running--;
 }
@@ -198,6 +202,232 @@ static void test_what_waits_is_answered_together_and_the_close_ends(void **state
     fixture_init(&f, 1, 64 * MIB);
     assert_true(fixture_run(&f, make_shards));
     assert_true(fixture_run(&f, many_at_once));
+    fixture_fini(&f);
+}
+
+/* --- It comes back (D20) ------------------------------------------------------------------------ */
+
+static const struct shard_key M = {.volume = 7, .chunk = (1ull << 32) | 10, .index = 0};
+
+static void go_on(struct fixture *f)
+{
+    sim_disk_go_on(f->medium);
+    env_sleep_ns(SEC);
+}
+
+/* 0 or an error; `said`: part of what is wrong, NULL = nothing is said. */
+static int come_back(struct fixture *f, const char *said)
+{
+    char *error = NULL;
+    int r = local_disk_reopen(f->disk, &error);
+    assert_true(!said == !error);
+    assert_true(!said || strstr(error, said));
+    mem_free(error);
+    return r;
+}
+
+static uint64_t incarnation(void)
+{
+    struct local_disk_superblock super;
+    char *error = NULL;
+    assert_int_equal(local_disk_probe(FIXTURE_PATH, 0, &super, &error), 0);
+    return super.incarnation;
+}
+
+/* All that was durable is there, and it takes new shards. */
+static void expect_back(struct fixture *f, bool b_removed)
+{
+    assert_int_equal(f->disk->state, DISK_IN);
+    assert_int_equal(f->disk->missing_since_ns, 0);
+    local_disk_check(f->disk);
+    int r = read_and_compare(f->disk, B, 0, 61, 0);
+    assert_true(r == 0 || (r == -ENOENT && b_removed));
+    assert_int_equal(read_and_compare(f->disk, A, 0, 61, 0), 0);
+    assert_int_equal(create_simple(f->disk, M, SHARD_DATA, 10), 0);
+    assert_int_equal(append_blocks(f->disk, M, 1, 0, 5, 0, 0), 0);
+    assert_int_equal(shard_sync(f->disk, M, 1, 6), 0);
+    assert_int_equal(shard_seal(f->disk, M, 1, 6), 0);
+    assert_int_equal(read_and_compare(f->disk, M, 0, 6, 0), 0);
+}
+
+static void comes_back(struct fixture *f)
+{
+    uint64_t before = incarnation();
+    if (operation->run == do_sync)
+        assert_int_equal(do_append(f), 0);
+    sim_disk_hang(f->medium);
+    (void)operation->run(f);
+    assert_int_equal(come_back(f, NULL), -EAGAIN);
+    expect_retired(f);
+    go_on(f);
+    expect_retired(f); /* not by itself */
+    assert_int_equal(come_back(f, NULL), 0);
+    assert_int_equal(incarnation(), before + 1);
+    expect_back(f, operation->run == do_remove);
+    assert_int_equal(f->failed_calls, 1);
+    reopen(f);
+    assert_int_equal(read_and_compare(f->disk, M, 0, 6, 0), 0);
+    fixture_close(f);
+}
+
+static void test_after_each_operation_it_comes_back(void **state)
+{
+    for (unsigned i = 0; i < sizeof(operations) / sizeof(operations[0]); i++) {
+        struct fixture f;
+        if (operations[i].reopened)
+            continue;
+        operation = &operations[i];
+        fixture_init(&f, 1 + i, 64 * MIB);
+        assert_true(fixture_run(&f, make_shards));
+        assert_true(fixture_run(&f, comes_back));
+        fixture_fini(&f);
+    }
+}
+
+static void expect_away(struct fixture *f)
+{
+    struct shard_info info, *list;
+    unsigned count;
+    uint32_t cursor = 0;
+    uint64_t bytes;
+    for (unsigned i = 0; i < 8; i++)
+        assert_int_equal(operations[i].run(f), -EHOSTUNREACH);
+    assert_int_equal(shard_stat(f->disk, A, &info), -EHOSTUNREACH);
+    assert_int_equal(shard_list(f->disk, 0, &list, &count), -EHOSTUNREACH);
+    assert_int_equal(local_disk_list_page(f->disk, 0, &cursor, &info, 1), -EHOSTUNREACH);
+    assert_int_equal(local_disk_scrub_shard(f->disk, B, &bytes), -EHOSTUNREACH);
+    local_disk_set_trailer_cache(f->disk, 4096);
+    assert_string_equal(local_disk_path(f->disk), FIXTURE_PATH);
+}
+
+/* Nothing of it is there, and it is not opened; then it is pulled out; then it hangs again. */
+static void fails_to_open(struct fixture *f)
+{
+    sim_disk_hang(f->medium);
+    assert_int_equal(do_append(f), -EHOSTUNREACH);
+    go_on(f);
+    sim_disk_remove(f->medium);
+    assert_int_equal(come_back(f, "no such file"), -ENOENT);
+    expect_away(f);
+    sim_disk_return(f->medium);
+    sim_disk_hang(f->medium);
+    assert_int_equal(come_back(f, "does not come back"), -EHOSTUNREACH);
+    expect_away(f);
+    assert_int_equal(come_back(f, NULL), -EAGAIN);
+    go_on(f);
+    assert_int_equal(f->disk->state, DISK_MISSING);
+    assert_int_equal(come_back(f, NULL), 0);
+    expect_back(f, false);
+    assert_int_equal(f->failed_calls, 1);
+    sim_disk_hang(f->medium); /* and once more */
+    assert_int_equal(do_append(f), -EHOSTUNREACH);
+    assert_int_equal(f->failed_calls, 2);
+    go_on(f);
+    sim_disk_remove(f->medium);
+    assert_int_equal(come_back(f, "no such file"), -ENOENT);
+    sim_disk_return(f->medium);
+    fixture_close(f); /* between two incarnations */
+    fixture_open(f);
+    assert_int_equal(read_and_compare(f->disk, M, 0, 6, 0), 0);
+    fixture_close(f);
+}
+
+static void test_one_that_cannot_be_opened_stays_away(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, fails_to_open));
+    fixture_fini(&f);
+}
+
+/* D2 */
+static void ends_in_an_error(struct fixture *f)
+{
+    sim_disk_hang(f->medium);
+    assert_int_equal(do_append(f), -EHOSTUNREACH);
+    sim_disk_fault(
+        f->medium, &(struct sim_fault){.ops = SIM_OP_WRITE, .kind = SIM_FAULT_ERROR, .times = 1});
+    go_on(f);
+    assert_int_equal(come_back(f, NULL), -EIO);
+    assert_int_equal(f->disk->state, DISK_FAILED);
+    assert_int_equal(f->failed_calls, 2);
+    assert_int_equal(do_append(f), -EIO);
+    assert_int_equal(do_create(f), -EIO);
+    assert_int_equal(do_read(f), -EHOSTUNREACH);
+    fixture_close(f);
+}
+
+/* The new incarnation cannot be written. */
+static void errors_at_the_open(struct fixture *f)
+{
+    sim_disk_hang(f->medium);
+    assert_int_equal(do_append(f), -EHOSTUNREACH);
+    go_on(f);
+    sim_disk_fault(
+        f->medium, &(struct sim_fault){.ops = SIM_OP_WRITE, .kind = SIM_FAULT_ERROR, .times = 1});
+    assert_int_equal(come_back(f, "superblock"), -EIO);
+    local_disk_fail(f->disk, -EIO); /* as who asked for it does */
+    assert_int_equal(f->disk->state, DISK_FAILED);
+    assert_int_equal(do_append(f), -EIO);
+    fixture_close(f);
+}
+
+static void errors_in_the_table(struct fixture *f)
+{
+    sim_disk_hang(f->medium);
+    assert_int_equal(do_append(f), -EHOSTUNREACH);
+    go_on(f);
+    sim_disk_fault(f->medium,
+        &(struct sim_fault){
+            .ops = SIM_OP_WRITE, .kind = SIM_FAULT_ERROR, .after = SUPERBLOCK_COPIES, .times = 1});
+    assert_int_equal(come_back(f, "shard table"), -EIO);
+    fixture_close(f);
+}
+
+static void test_one_with_errors_has_failed(void **state)
+{
+    void (*const rounds[])(struct fixture *) = {
+        ends_in_an_error, errors_at_the_open, errors_in_the_table};
+    for (unsigned i = 0; i < 3; i++) {
+        struct fixture f;
+        fixture_init(&f, 1, 64 * MIB);
+        assert_true(fixture_run(&f, make_shards));
+        assert_true(fixture_run(&f, rounds[i]));
+        fixture_fini(&f);
+    }
+}
+
+/* Who is inside, at work, keeps it from being closed under him. */
+static void many_while_it_comes_back(struct fixture *f)
+{
+    struct many many = {.fixture = f};
+    unsigned returns = 0;
+    for (unsigned i = 0; i < 200; i++) {
+        if (i % 50 == 8)
+            sim_disk_hang(f->medium);
+        if (i % 50 == 40)
+            sim_disk_go_on(f->medium);
+        fiber_spawn("one of many", one_of_many, &many);
+        env_sleep_ns(100000000);
+        char *error = NULL;
+        if (f->disk->state == DISK_MISSING)
+            returns += local_disk_reopen(f->disk, &error) == 0;
+        assert_null(error);
+    }
+    while (many.running > 0)
+        env_sleep_ns(10000000);
+    assert_int_equal(returns, 4);
+    assert_int_equal(f->disk->state, DISK_IN);
+    fixture_close(f);
+}
+
+static void test_it_comes_back_while_it_is_used(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, many_while_it_comes_back));
     fixture_fini(&f);
 }
 
@@ -242,6 +472,10 @@ int main(void)
         cmocka_unit_test(test_each_operation_is_answered_and_the_disk_retired),
         cmocka_unit_test(test_what_waits_is_answered_together_and_the_close_ends),
         cmocka_unit_test(test_open_and_close_of_a_disk_that_hangs_end),
+        cmocka_unit_test(test_after_each_operation_it_comes_back),
+        cmocka_unit_test(test_one_that_cannot_be_opened_stays_away),
+        cmocka_unit_test(test_one_with_errors_has_failed),
+        cmocka_unit_test(test_it_comes_back_while_it_is_used),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -42,8 +42,9 @@ static void list_meanwhile(
     struct shard_info page[64];
     unsigned seen[STAY] = {0}, stayed = 0;
     for (uint32_t cursor = 0; cursor != UINT32_MAX;) {
-        unsigned count = local_disk_list_page(f->disk, volume, &cursor, page, max);
-        assert_true(count <= max);
+        int listed = local_disk_list_page(f->disk, volume, &cursor, page, max);
+        unsigned count = (unsigned)listed;
+        assert_true(listed >= 0 && count <= max);
         for (unsigned i = 0; i < count; i++) {
             assert_int_equal(page[i].key.volume, volume);
             if (page[i].key.chunk >= 1000)

@@ -137,9 +137,29 @@ static void end_all(struct cluster *c, bool power)
 
 /* --- Disks ------------------------------------------------------------------------------------- */
 
+/* All disks of all nodes for a while, as when the storage that all are on stalls: nothing is lost, and all goes on by
+ * itself. */
+static void hang_all(struct cluster *c)
+{
+    sim_part_says(", all hang");
+    for (unsigned i = 0; i < c->node_count; i++) {
+        c->nodes[i].dirty = true;
+        for (unsigned d = 0; d < c->disks_per_node; d++)
+            sim_disk_hang(c->nodes[i].disks[d]);
+    }
+    cluster_run_for(c, rng_below(&c->fault_rng, 3 * CLUSTER_IO_TIMEOUT_S * 1000) * CLUSTER_MS);
+    for (unsigned i = 0; i < c->node_count; i++)
+        for (unsigned d = 0; d < c->disks_per_node; d++)
+            sim_disk_go_on(c->nodes[i].disks[d]);
+}
+
 /* For a while, shorter or longer than the deadline, or until it is quiet. */
 static void hang(struct cluster *c, struct sim_disk *disk)
 {
+    if (rng_one_in(&c->fault_rng, 4)) {
+        hang_all(c);
+        return;
+    }
     sim_part_says(", hangs");
     sim_disk_hang(disk);
     if (!rng_one_in(&c->fault_rng, 2))
@@ -348,8 +368,57 @@ void cluster_fault(struct cluster *c)
         sim_part_says(" (not now)");
 }
 
+/* Of this node disks that hang come back by themselves (disks.h, N7); of the others with a new process. */
+static bool lets_return(const struct cluster *c, unsigned node)
+{
+    return (c->seed >> node & 1) != 0;
+}
+
+static bool all_returned(struct cluster *c)
+{
+    for (unsigned i = 0; i < c->node_count; i++) {
+        if (!c->nodes[i].node || !lets_return(c, i))
+            continue;
+        list_for_each (it, disks_entries(c->nodes[i].node->disks)) {
+            const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+            if (entry->disk && entry->state == DISK_MISSING)
+                return false;
+        }
+    }
+    return true;
+}
+
+/* A disk that failed stays retired until the process starts anew (D2), and so does one that hung at its start. */
+static bool has_lost_disk(const struct cluster_node *node)
+{
+    if (!node->node)
+        return false;
+    list_for_each (it, disks_entries(node->node->disks)) {
+        const struct disks_entry *entry = list_entry(it, struct disks_entry, link);
+        if (entry->state == DISK_FAILED || entry->state == DISK_MISSING)
+            return true;
+    }
+    return false;
+}
+
+static bool heal_disks(struct cluster_node *node, bool lets_return)
+{
+    bool again = false;
+    for (unsigned d = 0; d < node->cluster->disks_per_node; d++) {
+        sim_disk_clear_faults(node->disks[d]);
+        again = again || (sim_disk_hangs(node->disks[d]) && !lets_return);
+        sim_disk_go_on(node->disks[d]);
+        if (!sim_disk_find(node->env, sim_disk_path(node->disks[d]))) {
+            sim_disk_return(node->disks[d]);
+            again = true;
+        }
+    }
+    return again;
+}
+
 void cluster_heal(struct cluster *c)
 {
+    bool again[CLUSTER_NODES_MAX];
     struct sim_net_latency usual = {.base_ns = 100000, .jitter_ns = 50000, .ns_per_kib = 800};
     sim_net_heal_all(c->sim);
     store_mem_set_fault(c->store, 0, 0);
@@ -361,22 +430,12 @@ void cluster_heal(struct cluster *c)
             if (k != i)
                 sim_net_set_latency(node->env, c->nodes[k].env, &usual);
         }
-        bool again = false;
-        for (unsigned d = 0; d < c->disks_per_node; d++) {
-            sim_disk_clear_faults(node->disks[d]);
-            again = again || sim_disk_hangs(node->disks[d]);
-            sim_disk_go_on(node->disks[d]);
-            if (!sim_disk_find(node->env, sim_disk_path(node->disks[d]))) {
-                sim_disk_return(node->disks[d]);
-                again = true;
-            }
-        }
-        /* A disk that failed stays retired until the process starts anew (D2). */
-        if (node->node) {
-            list_for_each (it, disks_entries(node->node->disks))
-                again = again || list_entry(it, struct disks_entry, link)->state == DISK_FAILED;
-        }
-        if (again && sim_node_is_up(node->env)) {
+        again[i] = heal_disks(node, lets_return(c, i));
+    }
+    cluster_until(c, all_returned, 300, "disks that hung come back");
+    for (unsigned i = 0; i < c->node_count; i++) {
+        struct cluster_node *node = &c->nodes[i];
+        if ((again[i] || has_lost_disk(node)) && sim_node_is_up(node->env)) {
             sim_node_crash(node->env);
             cluster_node_ended(node);
         }

@@ -51,10 +51,12 @@ static void look(struct cluster *c, uint64_t volume, bool deep, struct listings 
             if (deep)
                 local_disk_check(disk);
             for (uint32_t cursor = 0; cursor != UINT32_MAX && used < LIST_MAX;) {
-                unsigned more =
+                int more =
                     local_disk_list_page(disk, volume, &cursor, &shards[used], LIST_MAX - used);
-                used += more;
-                listing->count += more;
+                if (more < 0)
+                    break; /* it is just coming back */
+                used += (unsigned)more;
+                listing->count += (unsigned)more;
             }
         }
     }
