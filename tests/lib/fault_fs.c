@@ -2,8 +2,8 @@
  *
  * A file system whose disks fail: fault_fs BACKING MOUNTPOINT shows the files of the directory BACKING and
  * stays in the foreground. While BACKING/.fail exists its words say what fails with EIO, by the kernel, for
- * every file: "read", "write", "sync"; "slow": each write takes 200 ms; "hang": no read, write or sync comes back while
- * the word is there.
+ * every file: "read", "write", "sync"; "slow": each write takes 200 ms, "crawl": 1 s; "hang": no read, write or sync comes
+ * back while the word is there.
  */
 #define FUSE_USE_VERSION 314
 #include <errno.h>
@@ -90,6 +90,8 @@ static int fs_write(const char *path, const char *buf, size_t len_bytes, off_t o
     hang();
     if (fails("slow"))
         usleep(200000);
+    if (fails("crawl"))
+        usleep(1000000);
     ssize_t n = fails("write") ? -1 : pwrite((int)info->fh, buf, len_bytes, off_bytes);
     return n < 0 ? -EIO : (int)n;
 }

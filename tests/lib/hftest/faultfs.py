@@ -21,7 +21,7 @@ class FaultFs:
         wait_until(lambda: os.path.ismount(self.path), 10, "fault_fs to be mounted")
 
     def fail(self, what):
-        """Any of the words of fault_fs.c: read, write, sync fail with EIO; slow: each write takes 200 ms;
+        """Any of the words of fault_fs.c: read, write, sync fail with EIO; slow: each write takes 200 ms, crawl: 1 s;
         hang: nothing comes back until the word is gone. Empty: all is well."""
         (self.backing / ".fail").write_text(what)
 
