@@ -442,6 +442,8 @@ int volume_acquire(struct volume_host *host, uint64_t id, unsigned flags,
     for (uint64_t session; (session = volume_host_session(host)) != 0 && !v->halted &&
                            session != v->root.owner_session;)
         volume_session_renewed(v);
+    if (ownership_store_was_set_back(v))
+        volume_session_renewed(v);
     *ret_volume = v;
     return 0;
 }

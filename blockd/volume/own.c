@@ -16,7 +16,8 @@
  *  X2 All changes of the root by its owner are serialised (root_mutex) and compare the revision that
  *     was last read. One whose outcome is unknown is repeated until one is known; the root is read
  *     again only to learn of a revision to compare with (S13).
- *  X3 Reads rely on the lease only while the root names the session that the node has now (S16).
+ *  X3 Reads rely on the lease only while the root names the session that the node has now (S16), and the store has not been
+ *     set back since it said so: that session may be of then, too (X10).
  *     Else a read, a block status and a flush (which speaks for all connections) wait for a record
  *     that was sent after they came and that all copies of the newest log took (S17), or until the
  *     lease is back: the log may have nowhere to go. An answer that was looked up before the volume
@@ -260,7 +261,8 @@ static int change_locked(
         }
         if (r == 0 || (PLANTED(unknown_is_success) && r == -ETIMEDOUT)) {
             v->root = root;
-            v->store_histories = histories;
+            if (change == set_session) /* others have not asked for fences */
+                v->store_histories = histories;
             return 0;
         }
         if (r == -ECANCELED) {
@@ -355,7 +357,7 @@ bool ownership_by_lease(const struct volume *v)
     if (!v->serving && v->tail_unsure) /* X7 */
         return false;
     return v->root.owner_session == volume_host_session(v->host) &&
-           volume_host_lease_valid(v->host);
+           volume_host_lease_valid(v->host) && !ownership_store_was_set_back(v); /* X10 */
 }
 
 /* The record that a read waits for (S17): 0, 1: by lease it may read before there is a log, or -ESHUTDOWN. */

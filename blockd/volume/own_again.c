@@ -7,8 +7,9 @@
  *      history that the store has lost, has fenced at least one copy of the manifest, and then of the log that is appended
  *      to, before it changes anything. So after the root was read, all copies of that log must answer that they are not fenced
  *      (or those of the manifest, unless another one may have become current: S13), and the CAS compares the root
- *      that was read. A new session asks them also where the root is as the owner left it: that may be of before somebody
- *      took the volume over, and would give the right to read. Whoever took the volume over by an older manifest
+ *      that was read. A session asks them also where the root is as the owner left it: that may be of before somebody
+ *      took the volume over, and would give the right to read, as would the session itself, which the snapshot may have brought
+ *      back. Until they have answered nothing is read by lease (X3). Whoever took the volume over by an older manifest
  *      meanwhile has less than its owner, and its changes of the root are refused from then on.
  *      Epochs are used once (X1): where others have come further in the root than the owner is, the root keeps their
  *      epoch, and the owner ends and opens the volume anew.

@@ -5,6 +5,8 @@
  */
 #include "away_fixture.h"
 
+#include "blockd/volume/volume_impl.h"
+
 static struct volume_root then;
 
 static struct volume_root root_now(void)
@@ -157,6 +159,27 @@ static void who_was_deposed_leaves_it_alone(void)
     tear_down();
 }
 
+/* Its session is in the snapshot, and so it lives again: that alone does not give it the right to read, nor does a
+ * manifest that it has written afresh since. */
+static void who_was_deposed_reads_nothing_under_its_old_session(void)
+{
+    for (unsigned afresh = 0; afresh < 2; afresh++) {
+        set_up();
+        struct volume_root mine = root_now();
+        CHECK(inherit() == 0);
+        memset(page, 3, BLOCK_BYTES);
+        CHECK(volume_write(volume, 0, BLOCK_BYTES, page, 0, (struct request_id){0}) == 0);
+        session_put(0xa, true);
+        set_back(&mine);
+        if (afresh)
+            (void)manifest_rewrite(old);
+        int r = volume_read(old, 0, BLOCK_BYTES, page);
+        assert_int_equal(r, -ESHUTDOWN);
+        CHECK(volume_halted(old));
+        tear_down();
+    }
+}
+
 /* It had only begun to: one copy of the manifest is fenced. */
 static void one_fenced_copy_is_enough(void)
 {
@@ -230,6 +253,7 @@ TEST(a_root_that_another_node_has_halted_is_written_again)
 TEST(an_earlier_manifest_of_its_own_is_replaced)
 TEST(where_others_have_come_further_it_is_opened_anew)
 TEST(who_was_deposed_leaves_it_alone)
+TEST(who_was_deposed_reads_nothing_under_its_old_session)
 TEST(one_fenced_copy_is_enough)
 TEST(copies_that_are_away_are_waited_for)
 TEST(a_root_that_is_gone_ends_nothing_after_a_restore_alone)
@@ -246,6 +270,7 @@ int main(void)
         cmocka_unit_test(an_earlier_manifest_of_its_own_is_replaced_),
         cmocka_unit_test(where_others_have_come_further_it_is_opened_anew_),
         cmocka_unit_test(who_was_deposed_leaves_it_alone_),
+        cmocka_unit_test(who_was_deposed_reads_nothing_under_its_old_session_),
         cmocka_unit_test(one_fenced_copy_is_enough_),
         cmocka_unit_test(copies_that_are_away_are_waited_for_),
         cmocka_unit_test(a_root_that_is_gone_ends_nothing_after_a_restore_alone_),
