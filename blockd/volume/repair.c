@@ -402,24 +402,29 @@ static int repair_round(struct volume *v)
 {
     uint64_t generation = v->repair_generation;
     bool still_crowded = false; /* what has been rebuilt; that was not its turn yet */
+    bool later = false;         /* some that lack shards have to be sealed or merged first */
     unsigned count;
     leftovers_clear(v);
     int result = repair_logs(v), reconciled = reconcile_disks(v);
     result = result < 0 ? result : reconciled;
     CLEANUP_FREE struct candidate *list = candidates(v, &count);
     for (unsigned i = 0; i < count && !v->halted && !v->stopping; i++) {
+        bool lacks = list[i].left < CROWDED, last = i + 1 == count;
+        if (later && !lacks) /* Q7 */
+            return -EAGAIN;
         fiber_mutex_lock(&v->clean_mutex);
         struct place *p = state_place(&v->state, list[i].chunk);
         int r = p && !p->freeing ? repair_one(v, p) : 0;
         p = state_place(&v->state, list[i].chunk);
-        if (p && r == 0 && list[i].left < CROWDED && bad_count(v, p) == 0)
+        later = later || (lacks && r == -EAGAIN);
+        if (p && r == 0 && lacks && bad_count(v, p) == 0)
             still_crowded = still_crowded || place_crowded(v, p);
         fiber_mutex_unlock(&v->clean_mutex);
         if (v->leftovers_go_on)
             leftovers_clear(v);
         if (r < 0 && (result == 0 || result == -EAGAIN))
             result = r;
-        if (r == 0 && result == 0 && generation != v->repair_generation && i + 1 < count)
+        if (((r == 0 && result == 0) || !lacks) && generation != v->repair_generation && !last)
             return 1;
     }
     return result == 0 && still_crowded ? 1 : result;

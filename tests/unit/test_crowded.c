@@ -298,6 +298,76 @@ static void what_is_lost_is_rebuilt_before(void)
     check_data(7);
 }
 
+/* Also where something else is wrong that repair does not get over: a disk that does not list its shards. */
+static void what_is_lost_meanwhile_is_rebuilt_next(void)
+{
+    unsigned bad, crowded, before = 0, carried = 1;
+    make_sealed_chunks(16);
+    CHECK(volume_repair_wait(volume) == 0);
+    disks[7]->error = -EIO;
+    volume->reconciled_count = 0;
+    uint64_t repaired = volume_stats(volume)->repaired_shards;
+    for (unsigned i = 1; i < nodes; i++) {
+        node_of(disks[i], 0);
+        count_sealed(&bad, &crowded);
+        node_of(disks[i], i);
+        carried = crowded > before ? i : carried;
+        before = MAX(before, crowded);
+    }
+    assert_true(before > 4);
+    node_of(disks[carried], 0);
+    volume_disk_changed(volume);
+    while (volume_stats(volume)->repaired_shards == repaired)
+        env_sleep_ns(MS / 4);
+    disks[carried % 5 + 1]->disk.state = DISK_FAILED; /* it is still read */
+    volume_disk_changed(volume);
+    count_sealed(&bad, &before);
+    assert_true(bad > 1 && before > 2);
+    for (unsigned i = 0; i < 20000 && bad > 0; i++) {
+        count_sealed(&bad, &crowded);
+        assert_true(crowded + 1 >= before); /* one was under way */
+        env_sleep_ns(MS);
+    }
+    disks[7]->error = 0;
+    wait_apart();
+    check_data(7);
+}
+
+/* The one that lacks a shard is still written to: it is sealed and rebuilt before what is only crowded is moved. */
+static void what_is_lost_and_open_is_rebuilt_before(void)
+{
+    unsigned bad, crowded;
+    make_sealed_chunks(8);
+    CHECK(volume_repair_wait(volume) == 0);
+    write_all(7);
+    CHECK(volume_destage(volume) == 0);
+    struct place *open = NULL;
+    uint32_t pos = 0;
+    for (struct place *p; !open && (p = idmap_next(&volume->state.places, &pos));)
+        open = p->kind == SHARD_DATA && !p->sealed && p->row_count > 0 ? p : NULL;
+    CHECK(open);
+    uint64_t chunk = open->chunk;
+    struct chunk_shard lost = open->shards[0];
+    lost.state = CHUNK_SHARD_LOST;
+    struct records records = {0};
+    record_shard(&records, chunk, 0, &lost);
+    CHECK(manifest_commit(volume, &records, NULL, NULL) == 0);
+    records_fini(&records);
+    uint64_t repaired = volume_stats(volume)->repaired_shards;
+    node_of(disks[0], 1);
+    count_sealed(&bad, &crowded);
+    assert_true(crowded > 1);
+    volume_disk_changed(volume);
+    for (unsigned i = 0; i < 20000 && state_place(&volume->state, chunk); i++) {
+        if (state_place(&volume->state, chunk)->shards[0].state == CHUNK_SHARD_OK)
+            break;
+        env_sleep_ns(MS);
+    }
+    assert_true(volume_stats(volume)->repaired_shards <= repaired + 1);
+    wait_apart();
+    check_data(7);
+}
+
 /* It is repaired, and nothing but that has anybody look at it again. */
 static void a_chunk_that_lacks_a_shard_and_is_crowded_gets_both(void)
 {
@@ -439,6 +509,8 @@ static void disks_that_are_away_do_not_count(void)
 TEST_WITH(six_nodes, what_shares_a_node_is_moved_apart)
 TEST_WITH(six_nodes, racks_count_where_they_are_the_domain)
 TEST_WITH(six_nodes, what_is_lost_is_rebuilt_before)
+TEST_WITH(six_nodes, what_is_lost_meanwhile_is_rebuilt_next)
+TEST_WITH(six_nodes, what_is_lost_and_open_is_rebuilt_before)
 TEST_WITH(six_nodes, disks_that_are_away_do_not_count)
 TEST_WITH(three_nodes, where_there_is_no_other_node_health_says_it_and_nothing_moves)
 TEST_WITH(eight_nodes_three_copies, what_is_written_to_stays_where_nothing_better_can_be_made)
@@ -451,6 +523,8 @@ int main(void)
         cmocka_unit_test(what_shares_a_node_is_moved_apart_),
         cmocka_unit_test(racks_count_where_they_are_the_domain_),
         cmocka_unit_test(what_is_lost_is_rebuilt_before_),
+        cmocka_unit_test(what_is_lost_meanwhile_is_rebuilt_next_),
+        cmocka_unit_test(what_is_lost_and_open_is_rebuilt_before_),
         cmocka_unit_test(disks_that_are_away_do_not_count_),
         cmocka_unit_test(where_there_is_no_other_node_health_says_it_and_nothing_moves_),
         cmocka_unit_test(what_is_written_to_stays_where_nothing_better_can_be_made_),
