@@ -67,7 +67,7 @@ static void hold_until_whole(struct adopt *adopt, const struct volume *volume)
         /* Not before the repair fiber has looked. */
         pause_unless_halted(adopt, volume);
         volume_get_info(volume, &info);
-        if (strcmp(info.health, "degraded") != 0)
+        if (strcmp(info.health, "degraded") != 0 || info.repair_is_idle)
             return;
         uint64_t left = info.chunks_degraded + info.chunks_crowded;
         if (left < best) {

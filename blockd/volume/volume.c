@@ -293,13 +293,14 @@ static void describe_degraded(
             copies->log_lacks ? "; the log lacks a copy" : "",
             copies->manifest_lacks ? "; the manifest lacks a copy" : "",
             volume->repair_result < 0 ? "; repair waits for a healthy disk to rebuild to" : "");
+    bool spreads = info->chunks_crowded > 0 && will_spread(volume);
+    info->repair_is_idle = used == 0 && !copies->crowded && !spreads;
     if (info->chunks_crowded > 0)
         snprintf(info->problem + used, room - used,
             "%s%llu of %llu chunks have shards that share a %s, whose loss costs them all: %s",
             used ? "; " : "", (unsigned long long)info->chunks_crowded,
             (unsigned long long)info->chunks, domain,
-            will_spread(volume) ? "repair moves them"
-                                : "there is no other one to move them to, add one");
+            spreads ? "repair moves them" : "there is no other one to move them to, add one");
     else if (copies->crowded)
         snprintf(info->problem + used, room - used, "%scopies of the log or manifest share a %s",
             used ? "; " : "", domain);

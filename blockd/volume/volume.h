@@ -228,6 +228,7 @@ struct volume_info {
     uint64_t memtable_bytes;
     uint64_t chunks, chunks_degraded, chunks_lost;
     uint64_t chunks_crowded; /* have shards that share a failure domain (Q7) */
+    bool repair_is_idle;     /* degraded by these alone, and there is nowhere to move them to */
     const char
         *health;       /* "ok", "degraded" (fewer shards than the code wants, or some of them in one
                            failure domain), "damaged" (some ranges lost), "halted" */

@@ -20,7 +20,7 @@
 
 struct volume {
     uint64_t degraded; /* chunks; one is repaired a second while it is held, unless stuck */
-    bool open, stuck, fails, halted;
+    bool open, stuck, idle, fails, halted;
     enum volume_state state;
     unsigned users, gets, damage_reports;
     uint64_t held_at_ns, held_ns;
@@ -95,7 +95,9 @@ void volume_get_info(const struct volume *volume, struct volume_info *ret_info)
     uint64_t left = volume->degraded;
     if (!volume->stuck)
         left -= MIN(left, seconds);
-    *ret_info = (struct volume_info){.chunks_degraded = left, .health = left ? "degraded" : "ok"};
+    *ret_info = (struct volume_info){.chunks_degraded = left,
+        .health = left || volume->idle ? "degraded" : "ok",
+        .repair_is_idle = volume->idle};
 }
 
 void volume_shard_damaged(
@@ -181,6 +183,18 @@ BODY(repair_that_gets_no_further_is_let_go)
     assert_int_equal(all[0].users, 0);
     assert_true(all[0].held_ns >= 60 * SECOND_NS);
     assert_int_equal(all[1].gets, 1);
+}
+
+/* Shards share a node, and there is no other one (Q7): those that lack some are not to wait for each such volume. */
+BODY(where_repair_has_nothing_to_do_it_is_let_go)
+{
+    for (unsigned i = 0; i < 3; i++)
+        all[i].idle = true;
+    all[3].degraded = 5;
+    adopt_all(adopt, 0);
+    env_sleep_ns(15 * SECOND_NS);
+    for (unsigned i = 0; i < VOLUMES; i++)
+        assert_int_equal(all[i].gets - all[i].users, 1);
 }
 
 /* Whoever opens it anew waits for this (V3). */
@@ -306,6 +320,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(closed_volumes_are_held_until_they_are_whole),
         cmocka_unit_test(repair_that_gets_no_further_is_let_go),
+        cmocka_unit_test(where_repair_has_nothing_to_do_it_is_let_go),
         cmocka_unit_test(halted_volume_is_let_go_at_once),
         cmocka_unit_test(earlier_time_replaces_a_later_one),
         cmocka_unit_test(store_that_does_not_list_is_asked_again),

@@ -420,7 +420,9 @@ static void where_there_is_no_other_node_health_says_it_and_nothing_moves(void)
     assert_true(now.chunks_crowded > 0 && now.chunks_degraded == 0);
     assert_non_null(strstr(now.problem, "there is no other one to move them to"));
     assert_int_equal(copies_crowded(), 0); /* these want two */
+    assert_true(now.repair_is_idle);
     disks[3]->disk.state = DISK_IN;
+    assert_false(info().repair_is_idle);
     volume_disk_changed(volume);
     wait_apart();
     check_data(7);
