@@ -300,7 +300,9 @@ static void describe_degraded(
             "%s%llu of %llu chunks have shards that share a %s, whose loss costs them all: %s",
             used ? "; " : "", (unsigned long long)info->chunks_crowded,
             (unsigned long long)info->chunks, domain,
-            spreads ? "repair moves them" : "there is no other one to move them to, add one");
+            !spreads                           ? "there is no other one to move them to, add one"
+            : volume->repair_result == -ENOSPC ? "the others have no room for them, add disks"
+                                               : "repair moves them");
     else if (copies->crowded)
         snprintf(info->problem + used, room - used, "%scopies of the log or manifest share a %s",
             used ? "; " : "", domain);

@@ -428,6 +428,32 @@ static void where_there_is_no_other_node_health_says_it_and_nothing_moves(void)
     check_data(7);
 }
 
+static void set_room(struct fake_disk *disk, uint64_t blocks)
+{
+    disk->capacity_blocks = disk->used_blocks + blocks;
+    disk->disk.free_bytes = blocks * BLOCK_BYTES;
+}
+
+/* The domains are there, and their disks are full. */
+static void where_there_is_no_room_health_says_it_and_it_is_tried_again(void)
+{
+    make_sealed_chunks(8);
+    CHECK(volume_repair_wait(volume) == 0);
+    for (unsigned i = 0; i < DISKS; i++)
+        set_room(disks[i], 0);
+    carry(SHARD_DATA);
+    volume_disk_changed(volume);
+    env_sleep_ns(30 * SEC);
+    assert_int_equal(volume->repair_result, -ENOSPC);
+    assert_non_null(strstr(info().problem, "have no room for them"));
+    check_data(7);
+    for (unsigned i = 0; i < DISKS; i++)
+        set_room(disks[i], 64 * MIB / BLOCK_BYTES);
+    env_sleep_ns(30 * SEC);
+    wait_apart();
+    check_data(7);
+}
+
 static void write_block(uint8_t byte)
 {
     memset(page, byte, BLOCK_BYTES);
@@ -515,6 +541,7 @@ TEST_WITH(six_nodes, what_is_lost_meanwhile_is_rebuilt_next)
 TEST_WITH(six_nodes, what_is_lost_and_open_is_rebuilt_before)
 TEST_WITH(six_nodes, disks_that_are_away_do_not_count)
 TEST_WITH(three_nodes, where_there_is_no_other_node_health_says_it_and_nothing_moves)
+TEST_WITH(six_nodes, where_there_is_no_room_health_says_it_and_it_is_tried_again)
 TEST_WITH(eight_nodes_three_copies, what_is_written_to_stays_where_nothing_better_can_be_made)
 TEST_WITH(six_nodes, a_chunk_that_lacks_a_shard_and_is_crowded_gets_both)
 TEST_WITH(six_nodes, what_a_crowded_log_holds_goes_into_rows)
@@ -529,6 +556,7 @@ int main(void)
         cmocka_unit_test(what_is_lost_and_open_is_rebuilt_before_),
         cmocka_unit_test(disks_that_are_away_do_not_count_),
         cmocka_unit_test(where_there_is_no_other_node_health_says_it_and_nothing_moves_),
+        cmocka_unit_test(where_there_is_no_room_health_says_it_and_it_is_tried_again_),
         cmocka_unit_test(what_is_written_to_stays_where_nothing_better_can_be_made_),
         cmocka_unit_test(a_chunk_that_lacks_a_shard_and_is_crowded_gets_both_),
         cmocka_unit_test(what_a_crowded_log_holds_goes_into_rows_),
