@@ -163,7 +163,7 @@ def test_a_clean_stop_ends_though_a_disk_hangs(hanging):
     wait_until(lambda: "stopped" in node.log.read_text()[offset:], 40, "blockd to stop")
     assert not node.admin_socket.exists()
     mount.fail("")
-    node.stop()
+    node.wait_stopped()
     node.start()
     read_all(connect(node.uri("v")))
 

@@ -111,6 +111,10 @@ class Node:
     def stop(self, timeout_s=60):
         """A clean shutdown; fails unless blockd ends with 0."""
         self.process.send_signal(signal.SIGTERM)
+        self.wait_stopped(timeout_s)
+
+    def wait_stopped(self, timeout_s=60):
+        """The end of a shutdown that somebody has asked for: another SIGTERM would end it at once."""
         code = self.process.wait(PATIENCE * timeout_s)
         self.process = None
         assert code == 0, f"blockd ended with {code} on SIGTERM:\n{tail(self.log)}"
