@@ -341,6 +341,12 @@ MAY_SUSPEND static int add_new(struct disks *disks, const char *path, struct dis
     return r;
 }
 
+/* Of an open one: neither has it failed nor does it hang. */
+static bool is_well(const struct disk *disk)
+{
+    return disk->state != DISK_FAILED && disk->state != DISK_MISSING;
+}
+
 /* One that has a record (N5). It is in the list before the store says that it is ours, and nothing is placed there until
  * then: so there is no moment in which its number seems to be that of a disk that was removed. The list finds the other
  * node's first, as long as that is there. */
@@ -356,10 +362,10 @@ MAY_SUSPEND static int add_known(
     disk->state = entry->state = DISK_OUT;
     int r = disk_record_take(disks->store, record);
     entry->taking = false;
-    if (r == 0)
-        disk->state = entry->state = record->state;
-    else
+    if (r < 0)
         drop_entry(disks, entry, true);
+    else if (is_well(disk))
+        disk->state = entry->state = record->state;
     return r;
 }
 

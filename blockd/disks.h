@@ -16,7 +16,7 @@
  *  N6 A store that was set back (restored from a snapshot) and has no record of a disk that is in use here says nothing of
  *     that disk: its record is put again, under its number.
  *  N7 A disk that hangs counts as missing, and comes back by itself once all its I/O is back: as at a start (D20), DISKS_RETURNS_MAX
- *     times an hour. After that, or when an I/O came back with an error, it has failed.
+ *     times an hour, two disks at a time. After that, or when an I/O came back with an error, it has failed.
  */
 #pragma once
 

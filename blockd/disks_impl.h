@@ -20,6 +20,7 @@ struct disks {
     struct fiber_queue returning; /* the fibers of disks_return.c wait here */
     unsigned looks;               /* fibers of disks_forgotten() */
     unsigned returns;             /* fibers of disks_return.c */
+    unsigned reopening;           /* of these */
     bool closing;
 };
 

@@ -13,6 +13,8 @@
 
 #define SECOND_NS 1000000000ull
 #define HOUR_NS (3600 * SECOND_NS)
+/* An open() that hangs keeps one of the env's few threads (R2). Were it all of them, the store would hang as well. */
+#define AT_ONCE_MAX 2
 
 /* How long it stays out at least, by how often it has come back within the hour. */
 static const uint64_t pauses_ns[DISKS_RETURNS_MAX] = {
@@ -64,10 +66,14 @@ static void is_back(struct disks_entry *entry)
 
 MAY_SUSPEND static void try_return(struct disks_entry *entry)
 {
+    struct disks *disks = entry->disks;
     CLEANUP_FREE char *error = NULL;
+    disks->reopening++;
     int r = local_disk_reopen(entry->disk, &error);
+    disks->reopening--;
     if (r == -EAGAIN)
         return;
+    fiber_queue_wake_all(&disks->returning); /* the next ones */
     drop_old_returns(entry);
     CHECK(entry->returns < DISKS_RETURNS_MAX);
     entry->returns_ns[entry->returns++] = env_now_ns();
@@ -95,7 +101,8 @@ static void wait_for_return(void *arg)
     struct disks *disks = entry->disks;
     while (may_return(entry)) {
         (void)fiber_queue_wait_until(&disks->returning, env_now_ns() + SECOND_NS);
-        if (may_return(entry) && env_now_ns() >= entry->return_due_ns)
+        bool due = env_now_ns() >= entry->return_due_ns && !entry->taking;
+        if (may_return(entry) && due && disks->reopening < AT_ONCE_MAX)
             try_return(entry);
     }
     entry->returning = false;

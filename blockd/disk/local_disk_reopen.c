@@ -5,6 +5,7 @@
  * -EHOSTUNREACH meanwhile.
  */
 #include <errno.h>
+#include <inttypes.h>
 
 #include "blockd/disk/local_disk_impl.h"
 #include "common/log.h"
@@ -187,6 +188,18 @@ static int check_back(struct local_disk *disk)
     return r == 0 || (!disk->gone && !is_quiet(disk)) ? -EAGAIN : 0;
 }
 
+/* Whoever has opened it since, on another node, writes to it by his table: it is his now. -EIO: not tried again. */
+static int check_untouched(
+    const struct local_disk *disk, const struct superblock *found, char **ret_error)
+{
+    if (found->incarnation <= disk->super.incarnation)
+        return 0;
+    *ret_error = mem_printf("%s was opened elsewhere while it hung here: incarnation %" PRIu64
+                            ", ours was %" PRIu64 "; nothing is written to it any more",
+        disk->path, found->incarnation, disk->super.incarnation);
+    return -EIO;
+}
+
 static MAY_SUSPEND int begin(
     struct local_disk *disk, struct superblock *ret_super, unsigned *ret_bad, char **ret_error)
 {
@@ -204,11 +217,15 @@ static MAY_SUSPEND int begin(
         *ret_error = mem_printf("another disk is at %s now", disk->path);
         r = -ENODEV;
     }
+    if (r == 0)
+        r = check_untouched(disk, &found, ret_error);
     if (r == 0 && !disk->hung) /* told to fail meanwhile */
         r = -EIO;
-    return r == 0 ? local_begin_incarnation(
-                        disk->file, &cluster, ret_super, &disk->in_doubt, ret_bad, ret_error)
-                  : r;
+    if (r < 0)
+        return r;
+    disk->super.incarnation = found.incarnation + 1; /* it may get there even if this fails */
+    return local_begin_incarnation(
+        disk->file, &cluster, ret_super, &disk->in_doubt, ret_bad, ret_error);
 }
 
 /* Fills the disk from its table, while everybody is still answered that it is away. It may be told to fail meanwhile. */

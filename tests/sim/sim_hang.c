@@ -21,6 +21,7 @@
 #define SEC 1000000000ull
 #define TIMEOUT_NS (2 * SEC)
 #define ANSWER_NS (TIMEOUT_NS * 5 / 4 + 5 * SEC)
+#define CLOSE_NS (30 * SEC)
 #define BACK_NS (30 * SEC) /* from the moment in which all disks go on to that in which writes do */
 
 enum { WRITERS = 4, READERS = 4, READ_BLOCKS_MAX = 48 };
@@ -31,6 +32,7 @@ static struct world {
     uint64_t after_ns;             /* from the start of the load */
     uint64_t back_after_ns;        /* from the hang; UINT64_MAX: not before the process has ended */
     bool returns;                  /* disks come back by themselves */
+    bool closes;                   /* while all disks hang */
     bool stopping;
     unsigned running;
     uint64_t worst_ns;
@@ -246,10 +248,24 @@ static void stalled_writer(void *arg)
         if (!one_node_write(n, (uint32_t)rng_below(&n->rng, ONE_NODE_BLOCKS - count), count))
             break;
         int r = rng_one_in(&n->rng, 8) ? one_node_flush(n) : 0;
-        CHECK_MSG(r == 0 || !world.returns, "flush: %s", strerror(-r));
+        CHECK_MSG(r == 0 || !world.returns || world.closes, "flush: %s", strerror(-r));
         pause_somewhat();
     }
     world.running--;
+}
+
+/* All disks hang. A clean stop ends all the same: the next process finds in the log what did not get further. */
+static void close_stalled(struct one_node *n)
+{
+    world.stopping = true;
+    uint64_t begin_ns = env_now_ns();
+    (void)volume_close(n->volume);
+    CHECK_MSG(env_now_ns() - begin_ns < CLOSE_NS, "the close took %llu ms",
+        (unsigned long long)((env_now_ns() - begin_ns) / MS));
+    n->volume = NULL;
+    while (world.running > 0)
+        env_sleep_ns(10 * MS);
+    close_disks();
 }
 
 static void stalled_life(void *arg)
@@ -266,6 +282,12 @@ static void stalled_life(void *arg)
     for (unsigned i = 1; i <= n->disk_count; i++)
         sim_disk_hang(one_node_sim_disk(n, i));
     env_sleep_ns(TIMEOUT_NS / 2 + rng_below(&n->rng, 2 * TIMEOUT_NS));
+    if (world.closes) {
+        close_stalled(n);
+        for (unsigned i = 1; i <= n->disk_count; i++)
+            sim_disk_go_on(one_node_sim_disk(n, i));
+        return;
+    }
     for (unsigned i = 1; i <= n->disk_count; i++) {
         sim_disk_go_on(one_node_sim_disk(n, i));
         env_sleep_ns(rng_below(&n->rng, 100 * MS));
@@ -294,6 +316,7 @@ static void stalled_round(uint64_t seed, struct rng *rng)
     world.node.io_timeout_ns = TIMEOUT_NS;
     world.node.bypass_bytes_min = 16 * BLOCK_BYTES;
     for (unsigned i = 0; i < 2; i++) {
+        world.closes = rng_one_in(rng, 6);
         one_node_must(&world.node, "stalled life", stalled_life);
         if (rng_one_in(rng, 2))
             one_node_kill(&world.node);

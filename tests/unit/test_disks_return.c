@@ -5,6 +5,7 @@
 #include "disk_fixture.h"
 
 #include "blockd/cluster/identity.h"
+#include "blockd/disk/superblock.h"
 #include "blockd/disks.h"
 
 #define MIB (1ull << 20)
@@ -22,18 +23,23 @@ static void on_changed(void *ctx)
     changes++;
 }
 
-static void start(void)
+static void start_as(const char *node_name)
 {
     struct store *store = store_mem_open(mem);
     struct cluster_record record;
     char *error = NULL;
     CHECK(cluster_load_or_make(store, &record, &error) == 0);
-    disks = disks_new(store, &(struct disks_options){.node_name = "n1",
+    disks = disks_new(store, &(struct disks_options){.node_name = node_name,
                                  .cluster = record.uuid,
                                  .trailer_cache_bytes = 1 << 20,
                                  .io_timeout_ns = TIMEOUT_NS,
                                  .changed = on_changed});
     CHECK_MSG(disks_open_all(disks, &error) == 0, "%s", error);
+}
+
+static void start(void)
+{
+    start_as("n1");
 }
 
 static struct disks_entry *entry(void)
@@ -193,6 +199,125 @@ static void gone(struct fixture *f)
     disks_free(disks);
 }
 
+static void add_fiber(void *arg)
+{
+    struct disk_record record;
+    char *error = NULL;
+    CHECK(disks_add(disks, FIXTURE_PATH, &record, &error) == 0);
+    *(bool *)arg = true;
+}
+
+/* It is carried here, and hangs before the store has said that it is ours. */
+static void hangs_while_it_is_added(struct fixture *f)
+{
+    bool added = false;
+    make(f);
+    disks_free(disks);
+    start_as("n2");
+    store_mem_set_fault(mem, 0, 5 * SEC);
+    fiber_spawn("add", add_fiber, &added);
+    while (list_empty(disks_entries(disks)))
+        env_sleep_ns(SEC / 10);
+    hangs(f);
+    assert_false(added);
+    while (!added)
+        env_sleep_ns(SEC / 10);
+    store_mem_set_fault(mem, 0, 0);
+    expect_hung();
+    sim_disk_go_on(f->medium);
+    assert_true(has_returned_within(20 * SEC));
+    expect_in();
+    disks_free(disks);
+}
+
+/* Another node opens it, and uses it, while it hangs here and this node learns of nothing. */
+static void opened_elsewhere(struct fixture *f)
+{
+    make(f);
+    hangs(f);
+    uint64_t offs[SUPERBLOCK_COPIES];
+    struct superblock super;
+    uint8_t block[SUPERBLOCK_BYTES];
+    sim_disk_peek(f->medium, 0, block, sizeof(block));
+    CHECK(superblock_decode(block, 0, &super) == 0);
+    super.incarnation++;
+    superblock_copy_offsets(super.size_bytes, offs);
+    superblock_encode(&super, offs[1], block);
+    sim_disk_poke(f->medium, offs[1], block, sizeof(block));
+    sim_disk_go_on(f->medium);
+    assert_false(has_returned_within(30 * SEC));
+    assert_int_equal(entry()->state, DISK_FAILED);
+    struct superblock now;
+    sim_disk_peek(f->medium, 0, block, sizeof(block));
+    CHECK(superblock_decode(block, 0, &now) == 0);
+    assert_int_equal(now.incarnation, super.incarnation - 1); /* nothing was written */
+    disks_free(disks);
+}
+
+enum { MORE = 4 };
+
+/* How many are closed just now. */
+static unsigned being_reopened(void)
+{
+    unsigned count = 0;
+    list_for_each (it, disks_entries(disks)) {
+        struct disk *disk = list_entry(it, struct disks_entry, link)->disk;
+        struct shard_info info;
+        uint32_t cursor = 0;
+        count += local_disk_list_page(disk, 0, &cursor, &info, 1) == -EHOSTUNREACH;
+    }
+    return count;
+}
+
+static bool all_are(enum disk_state state)
+{
+    list_for_each (it, disks_entries(disks))
+        if (list_entry(it, struct disks_entry, link)->state != state)
+            return false;
+    return true;
+}
+
+static void fence_fiber(void *arg)
+{
+    struct shard_info info;
+    (void)shard_fence(arg, L, 1, &info);
+}
+
+/* All at once; not all are opened at once, since an open that hangs keeps a thread. */
+static void many(struct fixture *f)
+{
+    struct sim_disk *media[1 + MORE] = {f->medium};
+    make(f);
+    for (unsigned i = 1; i <= MORE; i++) {
+        char path[] = "/dev/more0";
+        struct uuid uuid;
+        struct disk_record record;
+        uint64_t size_bytes;
+        char *error = NULL;
+        path[sizeof(path) - 2] = (char)('0' + i);
+        media[i] = sim_disk_new(f->node, path, 64 * MIB);
+        CHECK(disks_format(disks, path, 0, "ssd", false, &uuid, &size_bytes, &error) == 0);
+        CHECK(disks_add(disks, path, &record, &error) == 0);
+    }
+    for (unsigned i = 0; i <= MORE; i++)
+        sim_disk_hang(media[i]);
+    list_for_each (it, disks_entries(disks))
+        fiber_spawn("fence", fence_fiber, list_entry(it, struct disks_entry, link)->disk);
+    while (!all_are(DISK_MISSING))
+        env_sleep_ns(SEC / 10);
+    for (unsigned i = 0; i <= MORE; i++)
+        sim_disk_go_on(media[i]);
+    unsigned most = 0;
+    uint64_t end_ns = env_now_ns() + 20 * SEC;
+    while (!all_are(DISK_IN)) {
+        most = MAX(most, being_reopened());
+        assert_true(env_now_ns() < end_ns);
+        env_sleep_ns(SEC / 50000);
+    }
+    assert_int_equal(most, 2);
+    disks_free(disks);
+}
+
 static void run(void (*fn)(struct fixture *f))
 {
     struct fixture f = {0};
@@ -225,6 +350,21 @@ static void test_one_that_cannot_be_opened_is_given_up(void **state)
     run(gone);
 }
 
+static void test_all_come_back_two_at_a_time(void **state)
+{
+    run(many);
+}
+
+static void test_one_that_hangs_while_it_is_added(void **state)
+{
+    run(hangs_while_it_is_added);
+}
+
+static void test_one_that_was_opened_elsewhere_is_left_alone(void **state)
+{
+    run(opened_elsewhere);
+}
+
 int main(void)
 {
     log_set_output(fixture_quiet, NULL);
@@ -233,6 +373,9 @@ int main(void)
         cmocka_unit_test(test_a_disk_that_hangs_can_be_removed),
         cmocka_unit_test(test_a_stop_does_not_wait_for_it),
         cmocka_unit_test(test_one_that_cannot_be_opened_is_given_up),
+        cmocka_unit_test(test_all_come_back_two_at_a_time),
+        cmocka_unit_test(test_one_that_hangs_while_it_is_added),
+        cmocka_unit_test(test_one_that_was_opened_elsewhere_is_left_alone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

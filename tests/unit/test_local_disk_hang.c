@@ -431,6 +431,35 @@ static void test_it_comes_back_while_it_is_used(void **state)
     fixture_fini(&f);
 }
 
+/* What stalls may lose what it had cached. */
+static void loses_its_cache(struct fixture *f)
+{
+    uint8_t *image = mem_alloc(64 * MIB);
+    sim_disk_peek(f->medium, 0, image, 64 * MIB);
+    assert_int_equal(append_blocks(f->disk, A, 1, 61, 5, 0, 0), 0);
+    assert_int_equal(append_blocks(f->disk, A, 1, 67, 5, 0, 0), 0);
+    sim_disk_hang(f->medium);
+    assert_int_equal(append_blocks(f->disk, A, 1, 73, 5, 0, 0), -EHOSTUNREACH);
+    go_on(f);
+    sim_disk_poke(f->medium, 0, image, 64 * MIB);
+    assert_int_equal(come_back(f, NULL), 0);
+    assert_int_equal(shard_sync(f->disk, A, 1, 67), -ERANGE);
+    assert_int_equal(shard_sync(f->disk, A, 1, 73), -ERANGE);
+    assert_int_equal(shard_sync(f->disk, A, 1, 61), 0);
+    expect_back(f, false);
+    fixture_close(f);
+    mem_free(image);
+}
+
+static void test_what_it_has_lost_is_not_synced(void **state)
+{
+    struct fixture f;
+    fixture_init(&f, 1, 64 * MIB);
+    assert_true(fixture_run(&f, make_shards));
+    assert_true(fixture_run(&f, loses_its_cache));
+    fixture_fini(&f);
+}
+
 /* --- Open, close, probe ------------------------------------------------------------------------ */
 
 static void open_hangs(struct fixture *f)
@@ -476,6 +505,7 @@ int main(void)
         cmocka_unit_test(test_one_that_cannot_be_opened_stays_away),
         cmocka_unit_test(test_one_with_errors_has_failed),
         cmocka_unit_test(test_it_comes_back_while_it_is_used),
+        cmocka_unit_test(test_what_it_has_lost_is_not_synced),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
