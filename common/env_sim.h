@@ -189,6 +189,8 @@ void sim_disk_return(struct sim_disk *disk);
 void sim_disk_hang(struct sim_disk *disk);
 void sim_disk_go_on(struct sim_disk *disk);
 bool sim_disk_hangs(const struct sim_disk *disk);
+/* What a power cut does to its volatile writes, and nothing else: storage that fails over without its cache. */
+void sim_disk_lose_cache(struct sim_disk *disk, enum sim_cut_mode mode);
 /* Shorter: I/O beyond fails with -EIO and what was there is gone. Or longer, for files opened
  * afterwards. */
 void sim_disk_resize(struct sim_disk *disk, uint64_t size_bytes);

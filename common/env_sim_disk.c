@@ -139,6 +139,11 @@ void sim_disks_power_cut(struct sim_machine *machine, enum sim_cut_mode mode)
     }
 }
 
+void sim_disk_lose_cache(struct sim_disk *disk, enum sim_cut_mode mode)
+{
+    sim_media_cut(&disk->media, mode, &disk->sim->disk_rng);
+}
+
 void sim_disk_flip(struct sim_disk *disk, uint64_t off_bytes, unsigned bit)
 {
     sim_media_flip(&disk->media, off_bytes, bit);

@@ -90,7 +90,7 @@ static struct active *active_new(struct local_disk *disk, uint32_t slot_no)
     struct list *link = list_pop_front(&disk->free_actives);
     struct active *active =
         link != NULL ? list_entry(link, struct active, hash_link) : NEW(struct active);
-    *active = (struct active){.disk = disk, .slot_no = slot_no};
+    *active = (struct active){.disk = disk, .slot_no = slot_no, .sync_max_blocks = UINT32_MAX};
     list_init(&active->idle_link);
     list_init(&active->in_flight);
     list_init(&active->parked_appends);

@@ -49,6 +49,8 @@ struct active {
     uint32_t end_blocks;       /* appends in flight included */
     uint32_t completed_blocks; /* the device has all below */
     uint32_t durable_blocks;   /* all below is durable */
+    uint32_t
+        sync_max_blocks; /* damage begins there that was not durable yet (D20); UINT32_MAX = none does */
     uint32_t next_append_no;
     uint32_t last_header_crc;
 
@@ -78,6 +80,7 @@ struct local_disk {
     bool hung;          /* `failed`, and for that alone: it may come back (D20) */
     bool gone;          /* between two incarnations: nothing of what follows is there */
     bool write_failed;  /* in `gone` */
+    bool came_back;     /* this incarnation is not the process's first one */
     unsigned fiber_ops; /* operations on fibers */
     bool
         in_doubt; /* the last process did not close the disk: a flush of its may have failed (D17) */

@@ -276,6 +276,7 @@ MAY_SUSPEND int local_disk_reopen(struct disk *base, char **ret_error)
     if (r < 0)
         return open_error(disk, r);
     disk->failed = disk->hung = disk->gone = false;
+    disk->came_back = true;
     base->ops = &local_disk_ops;
     base->damage_count += bad_copies;
     base->missing_since_ns = 0;

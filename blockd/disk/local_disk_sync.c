@@ -102,7 +102,7 @@ void local_sync_pool_free(struct local_disk *disk)
 static void sync_begun(struct flush_waiter *waiter)
 {
     struct sync_op *op = container_of(waiter, struct sync_op, waiter);
-    op->completed_blocks = op->active->completed_blocks;
+    op->completed_blocks = MIN(op->active->completed_blocks, op->active->sync_max_blocks);
 }
 
 static void sync_done(struct flush_waiter *waiter, int error)
@@ -152,6 +152,8 @@ static int start(struct active *active, struct shard_sync *sync)
     }
     if (sync->length_blocks > active->completed_blocks)
         return -ERANGE;
+    if (sync->length_blocks > active->sync_max_blocks)
+        return -EBADMSG; /* D20 */
     if (sync->length_blocks <= active->durable_blocks)
         return 1;
     struct list *link = list_pop_front(&disk->free_syncs);

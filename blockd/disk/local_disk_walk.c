@@ -241,6 +241,20 @@ static void set_end(struct walk *walk, uint32_t end)
     }
 }
 
+/* What hung may have lost what it had cached (D20): an append that was there, before a later one, and is not, although
+ * no flush has covered it yet. None shall say that it does. */
+static void limit_sync(struct walk *walk)
+{
+    struct active *active = walk->active;
+    active->sync_max_blocks = UINT32_MAX;
+    for (uint32_t block = active->durable_blocks; block < active->end_blocks; block++) {
+        if ((walk->bad_at[block / 64] >> (block % 64) & 1) == 0)
+            continue;
+        active->sync_max_blocks = block;
+        break;
+    }
+}
+
 static int walk_all(struct walk *walk)
 {
     struct active *active = walk->active;
@@ -315,6 +329,8 @@ static int run_walk(struct active *active)
         .bad = UINT32_MAX,
     };
     int r = walk_all(&walk);
+    if (r == 0 && active->disk->came_back)
+        limit_sync(&walk);
     if (r == 0 && slot->state == TABLE_OPEN && active->disk->in_doubt && !active->disk->failed)
         r = write_again(&walk);
     mem_free(walk.bad_at);

@@ -4,7 +4,7 @@
  * They are retired after their timeout (D19), every request is answered soon after it, nothing is lost, and the
  * close ends. What comes back late changes nothing: readers let their buffers be left behind (T2), as NBD does.
  * In some rounds all disks do, as when the storage that all are on stalls, and the next process finds all that was
- * acknowledged.
+ * acknowledged, also where up to m disks have lost what they had cached.
  * In some rounds of both kinds disks that have hung come back in the same process (D20): then all goes on by itself,
  * flushes too, everything is read, and after a repair all is whole.
  */
@@ -33,6 +33,7 @@ static struct world {
     uint64_t back_after_ns;        /* from the hang; UINT64_MAX: not before the process has ended */
     bool returns;                  /* disks come back by themselves */
     bool closes;                   /* while all disks hang */
+    bool loses;                    /* up to m disks lose what they had cached, too (D20) */
     bool stopping;
     unsigned running;
     uint64_t worst_ns;
@@ -268,6 +269,13 @@ static void close_stalled(struct one_node *n)
     close_disks();
 }
 
+static void lose_caches(struct one_node *n)
+{
+    unsigned first = (unsigned)rng_below(&n->rng, n->disk_count);
+    for (unsigned i = 0; i < n->code.m; i++)
+        sim_disk_lose_cache(one_node_sim_disk(n, 1 + (first + i) % n->disk_count), SIM_CUT_RANDOM);
+}
+
 static void stalled_life(void *arg)
 {
     struct one_node *n = arg;
@@ -288,6 +296,8 @@ static void stalled_life(void *arg)
             sim_disk_go_on(one_node_sim_disk(n, i));
         return;
     }
+    if (world.loses && disks_out() == n->disk_count)
+        lose_caches(n);
     for (unsigned i = 1; i <= n->disk_count; i++) {
         sim_disk_go_on(one_node_sim_disk(n, i));
         env_sleep_ns(rng_below(&n->rng, 100 * MS));
@@ -311,12 +321,12 @@ static void stalled_round(uint64_t seed, struct rng *rng)
     world = (struct world){.after_ns = rng_below(rng, 2 * SEC), .returns = rng_one_in(rng, 2)};
     one_node_init(&world.node, seed, code, code.k + 2u * code.m);
     world.node.repair_wait_ns = rng_one_in(rng, 2) ? 600 * SEC : 0;
-    if (world.returns) /* recovery copies whole logs, and the disks are small */
-        world.node.log_bytes_max = 8 << 20;
+    world.node.log_bytes_max = 8 << 20; /* recovery copies whole logs, and the disks are small */
     world.node.io_timeout_ns = TIMEOUT_NS;
     world.node.bypass_bytes_min = 16 * BLOCK_BYTES;
     for (unsigned i = 0; i < 2; i++) {
         world.closes = rng_one_in(rng, 6);
+        world.loses = rng_one_in(rng, 3);
         one_node_must(&world.node, "stalled life", stalled_life);
         if (rng_one_in(rng, 2))
             one_node_kill(&world.node);

@@ -451,13 +451,58 @@ static void loses_its_cache(struct fixture *f)
     mem_free(image);
 }
 
+/* The first of two appends, one of its blocks; the second one is there. */
+static void loses_a_block(struct fixture *f, unsigned header_no, uint32_t synced)
+{
+    uint8_t *before = mem_alloc(64 * MIB), *after = mem_alloc(64 * MIB);
+    sim_disk_peek(f->medium, 0, before, 64 * MIB);
+    assert_int_equal(append_blocks(f->disk, A, 1, 61, 5, 0, 0), 0);
+    assert_int_equal(append_blocks(f->disk, A, 1, 67, 5, 0, 0), 0);
+    assert_int_equal(append_blocks(f->disk, A, 1, 73, 5, 0, 0), 0);
+    sim_disk_hang(f->medium);
+    assert_int_equal(append_blocks(f->disk, A, 1, 79, 5, 0, 0), -EHOSTUNREACH);
+    go_on(f);
+    sim_disk_peek(f->medium, 0, after, 64 * MIB);
+    uint64_t off = 0;
+    for (unsigned changed = 0; changed < header_no; off += changed < header_no ? BLOCK_BYTES : 0)
+        changed += memcmp(before + off, after + off, BLOCK_BYTES) != 0;
+    sim_disk_poke(f->medium, off, before + off, BLOCK_BYTES);
+    assert_int_equal(come_back(f, NULL), 0);
+    assert_int_equal(shard_sync(f->disk, A, 1, synced), 0);
+    assert_int_equal(shard_sync(f->disk, A, 1, synced + 6), -EBADMSG);
+    assert_int_equal(shard_sync(f->disk, A, 1, 73), -EBADMSG);
+    assert_int_equal(shard_sync(f->disk, A, 1, 79), -EBADMSG);
+    assert_int_equal(append_blocks(f->disk, A, 1, 79, 5, 0, SHARD_APPEND_DSYNC), 0);
+    assert_int_equal(shard_sync(f->disk, A, 1, 85), -EBADMSG);
+    assert_int_equal(read_and_compare(f->disk, A, 0, 61, 0), 0);
+    assert_int_equal(f->disk->damage_count, 1);
+    expect_back(f, false);
+    fixture_close(f);
+    mem_free(before);
+    mem_free(after);
+}
+
+static void loses_a_payload_block(struct fixture *f)
+{
+    loses_a_block(f, 3, 61);
+}
+
+static void loses_a_header(struct fixture *f)
+{
+    loses_a_block(f, 7, 67);
+}
+
 static void test_what_it_has_lost_is_not_synced(void **state)
 {
     struct fixture f;
-    fixture_init(&f, 1, 64 * MIB);
-    assert_true(fixture_run(&f, make_shards));
-    assert_true(fixture_run(&f, loses_its_cache));
-    fixture_fini(&f);
+    void (*const losses[])(struct fixture *) = {
+        loses_its_cache, loses_a_payload_block, loses_a_header};
+    for (unsigned i = 0; i < 3; i++) {
+        fixture_init(&f, 1, 64 * MIB);
+        assert_true(fixture_run(&f, make_shards));
+        assert_true(fixture_run(&f, losses[i]));
+        fixture_fini(&f);
+    }
 }
 
 /* --- Open, close, probe ------------------------------------------------------------------------ */
