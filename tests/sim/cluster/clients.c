@@ -185,6 +185,7 @@ static void resize_main(void *arg)
         cluster_totals->resizes++;
     }
     resize->done = true;
+    resize->owner->resizes--;
 }
 
 /* Not answered yet, and it may still be. */
@@ -222,6 +223,7 @@ static void do_resize(struct life *l)
         .busy = true};
     history_grow(history, blocks);
     let_go(l); /* as who is told that it has halted does: meanwhile nobody else gets it (V3) */
+    owner->resizes++;
     fiber_spawn_on(owner->env, "resize", resize_main, resize);
     while (resize_runs(resize))
         env_sleep_ns(5 * CLUSTER_MS);

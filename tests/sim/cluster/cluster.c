@@ -155,15 +155,17 @@ static void add_disks(struct cluster_node *node)
     node->formatted = true;
 }
 
-/* As node_stop() does it for NBD: requests that wait for disks have some time to end, then they end anyway. */
-static void wait_for_clients(struct node *node)
+/* As node_stop() does it for NBD and the administrator's calls: those that wait for disks or for the store have some time to
+ * end, then they end anyway. */
+static void wait_for_clients(struct cluster_node *cluster_node)
 {
+    struct node *node = cluster_node->node;
     uint64_t patient_until_ns = env_now_ns() + 3 * CLUSTER_S;
     bool begun = false;
     for (;;) {
         struct attach_stats stats;
         attach_get_stats(node->attach, &stats);
-        if (stats.attachments == 0 && stats.attaching == 0)
+        if (stats.attachments == 0 && stats.attaching == 0 && cluster_node->resizes == 0)
             return;
         if (!begun && env_now_ns() >= patient_until_ns) {
             volumes_close_begin(node->volumes);
@@ -194,7 +196,7 @@ static void process_main(void *arg)
     while (!node->want_stop)
         env_sleep_ns(10 * CLUSTER_MS);
     cluster_clients_node_down(node);
-    wait_for_clients(started);
+    wait_for_clients(node);
     node->node = NULL;
     node_stop(started);
     node->want_stop = false;
@@ -206,6 +208,7 @@ void cluster_start_node(struct cluster_node *node)
     CHECK(!node->node);
     node->want_up = true;
     node->want_stop = false;
+    node->resizes = 0; /* those of a process that was killed went with it */
     node->starts++;
     sim_node_start(node->env, "process", process_main, node);
 }

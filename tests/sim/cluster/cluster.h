@@ -70,6 +70,7 @@ struct cluster_node {
     struct node *node; /* NULL while it does not run */
     bool want_up, want_stop;
     unsigned starts;
+    unsigned resizes; /* calls of an administrator that run in this process */
     bool
         rotten; /* its disks were made to: until it is quiet, what is there is not what should be */
     bool dirty; /* something of it may be missing or bad: counts among the m */

@@ -89,9 +89,10 @@ static void print_totals(void)
  *   30121956749607004  an owner that was deposed while it was paused called a block of a volume that had grown beyond the end
  *   30122077159686146  none: a machine lost power and the other copy's process was down for longer than [repair] wait (3 s
  *               here): what was not flushed is given up then, by ADR 7. Such seeds inject no loss of power alone now
+ *   30121990354370633  none: a node stopped while a resize ran there, which the simulation did not wait for as node_stop() does
  * They are good starts still, though what a seed draws has changed with the code since. */
 static const uint64_t seeds_kept[] = {14, 15, 22, 26, 28, 37, 41, 30121633368768712,
-    30121766361759782, 30121850499498004, 30121956749607004, 30122077159686146};
+    30121766361759782, 30121850499498004, 30121956749607004, 30122077159686146, 30121990354370633};
 
 int main(int argc, char **argv)
 {
