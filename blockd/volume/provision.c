@@ -14,6 +14,7 @@
 
 #include "blockd/cluster/placement.h"
 #include "blockd/volume/fanout.h"
+#include "blockd/volume/log_impl.h"
 #include "blockd/volume/volume_impl.h"
 #include "common/check.h"
 #include "common/log.h"
@@ -263,6 +264,8 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
     records_fini(&records);
     if (r == 0)
         *ret_index = index;
+    for (unsigned i = 0; i < code.k + code.m && r < 0; i++) /* L2 */
+        leftover_note(v, numbers[i], chunk_shard_key(&place, i), instances[i]);
     return r;
 }
 
@@ -447,6 +450,9 @@ static void wal_made(struct volume *v, struct wal *wal)
     uint64_t chunk = wal->chunk;
     int r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
+    for (unsigned i = 0; i < wal->copies && r < 0; i++) /* L2 */
+        leftover_note(
+            v, wal->shards[i].place.disk, log_wal_key(v, wal, i), wal->shards[i].place.instance);
     if (r < 0)
         return;
     list_for_each (it, &v->state.wals) {
