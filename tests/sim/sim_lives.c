@@ -208,10 +208,15 @@ static void life(void *arg)
 
 /* --- Lives ------------------------------------------------------------------------------------- */
 
+/* Between any two events: what the volume of a process that was killed says is gone with its memory. */
 static bool is_over(void *arg)
 {
-    const struct world *w = arg;
-    return w->over || !sim_node_is_up(w->node.env);
+    struct world *w = arg;
+    if (!sim_node_is_up(w->node.env))
+        return true;
+    const struct volume *volume = w->node.volume ?: w->closing;
+    w->rows_lost = w->rows_lost || (volume && volume->rows_lost > 0);
+    return w->over;
 }
 
 static void end_at(void *ctx, struct sim_io_point *point)
@@ -232,8 +237,6 @@ static void live(struct world *w, uint64_t ns, bool power)
     sim_node_start(w->node.env, "life", life, w);
     enum sim_result result = sim_run(w->node.sim, is_over, w, sim_now_ns(w->node.sim) + ns);
     CHECK_MSG(!w->must || w->open || w->rows_lost, "it has not opened: %d", (int)result);
-    const struct volume *volume = w->node.volume ?: w->closing;
-    w->rows_lost = w->rows_lost || (volume && volume->rows_lost > 0);
     w->closing = NULL;
     sim_set_io_hook(w->node.sim, NULL, NULL);
     store_mem_set_fault(w->node.store, 0, 0);

@@ -104,7 +104,9 @@ static void make_shard(uint32_t number)
 /* What other fibers do comes to pass sooner or later: a machine may be busy. */
 #define AWAIT(condition)                                                          \
     do {                                                                          \
-        for (unsigned tries_ = 0; !(condition); tries_++) {                       \
+        for (unsigned tries_ = 0;; tries_++) {                                    \
+            if (condition)                                                        \
+                break;                                                            \
             CHECK_MSG(tries_ < 60000, "waited a minute in vain for " #condition); \
             env_sleep_ns(1000000);                                                \
         }                                                                         \
