@@ -120,6 +120,22 @@ static inline struct local_disk *local_disk_of(struct disk *disk)
     return container_of(disk, struct local_disk, base);
 }
 
+static inline struct local_disk *local_disk_enter(struct local_disk *disk)
+{
+    disk->fiber_ops++;
+    return disk;
+}
+
+static inline void local_disk_leave(struct local_disk **disk)
+{
+    (*disk)->fiber_ops--;
+}
+
+/* From here to the end of the function an operation is inside: the disk is not closed meanwhile (D20). */
+#define COUNTED(disk)                                                               \
+    __attribute__((cleanup(local_disk_leave), unused)) struct local_disk *inside_ = \
+        local_disk_enter(disk)
+
 static inline struct table_slot *active_slot(const struct active *active)
 {
     return &active->disk->table.slots[active->slot_no];

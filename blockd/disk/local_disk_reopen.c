@@ -16,55 +16,43 @@
 static MAY_SUSPEND int counted_create(
     struct disk *base, const struct shard_create *create, struct shard_info *ret_info)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_create(base, create, ret_info);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_create(base, create, ret_info);
 }
 
 static MAY_SUSPEND int counted_seal(
     struct disk *base, struct shard_key key, uint32_t epoch, uint32_t length_blocks)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_seal(base, key, epoch, length_blocks);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_seal(base, key, epoch, length_blocks);
 }
 
 static MAY_SUSPEND int counted_remove(
     struct disk *base, struct shard_key key, uint64_t instance, uint32_t epoch)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_remove(base, key, instance, epoch);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_remove(base, key, instance, epoch);
 }
 
 static MAY_SUSPEND int counted_fence(
     struct disk *base, struct shard_key key, uint32_t epoch, struct shard_info *ret_info)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_fence(base, key, epoch, ret_info);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_fence(base, key, epoch, ret_info);
 }
 
 static MAY_SUSPEND int counted_stat(
     struct disk *base, struct shard_key key, struct shard_info *ret_info)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_stat(base, key, ret_info);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_stat(base, key, ret_info);
 }
 
 static MAY_SUSPEND int counted_list(
     struct disk *base, uint64_t volume, struct shard_info **ret_list, unsigned *ret_count)
 {
-    local_disk_of(base)->fiber_ops++;
-    int r = local_list(base, volume, ret_list, ret_count);
-    local_disk_of(base)->fiber_ops--;
-    return r;
+    COUNTED(local_disk_of(base));
+    return local_list(base, volume, ret_list, ret_count);
 }
 
 const struct disk_ops local_disk_ops = {

@@ -73,8 +73,6 @@ MAY_SUSPEND int local_disk_scrub_shard(struct disk *base, struct shard_key key, 
     *ret_bytes = 0;
     if (disk->gone)
         return -EHOSTUNREACH;
-    disk->fiber_ops++;
-    int r = scrub_shard(disk, key, ret_bytes);
-    disk->fiber_ops--;
-    return r;
+    COUNTED(disk);
+    return scrub_shard(disk, key, ret_bytes);
 }
