@@ -6,7 +6,7 @@
  *
  *  L1 Only what nothing names is here, and a remove names the instance (S9): it is safe whenever it comes. One that
  *     finds nothing settles it too: the connection that a create went over is over when a later one is answered.
- *  L2 What was created and could not be recorded (the volume does not serve yet, and its manifest cannot be written) is
+ *  Q8 What was created and could not be recorded (the volume does not serve yet, and its manifest cannot be written) is
  *     here too, and stays until there is a manifest again, which does not name it: a copy of the one before may.
  */
 #include <errno.h>
@@ -128,7 +128,7 @@ static void batch_take(struct volume *v, struct batch *batch)
 void leftovers_clear(struct volume *v)
 {
     v->leftovers_go_on = false;
-    if (v->manifest.broken) /* L2 */
+    if (v->manifest.broken) /* Q8 */
         return;
     CLEANUP_FREE struct batch *batch = NEW(struct batch);
     batch->volume = v;

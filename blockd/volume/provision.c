@@ -204,6 +204,13 @@ static int chunk_place_disks(struct volume *v, struct shard_code code, const cha
     return placed;
 }
 
+static void note_shards(struct volume *v, const struct chunk_place *place, const uint32_t *disks,
+    const uint64_t *instances)
+{
+    for (unsigned i = 0; i < place->code.k + place->code.m; i++)
+        leftover_note(v, disks[i], chunk_shard_key(place, i), instances[i]);
+}
+
 int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priority, bool whole,
     uint64_t *ret_index)
 {
@@ -240,8 +247,7 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
         if (r == 0 || r == -ESTALE || v->halted || r == -ENOSPC)
             break;
         if (r == -EHOSTUNREACH) /* chunk_create() could not undo it there */
-            for (unsigned i = 0; i < code.k + code.m; i++)
-                leftover_note(v, numbers[i], chunk_shard_key(&place, i), instances[i]);
+            note_shards(v, &place, numbers, instances);
     }
     if (r == -ESTALE)
         volume_deposed(v);
@@ -264,8 +270,8 @@ int chunk_new(struct volume *v, enum shard_kind kind, enum shard_priority priori
     records_fini(&records);
     if (r == 0)
         *ret_index = index;
-    for (unsigned i = 0; i < code.k + code.m && r < 0; i++) /* L2 */
-        leftover_note(v, numbers[i], chunk_shard_key(&place, i), instances[i]);
+    else /* Q8 */
+        note_shards(v, &place, numbers, instances);
     return r;
 }
 
@@ -450,7 +456,7 @@ static void wal_made(struct volume *v, struct wal *wal)
     uint64_t chunk = wal->chunk;
     int r = manifest_commit(v, &records, NULL, NULL);
     records_fini(&records);
-    for (unsigned i = 0; i < wal->copies && r < 0; i++) /* L2 */
+    for (unsigned i = 0; i < wal->copies && r < 0; i++) /* Q8 */
         leftover_note(
             v, wal->shards[i].place.disk, log_wal_key(v, wal, i), wal->shards[i].place.instance);
     if (r < 0)
